@@ -1,0 +1,21 @@
+"""The one exception a user should ever meet: a sentence that names the thing, the value and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user handed over is wrong; the message is one sentence, meant to be read as it stands."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A tail for an error sentence: the nearest known name, or all of them where none is near.
+
+    >>> did_you_mean("temprature", ["temperature", "alpha"])
+    "did you mean 'temperature'?"
+    >>> did_you_mean("x", ["temperature", "alpha"])
+    'known: alpha, temperature.'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
