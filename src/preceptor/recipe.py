@@ -1,0 +1,280 @@
+"""The typed recipe: everything that decides a run, as data. Does not import torch.
+
+A recipe is a YAML file; ``key.key=value`` overrides are applied before it is checked. Unknown keys are refused with
+the nearest known name. What a component's own options may be is checked where the component is found
+(`preceptor.training.build`), from the signature of the function that its name stands for.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from preceptor.errors import InputError, did_you_mean
+
+Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """Something found by name (``kd``, ``package.module:name``); every further key is an option of it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the recipe hands to the named function."""
+        return dict(self.model_extra or {})
+
+
+def _component(value: object) -> object:
+    """``loss: kd`` is short for ``loss: {name: kd}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[Component, BeforeValidator(_component)]
+
+
+class Split(Strict):
+    """How the labelled data are cut: a count, or a fraction of them. What is left over is ``train``'s, or nobody's.
+
+    ``heldout`` selects and assesses; ``transfer`` is seen by students without its labels; ``test`` is cut only where
+    the data set brings none of its own. The cut is stratified by class.
+    """
+
+    train: Size | None = None
+    heldout: Size = 0.1
+    transfer: Size | None = None
+    test: Size | Literal["rest"] | None = None
+
+
+class Optimizer(Strict):
+    """SGD or AdamW; weight decay applies to every parameter."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Schedule(Strict):
+    """The learning rate as a multiple of ``optimizer.lr``, by optimizer step; milestones are in epochs."""
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    milestones: tuple[float, ...] = ()
+    factor: Annotated[float, Field(gt=0)] = 0.1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Average(Strict):
+    """An average of the weights along training: exponential (``ema``) or uniform from ``start_epoch`` on (``swa``)."""
+
+    kind: Literal["ema", "swa"] = "ema"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+
+
+class Training(Strict):
+    """The loop. ``batch_size`` is what one optimizer step sees, over all processes and accumulated micro-batches."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    select: Literal["brier", "nll", "accuracy"] = "brier"
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    keep: Literal["last", "all"] = "last"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    trackers: tuple[str, ...] = ()
+
+
+class Recipe(Strict):
+    """What teaching and distilling have in common."""
+
+    data: Named
+    model: Named
+    split: Split = Split()
+    augmentation: Named | None = None
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    training: Training = Training()
+    average: Average | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    generation: Annotated[int, Field(ge=0)] = 0  # a link of a chain: each draws its own initialisation
+    streams: dict[Literal["split", "initialization", "order", "augmentation", "dropout"], int] = {}
+
+    @model_validator(mode="after")
+    def _last_milestone(self) -> "Recipe":
+        if self.schedule.name == "step" and not self.schedule.milestones:
+            raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
+        if self.average and self.average.start_epoch >= self.training.epochs:
+            raise ValueError(
+                f"average.start_epoch is {self.average.start_epoch}, but training ends after "
+                f"{self.training.epochs} epochs; choose a smaller one"
+            )
+        return self
+
+
+class TeachRecipe(Recipe):
+    """A teacher's training: ``objective`` says what it minimises, ``distribution`` how its logits are read."""
+
+    verb: Literal["teach"] = "teach"
+    objective: Named = Component(name="cross_entropy")
+    distribution: Literal["softmax", "clip"] = "softmax"
+    calibrate: bool = False
+
+
+class TeacherRef(Strict):
+    """One teacher of a student: a run folder, which of its weights, and its share in the mixture."""
+
+    run: Path
+    weights: Literal["last", "best", "average"] = "last"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    calibrated: bool = False
+
+
+def _teachers(value: object) -> object:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [{"run": v} if isinstance(v, str | Path) else v for v in values]
+
+
+class DistillRecipe(Recipe):
+    """A student's training: ``ce_weight`` CE to the labels + ``distill_weight`` times ``loss`` to the teacher."""
+
+    verb: Literal["distill"] = "distill"
+    teacher: Annotated[tuple[TeacherRef, ...], BeforeValidator(_teachers)] = ()
+    loss: Named = Component(name="kd")
+    ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    distill_weight: Annotated[float, Field(ge=0)] = 0.9
+    cache: bool = True
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "DistillRecipe":
+        if self.ce_weight == self.distill_weight == 0:
+            raise ValueError("ce_weight and distill_weight are both 0; a student needs something to learn from")
+        return self
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: PyYAML reads ``1e-3`` as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)|[-+]?\d[\d_]*\.[\d_]*|[-+]?\.(inf|Inf)|\.(nan|NaN)"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the recipe '{path}' is not text; give the path of a YAML file") from None
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"the recipe '{path}' is not valid YAML: {detail}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values")
+    return value
+
+
+def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`raw` with ``key.key=value`` assignments applied; values are YAML.
+
+    >>> override({"optimizer": {"lr": 0.1}, "loss": "kd"}, ["optimizer.lr=1e-3", "loss.temperature=2"])
+    {'optimizer': {'lr': 0.001}, 'loss': {'name': 'kd', 'temperature': 2}}
+    """
+    result = dict(raw)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise InputError(f"cannot read the override '{assignment}'; write it as key.key=value, e.g. optimizer.lr=0.1")
+        *parents, last = path.split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = {"name": child} if isinstance(child, str) else dict(child or {})
+            node = node[parent]
+        try:
+            node[last] = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            raise InputError(f"the value in the override '{assignment}' is not valid YAML; quote it") from None
+    return result
+
+
+def parse(kind: type[R], raw: Mapping[str, Any]) -> R:
+    """`raw` checked against a recipe type; the first problem becomes one sentence."""
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as error:
+        raise InputError(_sentence(kind, error)) from None
+
+
+def load(kind: type[R], path: Path | str, overrides: Iterable[str] = ()) -> R:
+    """A recipe of type `kind` from a YAML file, with overrides applied.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value in it is unknown.
+    """
+    return parse(kind, override(read_yaml(path), overrides))
+
+
+def dump(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML, every default spelled out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    # Unknown keys first: they are the likeliest cause of whatever else is wrong.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    where = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    key = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
+    if first["type"] == "missing":
+        return f"the recipe lacks the key '{key}'; add it, or give {key}=... on the command line"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        return f"'{key}' is '{first['input']}'; {did_you_mean(str(first['input']), known)}"
+    return f"'{key}' is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The field names of the nested model that `path` leads to."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        nested = _models_in(field.annotation) if field else []
+        if nested:
+            kind = nested[0]
+    return list(kind.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]

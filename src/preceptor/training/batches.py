@@ -1,0 +1,147 @@
+"""Which samples make which optimizer step, on which process, in which micro-batch: a pure function of the seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from preceptor.data.dataset import Indexed
+from preceptor.training.streams import Streams
+
+Batch = dict[str, Tensor]
+
+
+class Augmentation(Protocol):
+    """Random changes of the inputs, drawn by sample for a whole epoch (`preceptor.data.augment`)."""
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor: ...
+    def apply(self, inputs: Tensor, parameters: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among all of them, and the micro-batches that one optimizer step is cut into."""
+
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+
+class Batches:
+    """The training batches of one model.
+
+    An optimizer step sees `batch_size` samples of the epoch's permutation, whatever the number of processes and
+    micro-batches: they share them out, and pad uneven shares with masked repeats. The last step of an epoch may be
+    smaller. Every sample is seen once an epoch.
+
+    Args:
+        dataset: the samples, served by index.
+        indices: int64 (n,), the part of the data set to train on.
+        batch_size: samples an optimizer step.
+        streams: of the run; ``order`` and ``augmentation`` are used.
+        augmentation: applied to the inputs of each batch.
+        num_workers: processes that load samples ahead; 0 loads in this one.
+    """
+
+    def __init__(
+        self,
+        dataset: Indexed,
+        indices: Tensor,
+        batch_size: int,
+        streams: Streams,
+        *,
+        augmentation: Augmentation | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.dataset, self.indices, self.streams = dataset, indices, streams
+        self.batch_size, self.augmentation, self.num_workers = batch_size, augmentation, num_workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:  # noqa: B008
+        """For each optimizer step from `start` on, this process's micro-batches."""
+        order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
+        steps = order.split(self.batch_size)[start:]
+        plan = [share for step in steps for share in shares(step, shard)]
+        draws = self._draws(epoch)
+        loaded = iter(self._load([indices.tolist() for indices, _ in plan], epoch))
+        micro: list[Batch] = []
+        for (_, mask), batch in zip(plan, loaded, strict=True):
+            # A data set may bring a mask of its own (tokens of a sequence); padding is masked on top of it.
+            batch["mask"] = batch["mask"] & mask.reshape(mask.shape + (1,) * (batch["mask"].ndim - 1))
+            if draws is not None and self.augmentation is not None:
+                batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
+            micro.append(batch)
+            if len(micro) == shard.accumulate:
+                yield micro
+                micro = []
+
+    def _draws(self, epoch: int) -> Tensor | None:
+        if self.augmentation is None:
+            return None
+        return self.augmentation.draw(len(self.dataset), self.streams.generator("augmentation", epoch))
+
+    def _load(self, plan: list[list[int]], epoch: int) -> Iterator[Batch]:
+        self.dataset.epoch = epoch
+        if self.num_workers == 0:
+            return (self.dataset[indices] for indices in plan)
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=plan,  # type: ignore[arg-type]  # a sampler of index lists: each is one batch
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # else the loader draws its workers' seed from the global generator
+        )
+        return iter(loader)
+
+
+def shares(step: Tensor, shard: Shard) -> list[tuple[Tensor, Tensor]]:
+    """The parts of one optimizer step that this process works on, as (indices, mask), all of one size.
+
+    Parts run over micro-batches first, then processes; short ones are padded with masked repeats of the step's first
+    sample.
+    """
+    parts = shard.accumulate * shard.world
+    size = -(-len(step) // parts)
+    padded = torch.cat([step, step[:1].expand(parts * size - len(step))]).view(shard.accumulate, shard.world, size)
+    mask = (torch.arange(parts * size) < len(step)).view(shard.accumulate, shard.world, size)
+    return list(zip(padded[:, shard.rank], mask[:, shard.rank], strict=True))
+
+
+class StackedBatches:
+    """The batches of several models trained as one stack, each with its own samples, order and augmentation.
+
+    ``input`` has one leading row for each *distinct* source, ``label``, ``index`` and ``mask`` one for each model:
+    models that share a source share its inputs' memory.
+
+    Args:
+        sources: the distinct batch streams; they must have equal length.
+        source_of: for each model, which of `sources` feeds it.
+    """
+
+    def __init__(self, sources: Sequence[Batches], source_of: Sequence[int]) -> None:
+        lengths = {len(source.indices) for source in sources}
+        if len(lengths) != 1:
+            raise ValueError(f"stacked models need training sets of one size, not {sorted(lengths)}")
+        self.sources, self.source_of = list(sources), torch.tensor(list(source_of))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return self.sources[0].steps_per_epoch
+
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:  # noqa: B008
+        """For each optimizer step from `start` on, its micro-batches, stacked over models."""
+        streams = [source.epoch(epoch, start=start, shard=shard) for source in self.sources]
+        for step in zip(*streams, strict=True):
+            yield [self._stack(micro) for micro in zip(*step, strict=True)]
+
+    def _stack(self, batches: Sequence[Batch]) -> Batch:
+        stacked = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
+        return {name: t if name == "input" else t[self.source_of] for name, t in stacked.items()}

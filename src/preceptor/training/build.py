@@ -1,0 +1,98 @@
+"""From names in a recipe to functions: our public names, or an outsider's ``package.module:name``."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from preceptor.errors import InputError, did_you_mean
+from preceptor.recipe import Component
+
+ROOMS = {
+    "data": "preceptor.data",
+    "model": "preceptor.models",
+    "objective": "preceptor.teaching",
+    "loss": "preceptor.losses",
+    "augmentation": "preceptor.data.augment",
+}
+
+
+def find(room: str, name: str) -> Callable[..., Any]:
+    """The public function or class called `name` in a room, or an outsider's ``package.module:name``.
+
+    Raises:
+        InputError: nothing is called that; the nearest known name is offered.
+    """
+    if ":" in name:
+        return _outsider(room, name)
+    known = names(room)
+    if name in known:
+        return getattr(importlib.import_module(ROOMS[room]), name)
+    hint = did_you_mean(name, known)
+    raise InputError(f"there is no {room} called '{name}'; {hint} Your own goes in as package.module:name.")
+
+
+def names(room: str) -> list[str]:
+    """The public names of a room that a recipe may use."""
+    module = importlib.import_module(ROOMS[room])
+    return [name for name in module.__all__ if room != "objective" or _is_objective(getattr(module, name))]
+
+
+def _is_objective(found: Any) -> bool:
+    """`teaching` also holds what is not minimised: averages of weights, post-hoc temperature."""
+    function = getattr(found, "forward", None) if isinstance(found, type) else found
+    return function is not None and {"labels", "mask"} <= options_of(function)[0]
+
+
+def _outsider(room: str, name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # a console script does not look into the folder it is called from
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the {room} '{name}' cannot be imported: {error}; run where it can, or install its package"
+        ) from None
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}")
+    return found
+
+
+def options_of(function: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The keyword options that `function` takes, and whether it takes any keyword at all."""
+    parameters = inspect.signature(function).parameters.values()
+    keywords = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def check_options(room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()) -> None:
+    """Refuse options that the named function does not have; `own` names those that Preceptor fills in itself."""
+    known, anything = options_of(function)
+    for option in component.options:
+        if option in own or (option not in known and not anything):
+            hint = did_you_mean(option, known - set(own))
+            raise InputError(f"unknown key '{room}.{option}' for the {room} '{component.name}'; {hint}")
+
+
+def call(room: str, component: Component, supplied: Mapping[str, Any] | None = None) -> Any:
+    """Call the named function with the recipe's options, and those of `supplied` that its signature takes.
+
+    Raises:
+        InputError: no such name or option, or the function refuses a value.
+    """
+    function = find(room, component.name)
+    supplied = dict(supplied or {})
+    check_options(room, component, function, own=tuple(supplied))
+    known, anything = options_of(function)
+    extra = {name: value for name, value in supplied.items() if anything or name in known}
+    try:
+        return function(**component.options, **extra)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the {room} '{component.name}' refuses {component.options}: {error}") from error

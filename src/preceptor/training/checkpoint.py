@@ -1,0 +1,105 @@
+"""A run's state on disk: tensors in safetensors, the rest in JSON, each checkpoint a folder that appears whole.
+
+``checkpoints/epoch-0004-step-00000123/`` (four whole epochs, 123 optimizer steps) holds ``state.safetensors`` (model, optimizer, averaged and best weights, the
+objective's history) and ``state.json`` (counters, optimizer settings, metrics so far, the tensors' SHA-256).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preceptor.errors import InputError
+from preceptor.training import files
+
+SCHEMA = 1
+_TENSORS, _STATE = "state.safetensors", "state.json"
+
+
+def save(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint into `folder`; it is there completely or not at all."""
+    path = folder / name
+    if path.exists():  # the same moment once more: a run that was interrupted right after saving
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.atomic_path(path) as temporary:
+        files.remove(temporary)
+        temporary.mkdir()
+        files.save_tensors(temporary / _TENSORS, tensors)
+        content = {"schema_version": SCHEMA, **state, "sha256": files.digest(temporary / _TENSORS)}
+        files.write_json(temporary / _STATE, content)
+    return path
+
+
+def name(epochs: int, steps: int) -> str:
+    """The name of the checkpoint after so many whole epochs and optimizer steps; names sort by time."""
+    return f"epoch-{epochs:04d}-step-{steps:08d}"
+
+
+def saved(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest first; remains of an interrupted write are removed."""
+    if not folder.is_dir():
+        return []
+    for left_over in folder.glob(".epoch-*.tmp-*"):
+        files.remove(left_over)
+    return sorted(folder.glob("epoch-????-step-????????"))
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the state of a checkpoint.
+
+    Raises:
+        InputError: a file is missing, damaged, or of a newer format.
+    """
+    state = files.read_json(path / _STATE)
+    version = state.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA:
+        raise InputError(
+            f"the checkpoint '{path}' has format {version}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+        )
+    tensors = path / _TENSORS
+    if not tensors.is_file() or files.digest(tensors) != state.get("sha256"):
+        raise InputError(
+            f"the checkpoint '{path}' is damaged (its tensors do not match their SHA-256); "
+            "remove that folder to go on from the checkpoint before it"
+        )
+    return files.load_tensors(tensors)[0], state
+
+
+def prune(folder: Path) -> None:
+    """Keep the newest checkpoint only."""
+    for old in saved(folder)[:-1]:
+        files.remove(old)
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and JSON."""
+    state = optimizer.state_dict()
+    tensors, values = {}, {}
+    for index, slots in state["state"].items():
+        for name, value in slots.items():
+            target = tensors if isinstance(value, torch.Tensor) else values
+            target[f"{index}/{name}"] = value
+    return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]
+) -> None:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["values"]}.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+
+
+def scoped(scope: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` under the prefix ``scope:``."""
+    return {f"{scope}:{name}": tensor for name, tensor in tensors.items()}
+
+
+def within(scope: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the prefix ``scope:``, without it."""
+    return {name.removeprefix(f"{scope}:"): t for name, t in tensors.items() if name.startswith(f"{scope}:")}

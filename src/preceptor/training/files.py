@@ -1,0 +1,135 @@
+"""Files that are either whole or absent: atomic writes, checked reads, nothing pickled."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from preceptor.errors import InputError
+
+# The names under which other tools save pickles.
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    Works for a file or a new folder. A full disk becomes one sentence; what stood at `path` before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        remove(temporary)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"could not save '{path}': {reason}; what was saved before is untouched") from error
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object, *, indent: int | None = 1) -> None:
+    """Write JSON atomically; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(value), indent=indent, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON does not know (the NLL of a label given probability 0)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"'{path}' is not valid JSON; it is damaged or was not written by Preceptor") from None
+    if not isinstance(value, dict):
+        raise InputError(f"'{path}' holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Save tensors as safetensors; `metadata` (JSON values) goes into the header under ``preceptor``."""
+    # safetensors refuses tensors that share memory (tied weights): each is stored whole.
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(flat, path, {"format": "pt", "preceptor": json.dumps(metadata or {})})
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the metadata in a safetensors file.
+
+    Raises:
+        InputError: the file is missing, truncated, or something else, such as a pickle.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there are no weights at '{path}'; give the path of a .safetensors file")
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"'{path}' looks like a pickle, which can run code when it is read; "
+            "save the weights with safetensors.torch.save_file and give that file"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("preceptor", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(
+            f"cannot read the weights '{path}': the file is truncated, damaged or not safetensors ({error})"
+        ) from None

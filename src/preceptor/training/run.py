@@ -1,0 +1,244 @@
+"""The run folder (docs/run-folder.md): a documented, versioned format that is checked when it is read.
+
+``recipe.yaml`` what was asked, ``splits.json`` who saw which sample, ``metrics.jsonl`` one line an epoch,
+``checkpoints/`` the state to go on from, ``last.safetensors`` / ``best.safetensors`` / ``average.safetensors`` the
+weights, ``result.json`` what came out and on what; the result is written last, so a run that has one is complete.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor import __version__
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe, dump, parse, read_yaml
+from preceptor.training import build, files
+from preceptor.training.loop import load_weights
+from preceptor.training.stack import member_state
+from preceptor.training.teacher import Teacher
+
+SCHEMA = 1
+# What may differ when a run is continued: where and how it is computed, not what.
+_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "device"}
+
+
+def open_run(folder: Path, recipe: Recipe, seeds: Sequence[int] = ()) -> dict[str, Any] | None:
+    """Make a run folder, or find it again; return its result if the run is complete.
+
+    Args:
+        seeds: the seeds of a stack.
+
+    Raises:
+        InputError: the folder holds another recipe, or something that is no run.
+    """
+    path = folder / "recipe.yaml"
+    if path.exists():
+        _refuse_other(folder, recipe, seeds)
+    elif folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
+        raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        header = f"# seeds: {json.dumps(list(seeds))}\n" if seeds else ""
+        files.write_text(path, header + dump(recipe))
+    return read_result(folder) if (folder / "result.json").exists() else None
+
+
+def _refuse_other(folder: Path, recipe: Recipe, seeds: Sequence[int]) -> None:
+    found = read_recipe(folder)
+    ours, theirs = (_flatten(_essence(r)) for r in (recipe, found))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise InputError(
+                f"the run folder '{folder}' holds another recipe: {key} is {theirs.get(key)!r} there and "
+                f"{ours.get(key)!r} here; give another folder with --out, or remove that one"
+            )
+    if read_seeds(folder) != list(seeds):
+        raise InputError(
+            f"the run folder '{folder}' holds seeds {read_seeds(folder)}, not {list(seeds)}; give another folder"
+        )
+
+
+def _essence(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    content["training"] = {k: v for k, v in content["training"].items() if k not in _CIRCUMSTANCES}
+    return content
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()}
+    return {prefix: value}
+
+
+def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
+    """The recipe of a run.
+
+    Raises:
+        InputError: `folder` is no run folder, or its recipe is not one of this version's.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise InputError(f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote")
+    raw = read_yaml(path)
+    return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
+
+
+def read_seeds(folder: Path) -> list[int]:
+    """The seeds of a stack; none for a single model."""
+    first = (folder / "recipe.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return json.loads(first.removeprefix("# seeds: ")) if first.startswith("# seeds: ") else []
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a complete run.
+
+    Raises:
+        InputError: the run is not complete, or its result is damaged or of a newer format.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
+    result = files.read_json(path)
+    found = result.get("schema_version")
+    if not isinstance(found, int) or found > SCHEMA:
+        raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
+    for key in ("verb", "heldout", "test"):
+        if key not in result:
+            raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
+    return result
+
+
+def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
+    """Record which samples each part holds (one list, or one for each seed of a stack)."""
+    content = {"schema_version": SCHEMA, "parts": {name: index.tolist() for name, index in parts.items()}}
+    files.write_json(folder / "splits.json", content, indent=None)
+
+
+def read_splits(folder: Path) -> dict[str, Tensor]:
+    """The samples of each part of a run's data.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = files.read_json(folder / "splits.json")
+    if not isinstance(content.get("parts"), dict):
+        raise InputError(f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor")
+    return {name: torch.tensor(index, dtype=torch.int64) for name, index in content["parts"].items()}
+
+
+def circumstances(device: torch.device | str) -> dict[str, Any]:
+    """What a result was computed with: versions, commit, device, threads, date."""
+    return {
+        "preceptor": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("torch", "numpy", "accelerate", "safetensors")},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, if it is one."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights with what a reader must know about them."""
+
+    tensors: dict[str, Tensor]
+    model: dict[str, Any]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    distribution: str
+    temperature: float | list[float]
+    members: int | None
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write weights atomically, as plain safetensors: tensor names are those of the model's state dict."""
+    with files.atomic_path(path) as temporary:
+        files.save_tensors(temporary, tensors, {"schema_version": SCHEMA, **metadata})
+
+
+def read_weights(path: Path) -> Weights:
+    """Weights that a run wrote.
+
+    Raises:
+        InputError: no such file, damaged, a pickle, of a newer format, or without Preceptor's metadata.
+    """
+    tensors, metadata = files.load_tensors(path)
+    if "model" not in metadata:
+        raise InputError(f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote")
+    if metadata["schema_version"] > SCHEMA:
+        raise InputError(
+            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+        )
+    metadata = {name: value for name, value in metadata.items() if name != "schema_version"}
+    lists = {name: tuple(metadata.pop(name)) for name in ("input_shape", "class_names")}
+    return Weights(tensors=tensors, **lists, **metadata)
+
+
+def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, Weights]:
+    """Rebuild the model whose weights are at `path`; `member` picks one of a stack.
+
+    Raises:
+        InputError: as `read_weights`, or the weights are of another architecture than their recipe's.
+    """
+    weights = read_weights(path)
+    component = build.Component(**weights.model)
+    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
+    model = build.call("model", component, supplied)
+    if weights.members is not None and member is None:
+        raise InputError(f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0")
+    tensors = weights.tensors if member is None else member_state(weights.tensors, member)
+    load_weights(model, tensors, f"'{path}'")
+    return model.eval(), weights
+
+
+def load_teacher(reference: TeacherRef) -> Teacher:
+    """The teacher that a recipe refers to.
+
+    Raises:
+        InputError: the run is missing or incomplete, or has no such weights.
+    """
+    read_result(reference.run)
+    path = reference.run / f"{reference.weights}.safetensors"
+    if not path.exists():
+        there = [p.stem for p in sorted(reference.run.glob("*.safetensors"))]
+        raise InputError(f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
+    model, weights = load_model(path)
+    temperature = weights.temperature if reference.calibrated else 1.0
+    assert isinstance(temperature, float | int)
+    return Teacher(
+        model, distribution=weights.distribution, temperature=temperature, class_names=weights.class_names
+    )

@@ -1,0 +1,182 @@
+"""From a recipe to what the loop needs: data cut into parts, a seeded model, an objective or a loss."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.data.dataset import Data, Indexed, as_data, labels_of
+from preceptor.data.split import stratified_split
+from preceptor.errors import InputError
+from preceptor.recipe import Component, Recipe
+from preceptor.training import build
+from preceptor.training.streams import Streams
+from preceptor.training.task import is_batch_level
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set and who sees which sample of it, for one seed.
+
+    ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them ``transfer`` and
+    ``test``. ``test`` is the data set that the test part indexes: the data's own test set, or ``train``.
+    """
+
+    seed: int
+    data: Data
+    train: Indexed
+    test: Indexed | None
+    parts: dict[str, Tensor]
+
+    @property
+    def for_students(self) -> Tensor:
+        """What a student sees: the training part and the transfer part."""
+        transfer = self.parts.get("transfer")
+        return self.parts["train"] if transfer is None else torch.cat([self.parts["train"], transfer])
+
+    @property
+    def labelled(self) -> Tensor | None:
+        """Bool (N,): whose labels a student may look at; None if everybody's."""
+        if "transfer" not in self.parts:
+            return None
+        labelled = torch.zeros(len(self.train), dtype=torch.bool)
+        labelled[self.parts["train"]] = True
+        return labelled
+
+    @property
+    def test_indices(self) -> Tensor:
+        """The test samples, as indices into ``test``."""
+        assert self.test is not None
+        return self.parts.get("test", torch.arange(len(self.test)))
+
+
+def load_data(recipe: Recipe, data: Any = None) -> Data:
+    """The recipe's data set, or the object that the caller brings.
+
+    Raises:
+        InputError: no such data set, or its loader refuses the options or finds no files.
+    """
+    found = as_data(data if data is not None else build.call("data", recipe.data))
+    if found.num_classes < 2:
+        raise InputError(f"the data set '{recipe.data.name}' has {found.num_classes} class; at least two are needed")
+    return found
+
+
+def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
+    """Cut the data into parts, by the ``split`` stream of `seed`.
+
+    Raises:
+        InputError: a part would be empty or hold one class only, or labels are not class indices.
+    """
+    streams = Streams(seed, recipe.streams)
+    split = recipe.split
+    sizes = {"heldout": split.heldout, "transfer": split.transfer, "test": split.test, "train": split.train}
+    if data.test is not None and split.test is not None:
+        raise InputError(
+            f"split.test is {split.test!r}, but the data set '{recipe.data.name}' has its own test set; remove split.test"
+        )
+    wanted = {name: size for name, size in sizes.items() if size is not None and size != "rest"}
+    rest = "test" if split.test == "rest" else "train"
+    if rest == "test" and split.train is None:
+        raise InputError("split.test is 'rest', so split.train needs a size; give the number of training samples")
+    if rest not in wanted:
+        wanted[rest] = None  # type: ignore[assignment]
+    labels = labels_of(data.train, data.num_classes)
+    parts = stratified_split(labels, wanted, streams.generator("split"))
+    test = data.test if data.test is not None else data.train if "test" in parts else None
+    indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
+    return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts)
+
+
+def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """A model of the recipe, drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
+
+    Raises:
+        InputError: no such model or option, or what the factory returns is no module.
+    """
+    streams = Streams(seed, recipe.streams)
+    generation = [recipe.generation] if recipe.generation else []
+    supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.seed("initialization", *generation))
+        made = model(**supplied) if model else build.call("model", recipe.model, supplied)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"the model '{recipe.model.name}' is a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def check_output(model: nn.Module, data: Data, name: str) -> None:
+    """Refuse a model whose output is not one row of logits with a column for each class."""
+    was_training = model.training
+    inputs = Indexed(data.train)[[0, 1]]["input"]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        output = model.eval()(inputs)
+    model.train(was_training)
+    if not isinstance(output, Tensor):
+        raise InputError(f"the model '{name}' returns a {type(output).__name__}; it must return logits, shape (B, C)")
+    if output.shape[-1] != data.num_classes:
+        raise InputError(
+            f"the model '{name}' has {output.shape[-1]} outputs and the data set {data.num_classes} classes; "
+            "build the model with as many outputs"
+        )
+
+
+def new_objective(component: Component, num_classes: int) -> Callable[..., Tensor]:
+    """A teacher's objective: a class of state is instantiated, a function gets its options.
+
+    Raises:
+        InputError: no such objective, an unknown option, or a value that it refuses.
+    """
+    function = build.find("objective", component.name)
+    if isinstance(function, type):
+        return build.call("objective", component)
+    build.check_options("objective", component, function, own=("logits", "labels", "index", "mask"))
+    objective = functools.partial(function, **component.options)
+    _try(lambda: objective(torch.zeros(2, num_classes), torch.tensor([0, 1])), "objective", component)
+    return objective
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A student's loss with its options bound, and what the task must know about it."""
+
+    function: Callable[..., Tensor]
+    needs_labels: bool
+    batch_level: bool
+
+
+def new_loss(component: Component, num_classes: int) -> Loss:
+    """A student's loss.
+
+    Raises:
+        InputError: no such loss, an unknown option, or a value that it refuses.
+    """
+    function = build.find("loss", component.name)
+    own = ("student_logits", "teacher_logits", "labels", "mask")
+    build.check_options("loss", component, function, own=own)
+    needs_labels = "labels" in build.options_of(function)[0]
+    options = {name: _tensor(value) for name, value in component.options.items()}
+    bound = functools.partial(function, **options)
+    level = _try(lambda: is_batch_level(bound, num_classes, needs_labels=needs_labels), "loss", component)
+    return Loss(bound, needs_labels, level)
+
+
+def _tensor(value: Any) -> Any:
+    """Lists in a recipe are tensors to a loss (PTLoss coefficients)."""
+    return torch.tensor(value, dtype=torch.float32) if isinstance(value, list | tuple) else value
+
+
+def _try(call: Callable[[], Any], room: str, component: Component) -> Any:
+    """Call once on a tiny batch, so that a bad value is refused before anything is written."""
+    try:
+        return call()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the {room} '{component.name}' refuses {component.options}: {error}") from error
+
+
+def stack_of(samples: Sequence[Samples], part: str) -> Tensor:
+    """One part's indices for each source of a stack, (S, n)."""
+    return torch.stack([s.parts[part] for s in samples])

@@ -1,0 +1,121 @@
+"""What a student learns from: any callable from a batch to logits or log-probabilities, or a weighted list of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.teaching import average_probabilities, clip_distribution
+
+Batch: TypeAlias = Mapping[str, Tensor]
+TeacherFn: TypeAlias = Callable[[Batch], Tensor]
+TeacherLike: TypeAlias = nn.Module | TeacherFn | Sequence["TeacherLike | tuple[TeacherLike, float]"]
+
+
+class Teacher:
+    """A frozen model as a teacher: in eval mode, without gradient.
+
+    Args:
+        model: maps ``batch["input"]`` to logits (..., C).
+        distribution: how logits become the teacher's distribution; ``clip`` is for models trained by squared error on
+            the logits (clip to [0, 1], renormalise).
+        temperature: divides the logits (post-hoc calibration).
+        class_names: names of the C classes, compared with the student's where both are known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        distribution: str = "softmax",
+        temperature: float = 1.0,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        # Not registered anywhere: a teacher's parameters are no optimizer's business.
+        self.model = model.eval().requires_grad_(False)
+        self.distribution, self.temperature, self.class_names = distribution, temperature, tuple(class_names)
+
+    def to(self, device: torch.device | str) -> "Teacher":
+        """Move the model."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        self.model.eval()
+        return read_logits(self.model(batch["input"]), self.distribution, self.temperature)
+
+
+def read_logits(logits: Tensor, distribution: str = "softmax", temperature: float = 1.0) -> Tensor:
+    """A teacher's logits, or log-probabilities, as its `distribution` and `temperature` say."""
+    if distribution == "clip":
+        return clip_distribution(logits)
+    return logits if temperature == 1.0 else logits.float() / temperature
+
+
+class Mixture:
+    """The weighted mean of several teachers' probabilities, as log-probabilities."""
+
+    def __init__(self, teachers: Sequence[TeacherFn], weights: Sequence[float]) -> None:
+        self.teachers, self.weights = list(teachers), list(weights)
+
+    def to(self, device: torch.device | str) -> "Mixture":
+        """Move the teachers that can be moved."""
+        self.teachers = [moved(teacher, device) for teacher in self.teachers]
+        return self
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return average_probabilities([teacher(batch) for teacher in self.teachers], self.weights)
+
+
+class Lookup:
+    """A teacher's outputs for every sample, computed before: ``table[..., batch["index"], :]``.
+
+    Args:
+        table: logits or log-probabilities (N, C) by sample index, or (U, N, C) for a stack.
+        row_of: for each model of a stack, the row of `table` that teaches it.
+    """
+
+    def __init__(self, table: Tensor, row_of: Sequence[int] | None = None) -> None:
+        self.table = table
+        self.row_of = None if row_of is None else torch.tensor(list(row_of))[:, None]
+
+    def to(self, device: torch.device | str) -> "Lookup":
+        """Move the table."""
+        self.table = self.table.to(device)
+        self.row_of = None if self.row_of is None else self.row_of.to(device)
+        return self
+
+    def __call__(self, batch: Batch) -> Tensor:
+        index = batch["index"]
+        return self.table[index] if self.row_of is None else self.table[self.row_of, index]
+
+
+def moved(teacher: TeacherFn, device: torch.device | str) -> TeacherFn:
+    """`teacher` on `device`, if it is one of ours; an outsider's callable looks after itself."""
+    return teacher.to(device) if isinstance(teacher, Teacher | Mixture | Lookup) else teacher
+
+
+def as_teacher(teacher: TeacherLike) -> TeacherFn:
+    """Any form of teacher as one callable from a batch to logits or log-probabilities.
+
+    A module is frozen and given ``batch["input"]``; a sequence (of teachers, or of pairs with a weight) becomes the
+    mean of their probabilities.
+
+    Raises:
+        InputError: an empty list, a weight that is not positive, or something that cannot be called.
+    """
+    if isinstance(teacher, nn.Module):
+        return Teacher(teacher)
+    if callable(teacher):
+        return teacher
+    if not isinstance(teacher, Sequence) or not teacher:
+        raise InputError(
+            f"a teacher is a callable from batch to logits, a module, or a list of them, not {type(teacher).__name__}"
+        )
+    pairs = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
+    if any(not weight > 0 for _, weight in pairs):
+        raise InputError(f"the teachers' weights are {[w for _, w in pairs]}; give positive numbers")
+    return Mixture([as_teacher(part) for part, _ in pairs], [weight for _, weight in pairs])

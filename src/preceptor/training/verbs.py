@@ -1,0 +1,371 @@
+"""Teach and distill: from a recipe to a run folder, for one model or a stack of them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
+from preceptor.teaching import fit_temperature
+from preceptor.training import run as runs
+from preceptor.training import setup
+from preceptor.training.batches import Augmentation, Batches, StackedBatches
+from preceptor.training.build import call
+from preceptor.training.evaluate import Evaluator, score, tabulate
+from preceptor.training.files import atomic_path, save_tensors
+from preceptor.training.loop import Loop, make_accelerator
+from preceptor.training.progress import progress_bar
+from preceptor.training.setup import Samples
+from preceptor.training.stack import Stack
+from preceptor.training.streams import Streams
+from preceptor.training.task import DistillTask, Task, TeachTask
+from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, as_teacher
+
+Result = dict[str, Any]
+Factory = Callable[..., nn.Module]
+
+
+def teach(
+    recipe: TeachRecipe,
+    folder: Path | str | None = None,
+    *,
+    data: Any = None,
+    model: Factory | None = None,
+    objective: Callable[..., Tensor] | None = None,
+    seeds: Sequence[int] = (),
+    progress: bool = False,
+) -> Result:
+    """Train a teacher.
+
+    Args:
+        recipe: everything that decides the run.
+        folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps nothing.
+        data: your own `Data`, map-style data set or (train, test), in place of the recipe's.
+        model: your own factory ``(num_classes, input_shape) -> nn.Module``, in place of the recipe's.
+        objective: your own objective, in place of the recipe's.
+        seeds: train a stack, one model for each seed; ``recipe.seed`` is not used then.
+        progress: show a progress bar.
+
+    Returns:
+        What ``result.json`` holds: held-out and test scores of the last and the best epoch, and the circumstances.
+
+    Raises:
+        InputError: anything in the recipe, the data or the folder that cannot be.
+    """
+    folder = None if folder is None else Path(folder)
+    found, sources = _samples(recipe, data, seeds)
+    made = objective or setup.new_objective(recipe.objective, found.num_classes)
+    if folder and (result := runs.open_run(folder, recipe, seeds)):
+        return result
+    module = _module(recipe, sources, seeds or [recipe.seed], model, stacked=bool(seeds))
+    task = TeachTask(module, made, num_samples=len(sources[0].train), num_classes=found.num_classes)
+    members = list(range(len(seeds))) if seeds else None
+    return _train(recipe, task, sources, members, [s.parts["train"] for s in sources], folder, progress)
+
+
+def distill(
+    recipe: DistillRecipe,
+    folder: Path | str | None = None,
+    *,
+    teacher: TeacherLike | None = None,
+    data: Any = None,
+    model: Factory | None = None,
+    loss: Callable[..., Tensor] | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train a student from a teacher: any callable from batch to logits, a module, or a weighted list of them.
+
+    Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's.
+    """
+    folder = None if folder is None else Path(folder)
+    found, sources = _samples(recipe, data, ())
+    bound = setup.new_loss(recipe.loss, found.num_classes) if loss is None else _own_loss(loss, found.num_classes)
+    given = as_teacher(teacher) if teacher is not None else _load_teachers(recipe)
+    _check_class_names(given, found.class_names)
+    if folder and (result := runs.open_run(folder, recipe)):
+        return result
+    student = _module(recipe, sources, [recipe.seed], model, stacked=False)
+    if recipe.cache and recipe.augmentation is None:
+        device = make_accelerator(recipe, None).device
+        given = Lookup(tabulate(given, sources[0].train, sources[0].for_students, device))
+    task = DistillTask(
+        student,
+        given,
+        bound.function,
+        ce_weight=recipe.ce_weight,
+        distill_weight=recipe.distill_weight,
+        labelled=sources[0].labelled,
+        needs_labels=bound.needs_labels,
+        batch_level=bound.batch_level,
+    )
+    return _train(recipe, task, sources, None, [sources[0].for_students], folder, progress)
+
+
+@dataclass(frozen=True)
+class Student:
+    """One student of a stack: its seed, the row of the teachers' table that teaches it, and its loss."""
+
+    seed: int
+    teacher: int
+    loss: Component
+    ce_weight: float = 0.1
+    distill_weight: float = 0.9
+
+
+def distill_stack(
+    recipe: DistillRecipe,
+    students: Sequence[Student],
+    table: Tensor,
+    folder: Path | str | None = None,
+    *,
+    data: Any = None,
+    model: Factory | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train many students at once, each from its own row of a table of teacher outputs.
+
+    Args:
+        recipe: what they share; its seed, teacher, loss and weights are not used.
+        students: the members, which may differ by seed, teacher and loss.
+        table: (U, N, C) logits or log-probabilities of U teachers for all N samples of the data set.
+
+    Returns and raises as `teach`, with one score per student.
+    """
+    folder = None if folder is None else Path(folder)
+    seeds = list(dict.fromkeys(student.seed for student in students))
+    found, sources = _samples(recipe, data, seeds)
+    groups: dict[str, tuple[list[int], Callable[..., Tensor]]] = {}
+    for position, student in enumerate(students):
+        key = student.loss.model_dump_json()
+        if key not in groups:
+            groups[key] = ([], setup.new_loss(student.loss, found.num_classes).function)
+        groups[key][0].append(position)
+    if folder and (result := runs.open_run(folder, recipe, [student.seed for student in students])):
+        return result
+    source_of = [seeds.index(student.seed) for student in students]
+    module = _module(recipe, sources, [s.seed for s in students], model, stacked=True, source_of=source_of)
+    task = DistillTask(
+        module,
+        Lookup(table, [student.teacher for student in students]),
+        list(groups.values()),
+        ce_weight=torch.tensor([student.ce_weight for student in students]),
+        distill_weight=torch.tensor([student.distill_weight for student in students]),
+        labelled=_stacked_labelled(sources, source_of),
+    )
+    return _train(recipe, task, sources, source_of, [s.for_students for s in sources], folder, progress)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> tuple[Any, list[Samples]]:
+    found = setup.load_data(recipe, data)
+    return found, [setup.cut(recipe, found, seed) for seed in seeds or [recipe.seed]]
+
+
+def _module(
+    recipe: Recipe,
+    sources: Sequence[Samples],
+    seeds: Sequence[int],
+    factory: Factory | None,
+    *,
+    stacked: bool,
+    source_of: Sequence[int] | None = None,
+) -> nn.Module:
+    data = sources[0].data
+    models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
+    setup.check_output(models[0], data, recipe.model.name)
+    if not stacked:
+        return models[0]
+    try:
+        return Stack(models, source_of)
+    except ValueError as error:
+        raise InputError(f"the model '{recipe.model.name}' cannot be trained as a stack: {error}") from None
+
+
+def _own_loss(loss: Callable[..., Tensor], num_classes: int) -> setup.Loss:
+    needs_labels = "labels" in setup.build.options_of(loss)[0]
+    return setup.Loss(loss, needs_labels, setup.is_batch_level(loss, num_classes, needs_labels=needs_labels))
+
+
+def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
+    if not recipe.teacher:
+        raise InputError("the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote")
+    loaded = [(runs.load_teacher(reference), reference.weight) for reference in recipe.teacher]
+    for reference, (teacher, _) in zip(recipe.teacher, loaded, strict=True):
+        _check_class_names(teacher, loaded[0][0].class_names, str(reference.run))
+    return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
+
+
+def _check_class_names(teacher: TeacherFn, names: Sequence[str], run: str = "") -> None:
+    """Refuse a teacher whose classes differ from the student's in number or order."""
+    theirs = teacher.class_names if isinstance(teacher, Teacher) else ()
+    if not theirs or not names:
+        return
+    if len(theirs) != len(names):
+        raise InputError(
+            f"the teacher{f' {run!r}' * bool(run)} has {len(theirs)} classes and the student {len(names)}; "
+            "distill on the data set that the teacher was trained for"
+        )
+    for position, (ours, other) in enumerate(zip(names, theirs, strict=True)):
+        if ours != other:
+            raise InputError(
+                f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the classes of the "
+                "data set into the teacher's order"
+            )
+
+
+def _stacked_labelled(sources: Sequence[Samples], source_of: Sequence[int]) -> Tensor | None:
+    labelled = [source.labelled for source in sources]
+    if any(rows is None for rows in labelled):
+        return None
+    return torch.stack([rows for rows in labelled if rows is not None])[list(source_of)]
+
+
+def _train(
+    recipe: Recipe,
+    task: Task,
+    sources: list[Samples],
+    source_of: list[int] | None,
+    indices: list[Tensor],
+    folder: Path | None,
+    progress: bool,
+) -> Result:
+    """Run the loop, and write down what came out."""
+    started = time.perf_counter()
+    accelerator = make_accelerator(recipe, folder)
+    if source_of is not None and accelerator.num_processes > 1:
+        raise InputError("a stack is trained by one process; start it without accelerate launch")
+    if folder and accelerator.is_main_process:
+        runs.write_splits(folder, _recorded_parts(sources, source_of))
+    if recipe.training.trackers:
+        accelerator.init_trackers("preceptor", config={"verb": type(recipe).__name__, "seed": recipe.seed})
+    evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
+    shown = progress and accelerator.is_main_process
+    with progress_bar(folder.name if folder else "training", enabled=shown) as on_step:
+        loop = Loop(
+            task,
+            _batches(recipe, sources, source_of, indices),
+            recipe,
+            evaluator,
+            accelerator,
+            folder=folder,
+            on_step=on_step,
+        )
+        loop.run()
+    result = _finish(recipe, loop, sources, source_of, folder)
+    result["time_total"] = round(time.perf_counter() - started, 2)
+    if folder and accelerator.is_main_process:
+        runs.files.write_json(folder / "result.json", result)
+    if recipe.training.trackers:
+        accelerator.end_training()
+    return runs.files.finite(result)
+
+
+def _recorded_parts(sources: Sequence[Samples], source_of: Sequence[int] | None) -> Mapping[str, Tensor]:
+    if source_of is None:
+        return sources[0].parts
+    return {name: setup.stack_of(sources, name) for name in sources[0].parts}
+
+
+def _batches(
+    recipe: Recipe, sources: Sequence[Samples], source_of: Sequence[int] | None, indices: Sequence[Tensor]
+) -> Batches | StackedBatches:
+    augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
+    streams = [
+        Batches(
+            samples.train,
+            rows,
+            recipe.training.batch_size,
+            Streams(samples.seed, recipe.streams),
+            augmentation=augmentation,
+            num_workers=recipe.training.num_workers,
+        )
+        for samples, rows in zip(sources, indices, strict=True)
+    ]
+    return streams[0] if source_of is None else StackedBatches(streams, source_of)
+
+
+def _evaluator(
+    recipe: Recipe, sources: Sequence[Samples], source_of: list[int] | None, accelerator: Accelerator, part: str
+) -> Evaluator:
+    dataset = sources[0].train if part == "heldout" else sources[0].test
+    rows = [s.parts["heldout"] if part == "heldout" else s.test_indices for s in sources]
+    assert dataset is not None
+    return Evaluator(
+        dataset,
+        rows[0] if source_of is None else torch.stack(rows),
+        accelerator,
+        distribution=getattr(recipe, "distribution", "softmax"),
+        source_of=source_of,
+    )
+
+
+def _finish(
+    recipe: Recipe, loop: Loop, sources: list[Samples], source_of: list[int] | None, folder: Path | None
+) -> Result:
+    """Score the last, best and averaged weights, the test set once each, and save weights and predictions."""
+    states = {"last": dict(loop.raw_model.state_dict()), "best": loop.best}
+    if loop.averaged is not None:
+        states["average"] = dict(loop.averaged.module.state_dict())
+    parts = ["heldout"] + ["test"] * (sources[0].test is not None)
+    result: Result = {
+        "schema_version": runs.SCHEMA,
+        "verb": recipe.verb,  # type: ignore[attr-defined]
+        "members": len(source_of) if source_of is not None else None,
+        "num_parameters": sum(p[0].numel() if source_of is not None else p.numel() for p in loop.raw_model.parameters()),
+        "best_epoch": loop.progress.best_epoch if source_of is not None else loop.progress.best_epoch[0],
+        "temperature": None,
+        "heldout": {},
+        "test": {} if len(parts) == 2 else None,
+        "circumstances": runs.circumstances(loop.accelerator.device),
+    }
+    predictions: dict[str, Tensor] = {}
+    # Copied: loading one state into the model would change the others.
+    states = {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()}
+    temperatures: dict[str, Any] = {}
+    for kind, state in states.items():
+        loop.raw_model.load_state_dict(state)
+        for part in parts:
+            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(loop.raw_model)
+            result[part][kind] = score(outputs, labels, calibration=True)
+            predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
+        if getattr(recipe, "calibrate", False):
+            temperatures[kind] = _temperatures(predictions[f"heldout/{kind}"], predictions["heldout/labels"])
+    result["temperature"] = temperatures or None
+    loop.raw_model.load_state_dict(states["last"])
+    if folder and loop.accelerator.is_main_process:
+        for kind, state in states.items():
+            metadata = _metadata(recipe, sources[0], source_of) | {"temperature": temperatures.get(kind, 1.0)}
+            runs.save_weights(folder / f"{kind}.safetensors", state, metadata)
+        with atomic_path(folder / "predictions.safetensors") as temporary:
+            save_tensors(temporary, predictions, {"distribution": getattr(recipe, "distribution", "softmax")})
+    return result
+
+
+def _temperatures(logits: Tensor, labels: Tensor) -> float | list[float]:
+    if logits.ndim == 2:
+        return fit_temperature(logits, labels)
+    return [fit_temperature(rows, y) for rows, y in zip(logits, labels, strict=True)]
+
+
+def _metadata(recipe: Recipe, samples: Samples, source_of: list[int] | None) -> dict[str, Any]:
+    data = samples.data
+    return {
+        "model": recipe.model.model_dump(mode="json"),
+        "num_classes": data.num_classes,
+        "input_shape": list(data.input_shape),
+        "class_names": list(data.class_names),
+        "preprocessing": data.preprocessing,
+        "distribution": getattr(recipe, "distribution", "softmax"),
+        "members": None if source_of is None else len(source_of),
+    }
+
+
+__all__ = ["Result", "Student", "distill", "distill_stack", "teach"]
