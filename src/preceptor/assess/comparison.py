@@ -1,0 +1,365 @@
+"""Which teacher will teach best: candidates scored on the same held-out samples, ranked, ties declared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from preceptor.assess import calibration, distance, intervals, scores
+from preceptor.assess.forecasts import Array, Forecast, check_labels, first_row, forecast, to_numpy
+from preceptor.assess.intervals import Estimate
+from preceptor.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Comparison", "Difference", "TeacherScores", "compare"]
+
+SCHEMA_VERSION = 1
+
+_BINS = 15
+_COLUMNS = {
+    "distance": "distance ↓",
+    "brier": "Brier ↓",
+    "accuracy": "accuracy ↑",
+    "nll": "NLL ↓",
+    "calibration_error": "ECE ↓",
+}
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """One teacher's scores, each with its interval; `rank` is None for a single teacher."""
+
+    name: str
+    rank: int | None
+    scores: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Criterion of the first teacher minus the second's; the intervals of all pairs hold together."""
+
+    first: str
+    second: str
+    estimate: Estimate
+
+    @property
+    def tie(self) -> bool:
+        """Whether the samples leave open which of the two is better."""
+        return 0 in self.estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Teachers in order, best first, with their scores and paired differences; made by `compare`."""
+
+    teachers: tuple[TeacherScores, ...]
+    differences: tuple[Difference, ...]
+    criterion: str
+    num_samples: int
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    level: float
+    resamples: int
+    seed: int
+
+    @property
+    def best(self) -> str:
+        """The teacher with the best criterion; `tie_groups[0]` tells who else may be as good."""
+        return self.teachers[0].name
+
+    @property
+    def ranking(self) -> list[str]:
+        """Names, best first; empty for a single teacher."""
+        return [teacher.name for teacher in self.teachers if teacher.rank is not None]
+
+    @property
+    def tie_groups(self) -> list[list[str]]:
+        """The ranking, cut into groups of equal rank."""
+        ranked = [teacher for teacher in self.teachers if teacher.rank is not None]
+        return [[teacher.name for teacher in group] for _, group in groupby(ranked, key=lambda t: t.rank)]
+
+    def table(self) -> "Table":
+        """The comparison as a `rich` table."""
+        from rich.table import Table
+
+        columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
+        behind = {d.second: -d.estimate for d in self.differences if d.first == self.best}
+        caption = f"{self.num_samples} samples, {self.level:.0%} intervals."
+        if self.differences:
+            caption += (
+                f" Ranked by {self.criterion}; 'behind' is the paired difference to the best teacher, "
+                f"simultaneous over all pairs; equal ranks are ties."
+            )
+        table = Table(title="Assessed teachers", caption=caption)
+        table.add_column("rank", justify="right")
+        table.add_column("teacher")
+        for header in ("behind", *(_COLUMNS[name] for name in columns)):
+            table.add_column(header, justify="right")
+        for teacher in self.teachers:
+            cells = (
+                teacher.rank,
+                teacher.name,
+                behind.get(teacher.name),
+                *(teacher.scores[c] for c in columns),
+            )
+            table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain data for JSON, with a `schema_version`; None for what is not finite."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "criterion": self.criterion,
+            "best": self.best,
+            "ranking": self.ranking,
+            "tie_groups": self.tie_groups,
+            "teachers": [
+                {
+                    "name": teacher.name,
+                    "rank": teacher.rank,
+                    "scores": {name: _plain(score) for name, score in teacher.scores.items()},
+                }
+                for teacher in self.teachers
+            ],
+            "differences": [
+                {"first": d.first, "second": d.second, "tie": d.tie, **_plain(d.estimate)}
+                for d in self.differences
+            ],
+            "num_samples": self.num_samples,
+            "num_classes": self.num_classes,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "bins": _BINS,
+            "binning": "mass",
+            "top_k": _top_k(self.num_classes),
+            "level": self.level,
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+
+
+def compare(
+    teachers: Mapping[str, Array],
+    labels: Array,
+    *,
+    ids: Array | Mapping[str, Array] | None = None,
+    counts: Array | None = None,
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    temperature: float | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    probabilities: bool = False,
+) -> Comparison:
+    """Score teachers on held-out samples and rank them by what they are worth to a student.
+
+    The ranking is by Brier score, as the difference of two teachers' Brier scores, on labels used neither to
+    train nor to select them, is an unbiased estimate of the difference of their squared distances to the true
+    label distribution, the thing that a student profits from. With `counts` it is by that distance itself:
+    the same quantity from more labels. Teachers whose difference has 0 in its simultaneous interval are tied.
+
+    Hand in what the student's loss makes of the teacher (`optimum`): for KD its logits as they are.
+
+    Scores (in `TeacherScores.scores`): `accuracy`, `brier`, `brier_calibration`, `brier_refinement`, `nll`,
+    `calibration_error`, `debiased_calibration_error`, `classwise_calibration_error` (15 equal-mass bins),
+    `sharpness`, `entropy`, `top_k_mass` (k = 5, or half the classes if that is fewer); `renyi_entropy` and
+    `power_sum` if a temperature is given; `distance` if every sample has two ratings or more.
+
+    Args:
+        teachers: logits or log-probabilities `(N, C)` of each teacher, by name, over the same samples.
+        labels: class indices `(N,)`.
+        ids: what identifies the samples, one list for all or one a teacher; orders that differ are refused.
+        counts: how many human raters chose each class, `(N, C)`.
+        class_names: names in the order of the classes, one list for all or one a teacher; likewise.
+        temperature: of the Rényi entropy (order 1/T) and the power sum.
+        level: coverage of the intervals.
+        resamples: bootstrap resamples, shared by all teachers.
+        seed: of the resampling.
+        probabilities: the arrays hold probabilities.
+
+    Returns:
+        The comparison, best teacher first. A single teacher is scored and not ranked.
+
+    >>> labels = [0, 1] * 20
+    >>> comparison = compare({"sure": [[9, 0], [0, 9]] * 20, "unsure": [[2, 0], [0, 2]] * 20}, labels)
+    >>> comparison.ranking, comparison.tie_groups
+    (['sure', 'unsure'], [['sure'], ['unsure']])
+    """
+    names = list(teachers)
+    shape = _common_shape(teachers)
+    targets = check_labels(labels, shape)
+    _common_order("ids", ids, names, shape[0])
+    classes = _common_order("class_names", class_names, names, shape[1])
+    ratings = None if counts is None else distance.rater_frequencies(counts, shape)
+    # One teacher at a time: of each only its per-sample values are kept.
+    rows = [
+        _score(forecast(logits, probabilities=probabilities, what=_of(name)), targets, ratings, temperature)
+        for name, logits in teachers.items()
+    ]
+    order = sorted(range(len(rows)), key=lambda i: rows[i].worth.mean())
+    names, rows = [names[i] for i in order], [rows[i] for i in order]
+    ranked, differences = _evaluate(names, rows, level, resamples, seed)
+    return Comparison(
+        teachers=ranked,
+        differences=differences,
+        criterion="brier" if counts is None else "distance",
+        num_samples=shape[0],
+        num_classes=shape[1],
+        class_names=classes,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """A score as the mean of per-sample values."""
+
+    values: np.ndarray
+    bias: float = 0.0
+    """How far above the truth bias alone may put the mean; the lower end of the interval allows for it."""
+    rooted: bool = False
+    """Reported is the root of the mean."""
+
+    def estimate(self, low: float, high: float) -> Estimate:
+        """The score in its interval, given the percentiles of its resampled mean."""
+        if self.bias:
+            low = max(0.0, low - self.bias)
+        ends = np.array([self.values.mean(), low, high])
+        return Estimate(*(calibration.root(ends) if self.rooted else ends).tolist())
+
+
+class _Row(NamedTuple):
+    """One teacher's scores, and the per-sample values whose mean ranks it."""
+
+    terms: dict[str, _Term]
+    worth: np.ndarray
+
+
+def _score(
+    prediction: Forecast,
+    labels: np.ndarray,
+    ratings: tuple[np.ndarray, np.ndarray] | None,
+    temperature: float | None,
+) -> _Row:
+    terms = _label_terms(prediction, labels) | _shape_terms(prediction, temperature)
+    if ratings is None:
+        return _Row(terms, terms["brier"].values)
+    raters, frequency = ratings
+    # The raters' noise is common to all teachers: it matters to a distance and not to a difference.
+    worth = ((prediction.probs - frequency) ** 2).sum(-1)
+    if (raters >= 2).all():
+        terms["distance"] = _Term(worth - distance.rater_noise(raters, frequency))
+    return _Row(terms, worth)
+
+
+def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
+    top_label = calibration.top_label_bins(prediction, labels, _BINS, "mass")
+    classwise = calibration.classwise_bins(prediction, labels, _BINS, "mass")
+    top_gap, class_gap = top_label.absolute(), classwise.absolute()
+    brier, brier_calibration = scores.brier(prediction, labels), classwise.squared().sum(0)
+    return {
+        "accuracy": _Term(scores.accuracy(prediction, labels)),
+        "brier": _Term(brier),
+        "brier_calibration": _Term(brier_calibration),
+        "brier_refinement": _Term(brier - brier_calibration),
+        "nll": _Term(scores.nll(prediction, labels)),
+        "calibration_error": _Term(top_gap.values, bias=float(top_gap.bias)),
+        "debiased_calibration_error": _Term(top_label.squared(), rooted=True),
+        "classwise_calibration_error": _Term(class_gap.values.mean(0), bias=float(class_gap.bias.mean())),
+    }
+
+
+def _shape_terms(prediction: Forecast, temperature: float | None) -> dict[str, _Term]:
+    terms = {
+        "sharpness": _Term(scores.sharpness(prediction)),
+        "entropy": _Term(scores.entropy(prediction)),
+        "top_k_mass": _Term(scores.top_k_mass(prediction, k=_top_k(prediction.num_classes))),
+    }
+    if temperature is not None:
+        terms["renyi_entropy"] = _Term(scores.renyi_entropy(prediction, temperature=temperature))
+        terms["power_sum"] = _Term(scores.power_sum(prediction, temperature=temperature))
+    return terms
+
+
+def _top_k(num_classes: int) -> int:
+    # With few classes the top five would hold everything and tell nothing.
+    return min(5, num_classes // 2)
+
+
+def _evaluate(
+    names: list[str], rows: list[_Row], level: float, resamples: int, seed: int
+) -> tuple[tuple[TeacherScores, ...], tuple[Difference, ...]]:
+    """Intervals, differences and ranks, of one set of resamples."""
+    values = [term.values for row in rows for term in row.terms.values()]
+    worth = np.stack([row.worth for row in rows])
+    means = intervals.bootstrap_means(np.concatenate([values, worth]), resamples=resamples, seed=seed)
+    ends = zip(*intervals.percentile_intervals(means[:, : len(values)], level), strict=True)
+    pairs = intervals.simultaneous_differences(worth, means[:, len(values) :], level=level)
+    ranks = intervals.ranks(pairs, len(names)) if pairs else [None]
+    teachers = tuple(
+        TeacherScores(name, rank, {key: term.estimate(*next(ends)) for key, term in row.terms.items()})
+        for name, rank, row in zip(names, ranks, rows, strict=True)
+    )
+    return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())
+
+
+def _common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
+    """Samples and classes, the same for every teacher, or an `InputError` that names the one that differs."""
+    if not teachers:
+        raise InputError("There is no teacher to assess: hand in at least one array of logits, by name.")
+    shapes = {name: tuple(np.shape(logits)) for name, logits in teachers.items()}
+    first, expected = next(iter(shapes.items()))
+    if len(expected) != 2:
+        raise InputError(f"{_of(first)} have shape {expected}: hand in (samples, classes).")
+    for name, shape in shapes.items():
+        if shape != expected:
+            raise InputError(
+                f"{_of(name)} have shape {shape} but those of {first!r} {expected}: "
+                "hand in the same samples and classes for every teacher."
+            )
+    if expected[0] < expected[1]:
+        raise InputError(f"There are {expected[0]} samples for {expected[1]} classes: hold out more samples.")
+    return expected
+
+
+def _common_order(
+    what: str, values: Array | Mapping[str, Array] | None, teachers: list[str], length: int
+) -> tuple[str, ...] | None:
+    """What is listed for every teacher, once it is sure that all list the same in the same order."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        lists = [to_numpy(values)] * len(teachers)
+    elif set(values) == set(teachers):
+        lists = [to_numpy(values[name]) for name in teachers]
+    else:
+        raise InputError(
+            f"{what} are given for {list(values)} but logits for {teachers}: name the same teachers."
+        )
+    for name, found in zip(teachers, lists, strict=True):
+        if found.shape != (length,):
+            raise InputError(
+                f"The {what} of teacher {name!r} have shape {found.shape}: hand in {length} of them."
+            )
+        differs = np.asarray(found != lists[0])
+        if differs.any():
+            i = first_row(differs)
+            raise InputError(
+                f"The {what} of teacher {name!r} have {found[i]} in place {i} where {teachers[0]!r} has "
+                f"{lists[0][i]}: bring all teachers into one order."
+            )
+    return tuple(str(value) for value in lists[0])
+
+
+def _of(teacher: str) -> str:
+    return f"The logits of teacher {teacher!r}"
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    return {name: value if isfinite(value) else None for name, value in asdict(estimate).items()}

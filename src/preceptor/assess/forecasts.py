@@ -1,0 +1,158 @@
+"""A teacher's output as scores want it: probabilities and their logarithms, in float64, checked once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
+
+from preceptor.errors import InputError
+
+__all__ = ["Array", "Forecast", "forecast"]
+
+Array = torch.Tensor | ArrayLike
+"""What every function here takes: a tensor on any device, a NumPy array, or nested lists."""
+
+# Softmax outputs stored in half precision miss 1 by up to about 5e-4 a row.
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Class probabilities and their logarithms, both `(..., N, C)` in float64; made by `forecast`."""
+
+    log_probs: Float64[np.ndarray, "*stack N C"]
+    probs: Float64[np.ndarray, "*stack N C"]
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of samples."""
+        return self.probs.shape[-2]
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.probs.shape[-1]
+
+
+def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str = "The logits") -> Forecast:
+    """Read logits or log-probabilities as a `Forecast`; one that is a forecast already passes through.
+
+    Every score takes logits and calls this first, so a forecast made once serves many scores.
+
+    Args:
+        logits: `(..., N, C)`; -inf stands for probability 0.
+        probabilities: the array holds probabilities, not logits.
+        what: what an error calls the array.
+
+    Returns:
+        The forecast, in float64.
+
+    Raises:
+        InputError: a row is NaN, infinite, or looks like probabilities where logits are expected.
+
+    >>> forecast([[0.0, 0.0], [0.0, float("-inf")]]).probs.tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+    if isinstance(logits, Forecast):
+        return logits
+    values = to_numpy(logits)
+    if values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
+        raise InputError(
+            f"{what} have shape {values.shape}: hand in (samples, classes) with at least two classes."
+        )
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{what} hold {values.dtype} values: hand in real numbers.")
+    values = values.astype(np.float64, copy=False)
+    _refuse_broken_rows(values, what)
+    if probabilities:
+        return _from_probabilities(values, what)
+    if _look_like_probabilities(values):
+        raise InputError(
+            f"{what} look like probabilities (every row is non-negative and sums to 1): "
+            "pass probabilities=True, or hand in logits or log-probabilities."
+        )
+    return _from_logits(values)
+
+
+def to_numpy(values: Array) -> np.ndarray:
+    """A NumPy array of whatever was handed in; floating tensors become float64 (NumPy has no bfloat16)."""
+    if isinstance(values, torch.Tensor):
+        tensor = values.detach().cpu()
+        return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    return np.asarray(values)
+
+
+def check_labels(labels: Array | None, shape: tuple[int, ...]) -> Int64[np.ndarray, "*stack N"]:
+    """Labels of predictions `(..., N, C)` as int64 `(..., N)`; an `InputError` names the first bad one."""
+    *samples, num_classes = shape
+    if labels is None:
+        raise InputError("The labels are missing: hand in one whole number a sample.")
+    values = to_numpy(labels)
+    if values.ndim == 0 or values.shape != tuple(samples[-values.ndim :]):
+        raise InputError(
+            f"The labels have shape {values.shape} but the samples {tuple(samples)}: use one label a sample."
+        )
+    if values.dtype.kind not in "biuf":
+        raise InputError(
+            f"The labels are {values.dtype} values, some missing or not numbers: use class indices."
+        )
+    wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
+    if wrong.any():
+        raise InputError(
+            f"The label at row {first_row(wrong)} is {values[wrong][0]}: labels are whole numbers from 0 to "
+            f"{num_classes - 1}, as there are {num_classes} classes."
+        )
+    return np.broadcast_to(values.astype(np.int64), samples)
+
+
+def check_same_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Raise an `InputError` unless the two shapes are equal."""
+    if found != expected:
+        raise InputError(
+            f"{name} have shape {found} where {expected} is expected: use the same samples and classes."
+        )
+
+
+def first_row(wrong: np.ndarray) -> int | tuple[int, ...]:
+    """Where a boolean array is first true: an index, or a tuple of them in a stack."""
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return place[0] if len(place) == 1 else place
+
+
+def _refuse_broken_rows(values: np.ndarray, what: str) -> None:
+    # The maximum is NaN, +inf or -inf exactly where a row has no softmax.
+    peak = values.max(-1)
+    broken = ~np.isfinite(peak)
+    if broken.any():
+        raise InputError(
+            f"{what} are not finite in row {first_row(broken)} (its maximum is {peak[broken][0]}; such rows: "
+            f"{broken.sum()}): drop them or repair the model that wrote them."
+        )
+
+
+def _look_like_probabilities(values: np.ndarray) -> bool:
+    return bool((values >= 0).all() and (np.abs(values.sum(-1) - 1) <= _SUM_TOLERANCE).all())
+
+
+def _from_probabilities(probs: np.ndarray, what: str) -> Forecast:
+    total = probs.sum(-1)
+    wrong = (np.abs(total - 1) > _SUM_TOLERANCE) | (probs < 0).any(-1)
+    if wrong.any():
+        raise InputError(
+            f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
+            f"its minimum {probs[wrong][0].min():.6g}): leave out probabilities=True if these are logits."
+        )
+    probs = probs / total[..., None]
+    with np.errstate(divide="ignore"):
+        return Forecast(np.log(probs), probs)
+
+
+def _from_logits(logits: np.ndarray) -> Forecast:
+    log_probs = logits - logits.max(-1, keepdims=True)
+    probs = np.exp(log_probs)
+    total = probs.sum(-1, keepdims=True)
+    probs /= total
+    log_probs -= np.log(total)
+    return Forecast(log_probs, probs)

@@ -1,0 +1,178 @@
+"""Intervals: bootstrap for means over samples, Student's t for means over seeds, simultaneous for pairs."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+
+from preceptor.errors import InputError
+
+__all__ = ["Estimate", "bootstrap_interval", "bootstrap_means", "mean_interval", "simultaneous_differences"]
+
+# Resamples are drawn in blocks of at most this many counts, 32 MB of them.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the interval around it.
+
+    >>> print(Estimate(0.5, 0.25, 0.75))
+    0.500 [0.250, 0.750]
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, -self.high, -self.low)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean of a few independent values, such as seeds, in Student's t interval; NaN bounds for a single one.
+
+    For a *paired* difference over seeds, hand in the differences.
+
+    Args:
+        values: numbers, `(n,)`.
+        level: coverage.
+
+    >>> print(mean_interval([1.0, 2.0, 3.0]))
+    2.000 [-0.484, 4.484]
+    """
+    from scipy.special import stdtrit
+
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise InputError(f"An interval of a mean needs a list of numbers, not shape {numbers.shape}.")
+    _check_level(level)
+    mean, n = float(numbers.mean()), numbers.size
+    if n == 1:
+        return Estimate(mean, math.nan, math.nan)
+    margin = float(stdtrit(n - 1, (1 + level) / 2) * numbers.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - margin, mean + margin)
+
+
+def bootstrap_means(
+    values: Float64[np.ndarray, "rows N"], *, resamples: int = 1000, seed: int = 0
+) -> Float64[np.ndarray, "resamples rows"]:
+    """Means of every row over resampled columns; all rows share the resamples, so that they stay paired.
+
+    A resample is how often each sample was drawn, so that all means are one matrix product. A row that holds
+    an infinity keeps its plain mean.
+
+    Args:
+        values: per-sample values, one score a row.
+        resamples: number of resamples.
+        seed: of the draws; same seed and same N, same resamples.
+    """
+    if resamples < 1:
+        raise InputError(f"resamples is {resamples}: use at least 1, and 1000 for an interval to trust.")
+    num_samples = values.shape[-1]
+    finite = np.isfinite(values).all(-1, keepdims=True)
+    columns = np.where(finite, values, 0.0).T
+    rng = np.random.default_rng(seed)
+    rows_per_block = max(1, _BLOCK // num_samples)
+    means = np.empty((resamples, len(values)))
+    for start in range(0, resamples, rows_per_block):
+        block = slice(start, min(start + rows_per_block, resamples))
+        means[block] = _draw_counts(rng, block.stop - start, num_samples) @ columns / num_samples
+    return np.where(finite.T, means, values.mean(-1))
+
+
+def bootstrap_interval(
+    values: Float64[np.ndarray, "N"], *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """Mean of per-sample values with the percentile bootstrap interval.
+
+    >>> print(bootstrap_interval(np.arange(5.0).repeat(20)))
+    2.000 [1.730, 2.270]
+    """
+    ends = percentile_intervals(bootstrap_means(values[None], resamples=resamples, seed=seed), level)
+    return Estimate(float(values.mean()), *(float(end[0]) for end in ends))
+
+
+def percentile_intervals(
+    means: Float64[np.ndarray, "resamples rows"], level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of the percentile intervals, one a row of what was resampled."""
+    _check_level(level)
+    # Without interpolation, which makes a NaN of two infinities.
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+    return low, high
+
+
+def simultaneous_differences(
+    values: Float64[np.ndarray, "rows N"],
+    means: Float64[np.ndarray, "resamples rows"],
+    *,
+    level: float = 0.95,
+) -> dict[tuple[int, int], Estimate]:
+    """All pairwise differences of row means, with intervals that hold together at the given level.
+
+    The half-width of each is its standard error times one factor for all: the quantile of the largest
+    |t| over pairs, which the bootstrap gives (max-|t|, Westfall and Young 1993).
+
+    Standard errors of differences obey the triangle inequality and the factor is common, hence "row a differs
+    from b, and b from c, in the same direction" always implies that a differs from c: ranks built on it are
+    consistent.
+
+    Args:
+        values: paired per-sample values, one teacher a row.
+        means: their `bootstrap_means`.
+        level: probability that all intervals cover.
+
+    Returns:
+        For each pair of rows (i, j), i < j, the estimate of mean i minus mean j.
+    """
+    _check_level(level)
+    pairs = list(combinations(range(len(values)), 2))
+    if not pairs:
+        return {}
+    first, second = np.array(pairs).T
+    center = values.mean(-1)
+    difference = center[first] - center[second]
+    error = np.array([_standard_error(values[i] - values[j]) for i, j in pairs])
+    resampled = means[:, first] - means[:, second] - difference
+    # Equal rows have no error and differ by exactly 0: a tie, and no t.
+    t = np.divide(np.abs(resampled), error, out=np.zeros_like(resampled), where=error > 0)
+    margin = np.quantile(t.max(1), level) * error
+    return {
+        pair: Estimate(float(d), float(d - m), float(d + m))
+        for pair, d, m in zip(pairs, difference, margin, strict=True)
+    }
+
+
+def ranks(differences: dict[tuple[int, int], Estimate], num_rows: int) -> list[int]:
+    """Rank of each row: 1 + the number of rows whose mean is lower beyond doubt. Equal ranks are ties."""
+    rank = [1] * num_rows
+    for (i, j), difference in differences.items():
+        if 0 not in difference:
+            rank[i if difference.value > 0 else j] += 1
+    return rank
+
+
+def _draw_counts(rng: np.random.Generator, resamples: int, num_samples: int) -> np.ndarray:
+    """How often each sample is drawn: multinomial, by counting draws, which is faster than drawing counts."""
+    draws = rng.integers(num_samples, size=(resamples, num_samples))
+    draws += num_samples * np.arange(resamples)[:, None]
+    return np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape).astype(np.float64)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}: it must lie between 0 and 1, such as 0.95.")

@@ -1,0 +1,53 @@
+"""What a loss makes of a teacher: the output a student would have at the loss's minimum.
+
+That, and not the teacher's own output, is what reaches the student, so that is what should be scored.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from preceptor.assess.forecasts import Array, Forecast, forecast
+from preceptor.assess.proxy import proxy_teacher
+from preceptor.errors import InputError, did_you_mean
+
+__all__ = ["optimum"]
+
+_LOSSES = ("kd", "ttm", "wttm", "ptloss")
+
+
+def optimum(
+    logits: Array | Forecast, loss: str = "kd", *, temperature: float = 1.0, coefficients: Array | None = None
+) -> Float64[np.ndarray, "*stack N C"]:
+    """Log-probabilities of the student that minimises a loss, sample by sample.
+
+    The teacher itself for `kd` (at any temperature: both sides are softened alike), the teacher at the
+    temperature for `ttm` and `wttm` (a weight moves no minimum), the proxy teacher for `ptloss`.
+
+    Args:
+        logits: the teacher's logits or log-probabilities, `(..., N, C)`.
+        loss: `kd`, `ttm`, `wttm` or `ptloss`.
+        temperature: of `ttm` and `wttm`.
+        coefficients: of `ptloss`, `(M,)` or `(C, M)`.
+
+    >>> np.exp(optimum([[2 * np.log(3.0), 0.0]], "ttm", temperature=2.0)).round(4).tolist()
+    [[0.75, 0.25]]
+    """
+    if loss not in _LOSSES:
+        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, _LOSSES)}")
+    if not temperature > 0:
+        raise InputError(f"temperature is {temperature}: it must be above 0.")
+    if (coefficients is not None) != (loss == "ptloss"):
+        raise InputError(f"The loss {loss!r} {'needs' if loss == 'ptloss' else 'takes no'} coefficients.")
+    log_probs = forecast(logits).log_probs
+    if loss == "kd":
+        return log_probs
+    if loss == "ptloss":
+        return _proxy(log_probs, coefficients)
+    return forecast(log_probs / temperature).log_probs
+
+
+def _proxy(log_probs: np.ndarray, coefficients: Array | None) -> np.ndarray:
+    with torch.no_grad():
+        table = torch.as_tensor(coefficients, dtype=torch.float64, device="cpu")
+        return proxy_teacher(torch.as_tensor(log_probs), table).log_probs.numpy()

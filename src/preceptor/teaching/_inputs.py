@@ -1,0 +1,34 @@
+"""What every objective does to its inputs before it computes."""
+
+import torch
+from torch import Tensor
+
+from preceptor.errors import InputError
+
+
+def prepare(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits in at least float32 and labels, checked against each other, harmless where the mask is False.
+
+    It is the masked inputs that are replaced, not the results: a NaN times zero is still a NaN.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}: "
+            "give one label per example, the logits' shape without its last dimension."
+        )
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels are {labels.dtype}: give class numbers, converted with labels.long().")
+    return blank(at_least_float32(logits), mask), blank(labels, mask)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it has that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def blank(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """The tensor with zeros where the mask, which may lack its last dimensions, is False."""
+    if mask is None:
+        return tensor
+    keep = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
+    return torch.where(keep, tensor, 0)

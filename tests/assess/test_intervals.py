@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from preceptor.assess import (
+    Estimate,
+    bootstrap_interval,
+    bootstrap_means,
+    mean_interval,
+    simultaneous_differences,
+)
+from preceptor.assess.intervals import ranks
+from preceptor.errors import InputError
+
+
+def test_mean_interval_against_scipy():
+    values = np.random.default_rng(0).normal(size=7)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    found = mean_interval(values, level=0.9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(values.mean())
+
+
+def test_mean_of_one_seed_has_no_interval():
+    found = mean_interval([0.5])
+    assert found.value == 0.5
+    assert np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]]])
+def test_mean_interval_of_no_list(values):
+    with pytest.raises(InputError, match="list of numbers"):
+        mean_interval(values)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95])
+def test_bad_level(level):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        mean_interval([1.0, 2.0], level=level)
+
+
+def test_bootstrap_interval_against_scipy():
+    values = np.random.default_rng(1).exponential(size=300)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    found = bootstrap_interval(values, resamples=20_000)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.005)
+
+
+def test_bootstrap_means_have_the_moments_of_resampling():
+    values = np.random.default_rng(3).normal(size=(3, 50))
+    means = bootstrap_means(values, resamples=20_000)
+    np.testing.assert_allclose(means.mean(0), values.mean(-1), atol=0.005)
+    np.testing.assert_allclose(np.cov(means.T) * 50, np.cov(values, ddof=0), atol=0.05)
+
+
+def test_rows_share_their_resamples():
+    values = np.random.default_rng(4).normal(size=40)
+    means = bootstrap_means(np.stack([values, values + 1, -values]))
+    np.testing.assert_allclose(means[:, 1] - means[:, 0], 1)
+    np.testing.assert_allclose(means[:, 2], -means[:, 0])
+
+
+def test_blocks_do_not_change_the_means(monkeypatch):
+    values = np.random.default_rng(5).normal(size=(2, 30))
+    whole = bootstrap_means(values, resamples=100)
+    monkeypatch.setattr("preceptor.assess.intervals._BLOCK", 100)
+    np.testing.assert_allclose(bootstrap_means(values, resamples=100), whole)
+
+
+def test_infinite_value_leaves_other_rows_alone():
+    values = np.stack([np.arange(4.0), [0.0, 1.0, 2.0, np.inf]])
+    means = bootstrap_means(values)
+    assert np.isfinite(means[:, 0]).all()
+    assert (means[:, 1] == np.inf).all()
+
+
+def test_coverage_of_the_bootstrap_interval():
+    rng = np.random.default_rng(6)
+    draws = rng.beta(0.5, 2.0, size=(400, 200))
+    covered = [0.2 in bootstrap_interval(values, seed=i, resamples=400) for i, values in enumerate(draws)]
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_simultaneous_intervals_under_the_null():
+    """Six teachers of equal worth: all fifteen intervals hold 0 in about 95 % of the draws."""
+    rng = np.random.default_rng(7)
+    all_tied = []
+    for i in range(400):
+        values = rng.normal(size=200) + rng.normal(size=(6, 200)) * np.arange(1, 7)[:, None]
+        differences = simultaneous_differences(values, bootstrap_means(values, resamples=400, seed=i))
+        all_tied.append(all(0 in d for d in differences.values()))
+    assert 0.92 <= np.mean(all_tied) <= 0.98
+
+
+def test_simultaneous_factor_for_one_pair_is_that_of_the_normal():
+    values = np.random.default_rng(8).normal(size=(2, 4000))
+    difference = simultaneous_differences(values, bootstrap_means(values, resamples=4000))[0, 1]
+    error = (values[0] - values[1]).std() / np.sqrt(4000)
+    assert (difference.high - difference.value) / error == pytest.approx(1.96, abs=0.08)
+
+
+def test_simultaneous_intervals_are_wider_for_more_pairs():
+    values = np.random.default_rng(9).normal(size=(8, 300))
+    means = bootstrap_means(values)
+    few = simultaneous_differences(values[:2], means[:, :2])[0, 1]
+    many = simultaneous_differences(values, means)[0, 1]
+    assert many.low < few.low
+    assert few.high < many.high
+
+
+def test_equal_rows_are_tied_without_a_warning():
+    values = np.random.default_rng(10).normal(size=20)
+    rows = np.stack([values, values, values + 5])
+    differences = simultaneous_differences(rows, bootstrap_means(rows))
+    assert differences[0, 1] == Estimate(0.0, 0.0, 0.0)
+    assert ranks(differences, 3) == [1, 1, 3]
+
+
+def test_ranks_count_who_is_better_beyond_doubt():
+    # Row 0 < row 1 < row 2 in mean; neighbours are not told apart, the ends are.
+    differences = {(0, 1): Estimate(-1, -3, 1), (1, 2): Estimate(-1, -3, 1), (0, 2): Estimate(-2, -3, -1)}
+    assert ranks(differences, 3) == [1, 1, 2]
+
+
+def test_equal_ranks_are_always_ties():
+    rng = np.random.default_rng(11)
+    for seed in range(50):
+        values = rng.normal(size=(6, 40)) * rng.uniform(0.1, 2, size=(6, 1)) + rng.normal(size=(6, 1)) * 0.4
+        differences = simultaneous_differences(values, bootstrap_means(values, resamples=100, seed=seed))
+        rank = ranks(differences, 6)
+        assert all(0 in d for (i, j), d in differences.items() if rank[i] == rank[j])

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax, rel_entr, softmax
+
+from preceptor.assess import optimum
+from preceptor.errors import InputError
+
+LOGITS = np.random.default_rng(0).normal(size=(3, 4))
+
+
+def student_of(loss):
+    """The student's probabilities that minimise a loss of its logits, found by a general optimiser."""
+    return softmax(minimize(loss, np.zeros(4), tol=1e-12).x)
+
+
+def test_kd_leads_to_the_teacher_at_any_temperature():
+    found = np.exp(optimum(LOGITS, "kd", temperature=4.0))
+    np.testing.assert_allclose(found, softmax(LOGITS, -1))
+    teacher = softmax(LOGITS[0] / 4)
+    expected = student_of(lambda z: 16 * rel_entr(teacher, softmax(z / 4)).sum())
+    np.testing.assert_allclose(found[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["ttm", "wttm"])
+def test_ttm_and_wttm_lead_to_the_softened_teacher(loss):
+    found = np.exp(optimum(torch.tensor(LOGITS), loss, temperature=2.5))
+    teacher = softmax(LOGITS[0] / 2.5)
+    weight = (softmax(LOGITS[0]) ** (1 / 2.5)).sum() if loss == "wttm" else 1
+    expected = student_of(lambda z: weight * rel_entr(teacher, softmax(z)).sum())
+    np.testing.assert_allclose(found[0], expected, atol=1e-3)
+
+
+def test_ptloss_leads_to_the_proxy_teacher():
+    epsilon, teacher = 1.5, softmax(LOGITS[0])
+
+    def ptloss(z):
+        return -(teacher * log_softmax(z)).sum() + epsilon * (teacher * (1 - softmax(z))).sum()
+
+    found = np.exp(optimum(LOGITS, "ptloss", coefficients=[epsilon]))
+    np.testing.assert_allclose(found[0], student_of(ptloss), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "wtm"}, "did you mean 'wttm'"),
+        ({"loss": "ttm", "temperature": 0.0}, "above 0"),
+        ({"loss": "ptloss"}, "needs coefficients"),
+        ({"loss": "kd", "coefficients": [1.0]}, "takes no coefficients"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        optimum(LOGITS, **options)
