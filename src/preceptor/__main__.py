@@ -1,0 +1,5 @@
+"""``python -m preceptor``."""
+
+from preceptor.cli import main
+
+main()

@@ -1,0 +1,297 @@
+"""The verbs on the command line. Nothing heavy is imported before a verb runs: ``preceptor --help`` is instant."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from preceptor import __version__
+from preceptor.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from preceptor.recipe import Recipe
+
+class Verbs(TyperGroup):
+    """What a user did wrong is one sentence and exit code 2; Ctrl-C is 130."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="preceptor",
+    cls=Verbs,
+    help="Teach, assess, distill: knowledge distillation whose teachers are measured and chosen for their students.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optimizer.lr=0.1")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: runs/<recipe's name>.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set's files are.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def teach(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a teacher. Stopped or killed, the same command goes on where it was."""
+    from preceptor.recipe import TeachRecipe
+
+    _train(TeachRecipe, recipe, _with_data_dir(overrides, data_dir), out, dry_run, as_json)
+
+
+@app.command()
+def distill(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="A run folder that teach wrote.")] = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student from a teacher. Stopped or killed, the same command goes on where it was."""
+    from preceptor.recipe import DistillRecipe
+
+    assignments = _with_data_dir(overrides, data_dir) + ([f"teacher={teacher}"] if teacher else [])
+    _train(DistillRecipe, recipe, assignments, out, dry_run, as_json)
+
+
+@app.command()
+def assess(
+    candidates: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_FILE...", help="Run folders (RUN or RUN:best), .npz (logits, labels), .npy (logits)."
+        ),
+    ],
+    labels: Annotated[Path | None, typer.Option("--labels", help="A .npy file of labels, for .npy logits.")] = None,
+    level: Annotated[float, typer.Option("--level", help="Of the simultaneous intervals.")] = 0.95,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="The files hold probabilities.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rank teachers by what they are worth to a student, from held-out labels alone."""
+    from preceptor.study.candidates import compare_candidates
+
+    comparison = compare_candidates(candidates, labels=labels, level=level, probabilities=probabilities)
+    _print(comparison.to_dict() if as_json else comparison.table())
+
+
+@app.command()
+def generations(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a chain: generation 0 under an objective, then each student teaches the next."""
+    from preceptor.recipe import dump, load
+    from preceptor.study.generations import run_generations, table
+    from preceptor.study.recipe import Generations
+
+    loaded = load(Generations, _find_recipe(recipe), _everywhere(overrides, data_dir, ("teach", "distill")))
+    if dry_run:
+        _print(dump(loaded), plain=True)
+        return
+    result = run_generations(loaded, out or Path("runs") / loaded.name, command=_command(), progress=True, say=_say)
+    _print(result if as_json else table(result))
+
+
+@app.command()
+def study(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run a grid: teachers x losses x seeds, with a table and a report. Stopped, the same command goes on."""
+    from preceptor.recipe import dump, load
+    from preceptor.study.recipe import Study
+
+    loaded = load(Study, _find_recipe(recipe), _everywhere(overrides, data_dir, ("teach", "distill", "baseline")))
+    if dry_run:
+        _print(dump(loaded), plain=True)
+        return
+    _run_study(loaded, out or Path("runs") / loaded.name, as_json)
+
+
+@app.command()
+def quickstart(
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: ./quickstart-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted quickstart.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The whole story on handwritten digits, in about a minute: teach, assess, distill, report."""
+    import time
+
+    from preceptor.recipe import load
+    from preceptor.study.recipe import Study
+
+    if resume and not resume.is_dir():
+        raise InputError(f"there is no quickstart to resume at '{resume}'; give the folder that it printed")
+    folder = resume or out or Path(f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}")
+    _run_study(load(Study, _find_recipe("quickstart"), overrides or []), folder, as_json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder that quickstart, study or generations wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Print a study's table again and write its report anew, without training anything."""
+    from preceptor.training.files import read_json
+
+    if (folder / "generations.json").is_file():
+        from preceptor.study.generations import table
+
+        result = read_json(folder / "generations.json")
+        _print(result if as_json else table(result))
+    elif (folder / "study.json").is_file():
+        _report(read_json(folder / "study.json"), folder, as_json)
+    else:
+        raise InputError(
+            f"'{folder}' holds no study.json or generations.json; give a folder that a finished quickstart, study or "
+            "generations wrote"
+        )
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"preceptor {__version__}")
+        raise typer.Exit
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    kind: "type[Recipe]", recipe: str, assignments: list[str], out: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    from preceptor.recipe import DistillRecipe, TeachRecipe, dump, load
+
+    path = _find_recipe(recipe)
+    loaded = load(kind, path, assignments)
+    if dry_run:
+        _print(dump(loaded), plain=True)
+        return
+    from preceptor import training
+
+    folder = out or Path("runs") / path.stem
+    if isinstance(loaded, TeachRecipe):
+        result = training.teach(loaded, folder, progress=True)
+    else:
+        assert isinstance(loaded, DistillRecipe)
+        result = training.distill(loaded, folder, progress=True)
+    _print(result if as_json else _score_table(result, folder))
+
+
+def _run_study(loaded: Any, folder: Path, as_json: bool) -> None:
+    from preceptor.study.grid import run_study
+
+    result = run_study(loaded, folder, command=_command(), progress=True, say=_say)
+    _report(result, folder, as_json)
+
+
+def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from preceptor.study.report import table, write_report
+
+    path = write_report(result, folder / "report.html")
+    _print(result if as_json else table(result))
+    _say(f"report: {path}")
+
+
+def _find_recipe(name: str) -> Path:
+    """A file, or a recipe that ships with Preceptor."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    shipped = Path(__file__).parent / "recipes"
+    found = shipped / f"{name}.yaml"
+    if found.is_file():
+        return found
+    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
+    raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+
+
+def _with_data_dir(overrides: list[str] | None, data_dir: Path | None) -> list[str]:
+    return [*([f"data.data_dir={data_dir}"] if data_dir else []), *(overrides or [])]
+
+
+def _everywhere(overrides: list[str] | None, data_dir: Path | None, parts: tuple[str, ...]) -> list[str]:
+    """``--data-dir`` for each recipe inside a study's."""
+    return [*(f"{part}.data.data_dir={data_dir}" for part in parts if data_dir), *(overrides or [])]
+
+
+def _score_table(result: dict[str, Any], folder: Path) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{result['verb']}: {folder}", caption="Brier score and NLL: lower is better", title_justify="left")
+    for column in ("weights", "part", "accuracy", "Brier", "NLL", "calibration error"):
+        table.add_column(column, justify="left" if column in ("weights", "part") else "right")
+    for part in ("heldout", "test"):
+        for weights, scores in (result[part] or {}).items():
+            values = [scores[key] for key in ("accuracy", "brier", "nll", "calibration_error")]
+            table.add_row(weights, part, *("–" if v is None else f"{v:.4f}" for v in values))
+    return table
+
+
+def _command() -> str:
+    """The command as somebody would type it again."""
+    import shlex
+
+    return shlex.join(["preceptor", *sys.argv[1:]])
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print(value: Any, *, plain: bool = False) -> None:
+    """A table for people, JSON for programs."""
+    import json
+
+    from rich.console import Console
+
+    if plain:
+        typer.echo(value.rstrip())
+    elif isinstance(value, dict):
+        typer.echo(json.dumps(value, indent=1))
+    else:
+        console = Console()
+        # Piped into a file there is no width to ask for; 80 columns would cut the table.
+        Console(width=console.width if console.is_terminal else 120).print(value)
+
+
+def main() -> None:
+    """The ``preceptor`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What every loss shares: checks of its inputs, working precision, clean masking, and KL in log space."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number (nan included)."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature is {temperature}; give a positive finite number (1.0 changes nothing)."
+        )
+
+
+def prepare(
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
+) -> tuple[Float[Tensor, "*batch classes"], Float[Tensor, "*batch classes"]]:
+    """Check both logits and return them in working precision, the teacher detached, masked rows zeroed.
+
+    Masked rows are overwritten before anything is computed from them: cleaning the result instead would
+    let a NaN through in the gradient (0 * nan = nan).
+    """
+    _check_logits(student_logits, teacher_logits)
+    _check_mask(mask, student_logits.shape[:-1])
+    dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    student, teacher = student_logits.to(dtype), teacher_logits.detach().to(dtype)
+    if mask is not None:
+        keep = mask.unsqueeze(-1)
+        student, teacher = torch.where(keep, student, 0.0), torch.where(keep, teacher, 0.0)
+    return student, teacher
+
+
+def zero_where_masked(
+    losses: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None
+) -> Float[Tensor, "*batch"]:
+    """Exactly 0 at masked positions."""
+    return losses if mask is None else torch.where(mask, losses, 0.0)
+
+
+def kl_divergence(
+    log_p: Float[Tensor, "*batch classes"], log_q: Float[Tensor, "*batch classes"]
+) -> Float[Tensor, "*batch"]:
+    """KL(p || q) over the last axis, from log-probabilities; a class with p = 0 adds 0 whatever its q."""
+    gap = torch.where(log_p.isneginf(), 0.0, log_p - log_q)
+    return (log_p.exp() * gap).sum(-1)
+
+
+def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        if not logits.is_floating_point():
+            raise ValueError(f"{name} are {logits.dtype}; give floating-point logits, e.g. {name}.float().")
+    student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
+    if student != teacher:
+        raise ValueError(
+            f"student_logits have shape {student} but teacher_logits {teacher}; give both the same leading "
+            "shape and the same classes in the last dimension."
+        )
+    if not student or student[-1] < 2:
+        raise ValueError(f"logits have shape {student}; the last dimension must hold at least 2 classes.")
+
+
+def _check_mask(mask: Tensor | None, shape: torch.Size) -> None:
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}; give a boolean one, True where the example counts.")
+    if mask.shape != shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}; give one flag per example, {tuple(shape)}.")

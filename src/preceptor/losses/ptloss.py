@@ -1,0 +1,75 @@
+"""Perturbed distillation loss: KL with the first coefficients of its Maclaurin series changed."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from preceptor.losses._common import kl_divergence, prepare, zero_where_masked
+
+Coefficients = Float[Tensor, "*classes degree"] | Sequence[float] | Sequence[Sequence[float]]
+
+
+def ptloss(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    *,
+    coefficients: Coefficients,
+    mask: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Perturbed loss: KL(p || q) + sum_c p_c sum_m eps_{c,m} (1 - q_c)^m at T = 1, one value per example.
+
+    Zhang et al., "Knowledge Distillation with Perturbed Loss: From a Vanilla Teacher to a Proxy Teacher"
+    (arXiv 2305.05010, KDD 2024). Because -log q = sum_m (1 - q)^m / m, eps_{c,m} perturbs the m-th
+    coefficient of that series. The teacher's entropy is subtracted, so coefficients of zero give KL, which
+    is never negative; the whole loss may be. With a_c = p_c (1 + q_c sum_m m eps_{c,m} (1 - q_c)^(m-1)),
+    the gradient in the student's logits is (sum a) q - a.
+
+    Args:
+        student_logits: z, shape (..., C); q = softmax(z).
+        teacher_logits: v, shape (..., C): logits or log-probabilities, -inf allowed. No gradient flows.
+        coefficients: eps, shape (M,) shared by the classes or (C, M) one row per class; m counts from 1.
+        mask: shape (...); False marks examples that give exactly 0 and no gradient.
+
+    Returns:
+        The loss of each example, shape (...), in at least float32.
+
+    Raises:
+        ValueError: shapes differ, fewer than 2 classes, integer logits, or coefficients of another shape.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[2.0, 0.0]])
+        >>> ptloss(student, teacher, coefficients=[0.0])
+        tensor([0.3278])
+        >>> ptloss(student, teacher, coefficients=[1.0])
+        tensor([0.8278])
+    """
+    student, teacher = prepare(student_logits, teacher_logits, mask)
+    eps = coefficient_tensor(coefficients, num_classes=student.shape[-1]).to(student)
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    perturbation = _power_series(-torch.expm1(log_q), eps)
+    losses = kl_divergence(log_p, log_q) + (log_p.exp() * perturbation).sum(-1)
+    return zero_where_masked(losses, mask)
+
+
+def coefficient_tensor(coefficients: Coefficients, *, num_classes: int) -> Tensor:
+    """The coefficients as a tensor of shape (M,) or (C, M), checked."""
+    eps = coefficients if isinstance(coefficients, Tensor) else torch.tensor(coefficients)
+    shared = eps.ndim == 1
+    per_class = eps.ndim == 2 and eps.shape[0] == num_classes
+    if not (shared or per_class) or eps.shape[-1] == 0:
+        raise ValueError(
+            f"coefficients have shape {tuple(eps.shape)}; give (M,) shared by the classes or "
+            f"({num_classes}, M) one row per class, with M at least 1."
+        )
+    return eps
+
+
+def _power_series(base: Float[Tensor, "*batch classes"], eps: Tensor) -> Float[Tensor, "*batch classes"]:
+    """sum_m eps_m base^m for m = 1..M, by Horner's rule."""
+    total = torch.zeros_like(base)
+    for coefficient in reversed(eps.unbind(-1)):
+        total = (total + coefficient) * base
+    return total
