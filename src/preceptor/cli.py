@@ -13,6 +13,7 @@ from preceptor.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from preceptor.recipe import Recipe
 
+
 class Verbs(TyperGroup):
     """What a user did wrong is one sentence and exit code 2; Ctrl-C is 130."""
 
@@ -251,7 +252,9 @@ def _everywhere(overrides: list[str] | None, data_dir: Path | None, parts: tuple
 def _score_table(result: dict[str, Any], folder: Path) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"{result['verb']}: {folder}", caption="Brier score and NLL: lower is better", title_justify="left")
+    table = Table(
+        title=f"{result['verb']}: {folder}", caption="Brier score and NLL: lower is better", title_justify="left"
+    )
     for column in ("weights", "part", "accuracy", "Brier", "NLL", "calibration error"):
         table.add_column(column, justify="left" if column in ("weights", "part") else "right")
     for part in ("heldout", "test"):

@@ -1,8 +1,8 @@
 """The typed recipe: everything that decides a run, as data. Does not import torch.
 
-A recipe is a YAML file; ``key.key=value`` overrides are applied before it is checked. Unknown keys are refused with
-the nearest known name. What a component's own options may be is checked where the component is found
-(`preceptor.training.build`), from the signature of the function that its name stands for.
+A recipe is a YAML file; ``key.key=value`` overrides are applied before it is checked. Unknown keys are
+refused with the nearest known name. What a component's own options may be is checked where the component is
+found (`preceptor.training.build`), from the signature of the function that its name stands for.
 """
 
 import re
@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from preceptor.errors import InputError, did_you_mean
 
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
 
 
 class Strict(BaseModel):
@@ -45,10 +47,11 @@ Named = Annotated[Component, BeforeValidator(_component)]
 
 
 class Split(Strict):
-    """How the labelled data are cut: a count, or a fraction of them. What is left over is ``train``'s, or nobody's.
+    """How the labelled data are cut: a count, or a fraction of them. What is left over is ``train``'s, or
+    nobody's.
 
-    ``heldout`` selects and assesses; ``transfer`` is seen by students without its labels; ``test`` is cut only where
-    the data set brings none of its own. The cut is stratified by class.
+    ``heldout`` selects and assesses; ``transfer`` is seen by students without its labels; ``test`` is cut
+    only where the data set brings none of its own. The cut is stratified by class.
     """
 
     train: Size | None = None
@@ -79,7 +82,9 @@ class Schedule(Strict):
 
 
 class Average(Strict):
-    """An average of the weights along training: exponential (``ema``) or uniform from ``start_epoch`` on (``swa``)."""
+    """An average of the weights along training: exponential (``ema``) or uniform from ``start_epoch`` on
+    (``swa``).
+    """
 
     kind: Literal["ema", "swa"] = "ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
@@ -87,7 +92,9 @@ class Average(Strict):
 
 
 class Training(Strict):
-    """The loop. ``batch_size`` is what one optimizer step sees, over all processes and accumulated micro-batches."""
+    """The loop. ``batch_size`` is what one optimizer step sees, over all processes and accumulated
+    micro-batches.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 128
@@ -115,12 +122,14 @@ class Recipe(Strict):
     average: Average | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     generation: Annotated[int, Field(ge=0)] = 0  # a link of a chain: each draws its own initialisation
-    streams: dict[Literal["split", "initialization", "order", "augmentation", "dropout"], int] = {}
+    streams: dict[Stream, int] = {}
 
     @model_validator(mode="after")
     def _last_milestone(self) -> "Recipe":
         if self.schedule.name == "step" and not self.schedule.milestones:
-            raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
+            raise ValueError(
+                "schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]"
+            )
         if self.average and self.average.start_epoch >= self.training.epochs:
             raise ValueError(
                 f"average.start_epoch is {self.average.start_epoch}, but training ends after "
@@ -130,7 +139,9 @@ class Recipe(Strict):
 
 
 class TeachRecipe(Recipe):
-    """A teacher's training: ``objective`` says what it minimises, ``distribution`` how its logits are read."""
+    """A teacher's training: ``objective`` says what it minimises, ``distribution`` how its logits are
+    read.
+    """
 
     verb: Literal["teach"] = "teach"
     objective: Named = Component(name="cross_entropy")
@@ -153,7 +164,9 @@ def _teachers(value: object) -> object:
 
 
 class DistillRecipe(Recipe):
-    """A student's training: ``ce_weight`` CE to the labels + ``distill_weight`` times ``loss`` to the teacher."""
+    """A student's training: ``ce_weight`` CE to the labels + ``distill_weight`` times ``loss`` to the
+    teacher.
+    """
 
     verb: Literal["distill"] = "distill"
     teacher: Annotated[tuple[TeacherRef, ...], BeforeValidator(_teachers)] = ()
@@ -165,7 +178,9 @@ class DistillRecipe(Recipe):
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":
         if self.ce_weight == self.distill_weight == 0:
-            raise ValueError("ce_weight and distill_weight are both 0; a student needs something to learn from")
+            raise ValueError(
+                "ce_weight and distill_weight are both 0; a student needs something to learn from"
+            )
         return self
 
 
@@ -178,8 +193,8 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)|[-+]?\d[\d_]*\.[\d_]*|[-+]?\.(inf|Inf)|\.(nan|NaN)"),
-    list("-+0123456789."),
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
@@ -188,7 +203,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file") from None
+        raise InputError(
+            f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"the recipe '{path}' is not text; give the path of a YAML file") from None
     try:
@@ -197,7 +214,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise InputError(f"the recipe '{path}' is not valid YAML: {detail}") from None
     if not isinstance(value, dict):
-        raise InputError(f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values")
+        raise InputError(
+            f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values"
+        )
     return value
 
 
@@ -211,17 +230,25 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, An
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            raise InputError(f"cannot read the override '{assignment}'; write it as key.key=value, e.g. optimizer.lr=0.1")
+            raise InputError(
+                f"cannot read the override '{assignment}'; write it as key.key=value, e.g. optimizer.lr=0.1"
+            )
         *parents, last = path.split(".")
         node = result
         for parent in parents:
             child = node.get(parent)
+            if child is not None and not isinstance(child, str | Mapping):
+                raise InputError(
+                    f"cannot apply the override '{assignment}': '{parent}' is {child!r}, which has no keys"
+                )
             node[parent] = {"name": child} if isinstance(child, str) else dict(child or {})
             node = node[parent]
         try:
             node[last] = yaml.load(text, _Loader)
         except yaml.YAMLError:
-            raise InputError(f"the value in the override '{assignment}' is not valid YAML; quote it") from None
+            raise InputError(
+                f"the value in the override '{assignment}' is not valid YAML; quote it"
+            ) from None
     return result
 
 
@@ -251,15 +278,15 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     # Unknown keys first: they are the likeliest cause of whatever else is wrong.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     where = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
-    key = ".".join(where)
+    key, context = ".".join(where), first.get("ctx", {})
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
     if first["type"] == "missing":
         return f"the recipe lacks the key '{key}'; add it, or give {key}=... on the command line"
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
+        return str(context["error"])
     if first["type"] == "literal_error":
-        known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        known = re.findall(r"'([^']+)'", context["expected"])
         return f"'{key}' is '{first['input']}'; {did_you_mean(str(first['input']), known)}"
     return f"'{key}' is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 

@@ -1,1 +1,8 @@
-"""Placeholder."""
+"""Data sets by name: `data.<name>(**options) -> Data`."""
+
+from preceptor.data.cifar import cifar10, cifar100
+from preceptor.data.digits import digits
+from preceptor.data.fashion_mnist import fashion_mnist
+from preceptor.data.npz import npz
+
+__all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "npz"]

@@ -1,4 +1,6 @@
-"""Which samples make which optimizer step, on which process, in which micro-batch: a pure function of the seed."""
+"""Which samples make which optimizer step, on which process, in which micro-batch: a pure function of the
+seed.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +35,9 @@ class Shard:
 class Batches:
     """The training batches of one model.
 
-    An optimizer step sees `batch_size` samples of the epoch's permutation, whatever the number of processes and
-    micro-batches: they share them out, and pad uneven shares with masked repeats. The last step of an epoch may be
-    smaller. Every sample is seen once an epoch.
+    An optimizer step sees `batch_size` samples of the epoch's permutation, whatever the number of processes
+    and micro-batches: they share them out, and pad uneven shares with masked repeats. The last step of an
+    epoch may be smaller. Every sample is seen once an epoch.
 
     Args:
         dataset: the samples, served by index.
@@ -64,9 +66,11 @@ class Batches:
         """Optimizer steps an epoch."""
         return -(-len(self.indices) // self.batch_size)
 
-    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:  # noqa: B008
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
-        order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
+        order = self.indices[
+            torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))
+        ]
         steps = order.split(self.batch_size)[start:]
         plan = [share for step in steps for share in shares(step, shard)]
         draws = self._draws(epoch)
@@ -104,12 +108,14 @@ class Batches:
 def shares(step: Tensor, shard: Shard) -> list[tuple[Tensor, Tensor]]:
     """The parts of one optimizer step that this process works on, as (indices, mask), all of one size.
 
-    Parts run over micro-batches first, then processes; short ones are padded with masked repeats of the step's first
-    sample.
+    Parts run over micro-batches first, then processes; short ones are padded with masked repeats of the
+    step's first sample.
     """
     parts = shard.accumulate * shard.world
     size = -(-len(step) // parts)
-    padded = torch.cat([step, step[:1].expand(parts * size - len(step))]).view(shard.accumulate, shard.world, size)
+    padded = torch.cat([step, step[:1].expand(parts * size - len(step))]).view(
+        shard.accumulate, shard.world, size
+    )
     mask = (torch.arange(parts * size) < len(step)).view(shard.accumulate, shard.world, size)
     return list(zip(padded[:, shard.rank], mask[:, shard.rank], strict=True))
 
@@ -117,8 +123,8 @@ def shares(step: Tensor, shard: Shard) -> list[tuple[Tensor, Tensor]]:
 class StackedBatches:
     """The batches of several models trained as one stack, each with its own samples, order and augmentation.
 
-    ``input`` has one leading row for each *distinct* source, ``label``, ``index`` and ``mask`` one for each model:
-    models that share a source share its inputs' memory.
+    ``input`` has one leading row for each *distinct* source, ``label``, ``index`` and ``mask`` one for each
+    model: models that share a source share its inputs' memory.
 
     Args:
         sources: the distinct batch streams; they must have equal length.
@@ -136,7 +142,7 @@ class StackedBatches:
         """Optimizer steps an epoch."""
         return self.sources[0].steps_per_epoch
 
-    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:  # noqa: B008
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches, stacked over models."""
         streams = [source.epoch(epoch, start=start, shard=shard) for source in self.sources]
         for step in zip(*streams, strict=True):

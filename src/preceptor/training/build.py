@@ -52,26 +52,41 @@ def _outsider(room: str, name: str) -> Callable[..., Any]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except (ImportError, ValueError) as error:
         raise InputError(
             f"the {room} '{name}' cannot be imported: {error}; run where it can, or install its package"
         ) from None
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}")
+        raise InputError(
+            f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}"
+        )
     return found
 
 
 def options_of(function: Callable[..., Any]) -> tuple[set[str], bool]:
     """The keyword options that `function` takes, and whether it takes any keyword at all."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C
+        return set(), True
     keywords = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def check_options(room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()) -> None:
-    """Refuse options that the named function does not have; `own` names those that Preceptor fills in itself."""
+def accepted(function: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the `supplied` keyword arguments that the signature of `function` takes."""
+    known, anything = options_of(function)
+    return {name: value for name, value in supplied.items() if anything or name in known}
+
+
+def check_options(
+    room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()
+) -> None:
+    """Refuse options that the named function does not have; `own` names those that Preceptor fills in
+    itself.
+    """
     known, anything = options_of(function)
     for option in component.options:
         if option in own or (option not in known and not anything):
@@ -88,10 +103,8 @@ def call(room: str, component: Component, supplied: Mapping[str, Any] | None = N
     function = find(room, component.name)
     supplied = dict(supplied or {})
     check_options(room, component, function, own=tuple(supplied))
-    known, anything = options_of(function)
-    extra = {name: value for name, value in supplied.items() if anything or name in known}
     try:
-        return function(**component.options, **extra)
+        return function(**component.options, **accepted(function, supplied))
     except InputError:
         raise
     except (TypeError, ValueError) as error:

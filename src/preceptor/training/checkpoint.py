@@ -1,9 +1,14 @@
-"""A run's state on disk: tensors in safetensors, the rest in JSON, each checkpoint a folder that appears whole.
+"""A run's state on disk: tensors in safetensors, the rest in JSON, each checkpoint a folder that appears
+whole.
 
-``checkpoints/epoch-0004-step-00000123/`` (four whole epochs, 123 optimizer steps) holds ``state.safetensors`` (model, optimizer, averaged and best weights, the
-objective's history) and ``state.json`` (counters, optimizer settings, metrics so far, the tensors' SHA-256).
+``checkpoints/epoch-0004-step-00000123/`` (four whole epochs, 123 optimizer steps) holds ``state.safetensors``
+(model, optimizer, averaged and best weights, the objective's history) and ``state.json`` (counters, optimizer
+settings, sums of the epoch so far, and the SHA-256 of all this).
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,28 +27,33 @@ def save(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], state: Ma
     path = folder / name
     if path.exists():  # the same moment once more: a run that was interrupted right after saving
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     with files.atomic_path(path) as temporary:
-        files.remove(temporary)
         temporary.mkdir()
         files.save_tensors(temporary / _TENSORS, tensors)
-        content = {"schema_version": SCHEMA, **state, "sha256": files.digest(temporary / _TENSORS)}
-        files.write_json(temporary / _STATE, content)
+        content = json.loads(files.to_json({"schema_version": SCHEMA, **state}))
+        content["sha256"] = _digest(temporary, content)
+        (temporary / _STATE).write_text(files.to_json(content, indent=1), encoding="utf-8")
     return path
 
 
+def _digest(path: Path, state: Mapping[str, Any]) -> str:
+    """The SHA-256 of a checkpoint's tensors and of everything else in its state."""
+    rest = {name: value for name, value in state.items() if name != "sha256"}
+    content = files.digest(path / _TENSORS) + json.dumps(rest, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def name(epochs: int, steps: int) -> str:
-    """The name of the checkpoint after so many whole epochs and optimizer steps; names sort by time."""
+    """The name of the checkpoint after so many whole epochs and optimizer steps."""
     return f"epoch-{epochs:04d}-step-{steps:08d}"
 
 
 def saved(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first; remains of an interrupted write are removed."""
-    if not folder.is_dir():
-        return []
-    for left_over in folder.glob(".epoch-*.tmp-*"):
-        files.remove(left_over)
-    return sorted(folder.glob("epoch-????-step-????????"))
+    """The whole checkpoints in `folder`, oldest first."""
+    return sorted(
+        folder.glob("epoch-*-step-*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
+    )
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -56,15 +66,16 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     version = state.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA:
         raise InputError(
-            f"the checkpoint '{path}' has format {version}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+            f"the checkpoint '{path}' has format {version}, newer than this Preceptor's {SCHEMA}; "
+            "upgrade Preceptor"
         )
-    tensors = path / _TENSORS
-    if not tensors.is_file() or files.digest(tensors) != state.get("sha256"):
+    if not (path / _TENSORS).is_file() or _digest(path, state) != state.get("sha256"):
         raise InputError(
-            f"the checkpoint '{path}' is damaged (its tensors do not match their SHA-256); "
-            "remove that folder to go on from the checkpoint before it"
+            f"the checkpoint '{path}' is damaged (its content does not match its SHA-256); remove that "
+            "folder to go on "
+            "from the checkpoint before it, or from the start if it is the only one"
         )
-    return files.load_tensors(tensors)[0], state
+    return files.load_tensors(path / _TENSORS)[0], state
 
 
 def prune(folder: Path) -> None:

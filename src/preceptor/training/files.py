@@ -16,9 +16,6 @@ from safetensors.torch import save_file
 
 from preceptor.errors import InputError
 
-# The names under which other tools save pickles.
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable."""
@@ -38,20 +35,50 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Works for a file or a new folder. A full disk becomes one sentence; what stood at `path` before stays.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    remove(temporary)  # of a process that had our number and was killed
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
+        for file in sorted(temporary.iterdir()) if temporary.is_dir() else [temporary]:
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
+        if temporary.is_dir():
+            sync_folder(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         remove(temporary)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"could not save '{path}': {reason}; what was saved before is untouched") from error
+        raise not_saved(path, error) from error
     except BaseException:
         remove(temporary)
         raise
+
+
+def not_saved(path: Path, error: Exception) -> InputError:
+    """The sentence for a file that cannot be written: a full disk, say, or a folder that is read-only."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return InputError(
+        f"could not save '{path}': {reason}; what was saved before is untouched, so make room or give "
+        "another folder, "
+        "and run the same command again"
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_saved(path, error) from error
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what a killed process was just writing into `folder`."""
+    for left_over in folder.glob(".*.tmp-*"):
+        remove(left_over)
 
 
 def remove(path: Path) -> None:
@@ -71,11 +98,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object, *, indent: int | None = 1) -> None:
     """Write JSON atomically; numbers that are not finite become null."""
-    write_text(path, json.dumps(finite(value), indent=indent, allow_nan=False) + "\n")
+    write_text(path, to_json(value, indent=indent))
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """`value` as JSON, ending in a newline; numbers that are not finite become null."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for NaN and infinity, which JSON does not know (the NLL of a label given probability 0)."""
+    """`value` with null for NaN and infinity, which JSON does not know (the NLL of a label given probability
+    0).
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -92,7 +126,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from None
     except ValueError:
-        raise InputError(f"'{path}' is not valid JSON; it is damaged or was not written by Preceptor") from None
+        raise InputError(
+            f"'{path}' is not valid JSON; it is damaged or was not written by Preceptor"
+        ) from None
     if not isinstance(value, dict):
         raise InputError(f"'{path}' holds a {type(value).__name__}, not a JSON object")
     return value
@@ -104,7 +140,9 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
     """Save tensors as safetensors; `metadata` (JSON values) goes into the header under ``preceptor``."""
     # safetensors refuses tensors that share memory (tied weights): each is stored whole.
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -120,16 +158,23 @@ def load_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, A
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there are no weights at '{path}'; give the path of a .safetensors file")
-    if path.suffix in PICKLES:
-        raise InputError(
-            f"'{path}' looks like a pickle, which can run code when it is read; "
-            "save the weights with safetensors.torch.save_file and give that file"
-        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("preceptor", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
+        if _starts_like_a_pickle(path):
+            raise InputError(
+                f"'{path}' is a pickle, which can run code when it is read; "
+                "save the weights with safetensors.torch.save_file and give that file"
+            ) from None
         raise InputError(
             f"cannot read the weights '{path}': the file is truncated, damaged or not safetensors ({error})"
         ) from None
+
+
+def _starts_like_a_pickle(path: Path) -> bool:
+    """A bare pickle (protocol 2 or later), or torch's zip archive of one."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return start == b"PK" or (len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5)

@@ -1,6 +1,7 @@
 """The one training loop, for teachers and students, single models and stacks, on accelerate."""
 
 import contextlib
+import math
 import signal
 import time
 import warnings
@@ -19,6 +20,8 @@ from preceptor.recipe import Recipe
 from preceptor.teaching import average_weights
 from preceptor.training import checkpoint
 from preceptor.training.batches import Batch, Batches, Shard, StackedBatches
+from preceptor.training.evaluate import NotFinite, refuse_not_finite
+from preceptor.training.files import remove_left_overs
 from preceptor.training.metrics import MetricsLog
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
 from preceptor.training.stack import Stack, clip_each
@@ -41,7 +44,6 @@ class Progress:
     step: int = 0  # optimizer steps in all
     step_in_epoch: int = 0
     metrics_bytes: int = 0
-    sums: dict[str, list[float]] = field(default_factory=dict)
     best_epoch: list[int] = field(default_factory=list)
     best_score: list[float] = field(default_factory=list)
 
@@ -50,24 +52,36 @@ def make_accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
     """An accelerator for this recipe's device, precision and trackers.
 
     Raises:
-        InputError: fp16 on a CPU, where autocast would silently compute in float32; an unknown or missing tracker.
+        InputError: fp16 on a CPU, where autocast would silently compute in float32; an unknown or missing
+            tracker.
     """
     training = recipe.training
     on_cpu = training.device == "cpu" or not torch.accelerator.is_available()
     if training.precision == "fp16" and on_cpu:
         raise InputError(
-            "training.precision is 'fp16', which on a CPU would silently run in float32; use bf16 or fp32 there"
+            "training.precision is 'fp16', which on a CPU would silently run in float32; use bf16 or "
+            "fp32 there"
+        )
+    if training.trackers and folder is None:
+        raise InputError(
+            f"training.trackers is {list(training.trackers)}, but nothing is kept; give a run folder, or "
+            "no trackers"
         )
     AcceleratorState._reset_state()  # several runs in one process may differ in precision
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=training.device == "cpu",
             mixed_precision="no" if training.precision == "fp32" else training.precision,
             log_with=list(training.trackers) or None,  # type: ignore[arg-type]
             project_dir=str(folder) if folder else None,
         )
-    except (ValueError, ImportError) as error:
+    except ValueError as error:
         raise InputError(f"training.trackers is {list(training.trackers)}: {error}") from None
+    missing = set(training.trackers) - {str(tracker) for tracker in accelerator.log_with}
+    if missing:  # accelerate would go on without it
+        name = min(missing)
+        raise InputError(f"the tracker '{name}' is not installed; run pip install {name}, or remove it")
+    return accelerator
 
 
 class Loop:
@@ -100,8 +114,10 @@ class Loop:
         self.streams = Streams(recipe.seed, recipe.streams)
         self.progress = Progress()
         self.latest: Scores = {}
+        self._sums: dict[str, Tensor] = {}  # of each part of the loss over the epoch so far
         self._interrupted = False
-        warn_of_batch_statistics(task, accelerator.num_processes, recipe.training.accumulate)
+        if accelerator.is_main_process:
+            warn_of_batch_statistics(task, accelerator.num_processes, recipe.training.accumulate)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -109,13 +125,15 @@ class Loop:
         if self.task.state is not None:
             self.task.state.to(self.accelerator.device)
         average = self.recipe.average
-        self.averaged = average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
+        self.averaged = (
+            average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
+        )
         optimizer = make_optimizer(self.raw_model.parameters(), self.recipe.optimizer)
         self.task.model, self.optimizer = self.accelerator.prepare(self.raw_model, optimizer)
         self.best = {name: tensor.detach().clone() for name, tensor in self.raw_model.state_dict().items()}
         self.metrics = MetricsLog(self.folder, self.accelerator.is_main_process)
 
-    # -- running -----------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train to the last epoch, from the last checkpoint if there is one.
@@ -125,11 +143,14 @@ class Loop:
             Interrupted: Ctrl-C; the state is saved first.
         """
         self._resume()
-        with self._catch_interrupt():
+        here = self.accelerator.device
+        # The global generator is lent to the run and given back as it was.
+        with self._catch_interrupt(), torch.random.fork_rng([here] if here.type == "cuda" else []):
             while self.progress.epoch < self.recipe.training.epochs:
                 self._epoch()
 
     def _epoch(self) -> None:
+        """One epoch, or the rest of one, with its evaluation, its line of metrics and its checkpoint."""
         progress, started = self.progress, time.perf_counter()
         self.task.start_epoch(progress.epoch, self.recipe.training.epochs)
         shard = Shard(
@@ -142,6 +163,8 @@ class Loop:
             self.on_step(progress.step, self.total_steps, self.latest)
             self._between_steps()
         self._end_epoch(time.perf_counter() - started)
+        if self._asked_to_stop():
+            raise Interrupted
 
     @property
     def total_steps(self) -> int:
@@ -157,7 +180,10 @@ class Loop:
             for batch in micro_batches
         ]
         count = self._count(micro_batches)
-        seen = [self._backward(batch, count, last=i == len(micro_batches) - 1) for i, batch in enumerate(micro_batches)]
+        seen = [
+            self._backward(batch, count, last=i == len(micro_batches) - 1)
+            for i, batch in enumerate(micro_batches)
+        ]
         self._optimize()
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
@@ -172,15 +198,13 @@ class Loop:
         with synchronized:
             with self.accelerator.autocast():
                 output = self.task(batch, count)
-                loss = output["loss"]
                 penalty = self.task.penalty() if last else None
-            self._refuse_nan(loss, output["logits"], batch)
-            self._record(output)
+            self._record(output, penalty)
             # DDP averages gradients over processes; each loss is already a share of one global mean.
-            total = loss * self.accelerator.num_processes
+            total = output["loss"] * self.accelerator.num_processes
             if penalty is not None:
                 total = total + penalty.sum()
-                self._add("penalty", penalty)
+            self._refuse_nan(total, output["logits"], batch)
             self.accelerator.backward(total)
         return output["logits"].detach()
 
@@ -194,6 +218,7 @@ class Loop:
         set_lr(self.optimizer, self.recipe.optimizer.lr * factor)
         max_norm = self.recipe.training.clip_norm
         if max_norm is not None and self.lead:
+            self.accelerator.unscale_gradients()
             clip_each(list(self.raw_model.parameters()), max_norm)
         elif max_norm is not None:
             self.accelerator.clip_grad_norm_(self.task.model.parameters(), max_norm)
@@ -217,33 +242,43 @@ class Loop:
     def _refuse_nan(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         if torch.isfinite(loss):
             return
-        bad = ~logits.isfinite().all(-1) & batch["mask"]
-        epoch = self.progress.epoch
-        kept = self.folder and checkpoint.saved(self.folder / "checkpoints")
-        where = f"; the last good checkpoint is '{kept[-1]}'" if kept else ""
-        remedy = "lower optimizer.lr or set training.clip_norm"
-        if bad.any():
-            sample = int(batch["index"][bad][0])
-            raise InputError(f"the logits of sample {sample} are not finite in epoch {epoch}; {remedy}{where}")
-        raise InputError(f"the loss is {loss.item()} in epoch {epoch} though the logits are finite; {remedy}{where}")
+        try:
+            refuse_not_finite(logits, batch["index"], batch["mask"])
+        except NotFinite as error:
+            raise self._diverged(error) from None
+        raise InputError(
+            f"the loss is {loss.item()} in epoch {self.progress.epoch} though the model's logits are "
+            "finite; look for NaN "
+            f"in what the teacher or the objective gives{self._last_good()}"
+        )
 
-    # -- what is recorded ---------------------------------------------------------------------------------------------
+    def _diverged(self, error: NotFinite) -> InputError:
+        return InputError(
+            f"{error} in epoch {self.progress.epoch}; lower optimizer.lr or set "
+            f"training.clip_norm{self._last_good()}"
+        )
 
-    def _record(self, output: Mapping[str, Tensor]) -> None:
-        for name, value in output.items():
-            if name not in ("loss", "logits"):
-                self._add(name, value)
+    def _last_good(self) -> str:
+        found = checkpoint.saved(self.folder / "checkpoints") if self.folder else []
+        return f"; the last good checkpoint is '{found[-1]}'" if found else ""
 
-    def _add(self, name: str, value: Tensor) -> None:
-        """Add to the epoch's sum of a part of the loss (one sum per model)."""
-        value = value.detach().double().reshape(-1)
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+    # -- what is recorded ------------------------------------------------------------------------------------
 
-    _sums: dict[str, Tensor]
+    def _record(self, output: Mapping[str, Tensor], penalty: Tensor | None) -> None:
+        """Add the parts of the loss to the epoch's sums; every value is this process's share of it."""
+        parts = {name: value for name, value in output.items() if name not in ("loss", "logits")}
+        if penalty is not None:
+            parts["penalty"] = penalty / self.accelerator.num_processes
+        for name, value in parts.items():
+            value = value.detach().double().reshape(-1)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _end_epoch(self, seconds: float) -> None:
         progress = self.progress
-        self.latest = self.evaluate(self.evaluated_model())
+        try:
+            self.latest = self.evaluate(self.evaluated_model())
+        except NotFinite as error:
+            raise self._diverged(error) from None
         self._keep_best()
         line = {
             "epoch": progress.epoch,
@@ -261,13 +296,13 @@ class Loop:
         self.save()
 
     def _means(self) -> dict[str, Any]:
-        """The mean over the epoch's steps of each part of the loss."""
-        means = {}
-        for name, total in self._sums.items():
-            shared = self.accelerator.reduce(total.clone(), "sum") if name != "penalty" else total
-            mean = shared / self.batches.steps_per_epoch  # type: ignore[operator]
-            means[name] = mean.tolist() if self.lead else mean.item()
-        return means
+        """The mean over the epoch's steps of each part of the loss: a number, or one per model."""
+        means = {name: total / self.batches.steps_per_epoch for name, total in self._totals().items()}
+        return {name: mean.tolist() if self.lead else mean.item() for name, mean in means.items()}
+
+    def _totals(self) -> dict[str, Tensor]:
+        """The epoch's sums, over all processes."""
+        return {n: self.accelerator.reduce(share.clone(), "sum") for n, share in self._sums.items()}  # type: ignore[misc]
 
     @property
     def _averaging(self) -> bool:
@@ -281,11 +316,15 @@ class Loop:
     def _keep_best(self) -> None:
         """Keep a copy of each model's weights where its held-out score is the best so far."""
         sign = -1.0 if self.recipe.training.select == "accuracy" else 1.0
-        score = torch.as_tensor(self.latest[self.recipe.training.select], dtype=torch.float64).reshape(-1) * sign
+        score = (
+            torch.as_tensor(self.latest[self.recipe.training.select], dtype=torch.float64).reshape(-1) * sign
+        )
         progress = self.progress
         if not progress.best_score:
-            progress.best_score, progress.best_epoch = [float("inf")] * len(score), [0] * len(score)
-        better = score < torch.tensor(progress.best_score)
+            progress.best_score, progress.best_epoch = [math.inf] * len(score), [0] * len(score)
+        better = score < torch.tensor(progress.best_score, dtype=torch.float64)
+        if progress.epoch == 0:  # an infinite score, too, is the best so far
+            better[:] = True
         for model in better.nonzero().flatten().tolist():
             progress.best_score[model], progress.best_epoch[model] = score[model].item(), progress.epoch
         if better.any():
@@ -293,68 +332,113 @@ class Loop:
             for name, tensor in self.evaluated_model().state_dict().items():
                 self.best[name][rows] = tensor[rows]
 
-    # -- saving and resuming ------------------------------------------------------------------------------------------
+    # -- saving and resuming ---------------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
-        if self._interrupted:
+        if self._asked_to_stop():
             self.save()
             raise Interrupted
         every = self.recipe.training.checkpoint_every
-        if every and self.progress.step % every == 0 and self.progress.step_in_epoch < self.batches.steps_per_epoch:
+        if (
+            every
+            and self.progress.step % every == 0
+            and self.progress.step_in_epoch < self.batches.steps_per_epoch
+        ):
             self.save()
 
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was interrupted: all leave the loop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self._interrupted
+        flag = torch.tensor(float(self._interrupted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
+
     def save(self) -> None:
-        """Write a checkpoint of this very moment."""
+        """Write a checkpoint of this very moment, unless the weights have just diverged: the last good one stays.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        sums = {name: total.tolist() for name, total in self._totals().items()}
+        if self.folder and self.accelerator.is_main_process and _all_finite(self.raw_model):
+            folder = self.folder / "checkpoints"
+            name = checkpoint.name(self.progress.epoch, self.progress.step)
+            checkpoint.save(folder, name, self._tensors(), self._state(sums))
+            self._prune()
         self.accelerator.wait_for_everyone()
-        if self.folder is None or not self.accelerator.is_main_process:
-            return
-        optimizer_tensors, optimizer_values = checkpoint.flatten_optimizer(self.optimizer)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors that decide how the run goes on, and the best weights."""
         scopes: dict[str, Mapping[str, Tensor]] = {
             "model": self.raw_model.state_dict(),
-            "optimizer": optimizer_tensors,
+            "optimizer": checkpoint.flatten_optimizer(self.optimizer)[0],
             "best": self.best,
             "average": self.averaged.state_dict() if self.averaged is not None else {},
             "objective": self.task.state.state_dict() if self.task.state is not None else {},
         }
-        tensors = {name: t for scope, group in scopes.items() for name, t in checkpoint.scoped(scope, group).items()}
-        state = {
-            "progress": vars(self.progress) | {"sums": {name: total.tolist() for name, total in self._sums.items()}},
-            "optimizer": optimizer_values,
+        return {
+            name: tensor
+            for scope, group in scopes.items()
+            for name, tensor in checkpoint.scoped(scope, group).items()
+        }
+
+    def _state(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything else."""
+        return {
+            "progress": vars(self.progress),
+            "sums": sums,
+            "optimizer": checkpoint.flatten_optimizer(self.optimizer)[1],
             "streams": self.streams.seeds,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        folder = self.folder / "checkpoints"
-        checkpoint.save(folder, checkpoint.name(self.progress.epoch, self.progress.step), tensors, state)
-        if self.recipe.training.keep == "last":
-            checkpoint.prune(folder)
+
+    def _prune(self) -> None:
+        if self.folder and self.accelerator.is_main_process and self.recipe.training.keep == "last":
+            checkpoint.prune(self.folder / "checkpoints")
 
     def _resume(self) -> None:
-        self._sums = {}
+        if self.folder and self.accelerator.is_main_process:
+            remove_left_overs(self.folder)
+            remove_left_overs(self.folder / "checkpoints")
         found = checkpoint.saved(self.folder / "checkpoints") if self.folder else []
         if not found:
             self.metrics.cut(0)
             return
         tensors, state = checkpoint.load(found[-1])
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
-        checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
+        checkpoint.restore_optimizer(
+            self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"]
+        )
         self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.within("average", tensors))
         if self.task.state is not None:
-            self.task.state.load_state_dict(checkpoint.within("objective", tensors))
+            load_weights(
+                self.task.state, checkpoint.within("objective", tensors), f"the objective in '{found[-1]}'"
+            )
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        sums = state["progress"].pop("sums")
-        self._sums = {n: torch.tensor(v, dtype=torch.float64, device=self.accelerator.device) for n, v in sums.items()}
+        for name, total in state["sums"].items():
+            share = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
+            self._sums[name] = share if self.accelerator.is_main_process else torch.zeros_like(share)
         self.progress = Progress(**state["progress"])
+        # JSON has no infinity: it is stored as null.
+        self.progress.best_score = [
+            math.inf if score is None else score for score in self.progress.best_score
+        ]
         self.metrics.cut(self.progress.metrics_bytes)
+        self._prune()  # what a kill right after saving left
 
     @contextlib.contextmanager
     def _catch_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) saves at the next step; the second ends at once."""
+        """The first Ctrl-C (or SIGTERM) saves at the next step; the second ends at once.
+
+        One of several processes does not end by itself: its launcher passes on a Ctrl-C that it has had
+        already.
+        """
 
         def handle(number: int, frame: Any) -> None:
-            if self._interrupted:
+            if self._interrupted and self.accelerator.num_processes == 1:
                 raise KeyboardInterrupt
             self._interrupted = True
 
@@ -368,7 +452,11 @@ class Loop:
             yield
         finally:
             for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return bool(torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all())
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -381,11 +469,14 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
-        raise InputError(f"{source} is of another architecture: it {what}; give the model that it was trained with")
+        raise InputError(
+            f"{source} is of another architecture: it {what}; give the model that it was trained with"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise InputError(
-                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the model's has "
+                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the "
+                "model's has "
                 f"{tuple(own[name].shape)}; give the model that it was trained with"
             )
     model.load_state_dict(dict(tensors))
@@ -395,11 +486,13 @@ def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> Non
     """Say once where micro-batches or processes cannot give what one batch gives."""
     if processes * accumulate == 1:
         return
-    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.model.modules())
+    model: nn.Module = task.model.template if isinstance(task.model, Stack) else task.model  # type: ignore[assignment]
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     cause = "batch normalisation" if normed else "a batch-level loss" if task.batch_level else None
     if cause:
         warnings.warn(
-            f"{cause} sees one micro-batch at a time: with {processes} process(es) x {accumulate} micro-batch(es) the "
+            f"{cause} sees one micro-batch at a time: with {processes} process(es) x {accumulate} "
+            "micro-batch(es) the "
             "training curve differs from that of one process and one batch",
             stacklevel=3,
         )

@@ -9,7 +9,9 @@ OnStep = Callable[[int, int, Mapping[str, Any]], None]
 
 @contextlib.contextmanager
 def progress_bar(description: str, *, enabled: bool) -> Iterator[OnStep]:
-    """A bar for one training run: call what it gives with (steps done, steps in all, latest held-out scores)."""
+    """A bar for one training run: call what it gives with (steps done, steps in all, latest held-out
+    scores).
+    """
     if not enabled:
         yield lambda *_: None
         return

@@ -1,8 +1,9 @@
 """The run folder (docs/run-folder.md): a documented, versioned format that is checked when it is read.
 
 ``recipe.yaml`` what was asked, ``splits.json`` who saw which sample, ``metrics.jsonl`` one line an epoch,
-``checkpoints/`` the state to go on from, ``last.safetensors`` / ``best.safetensors`` / ``average.safetensors`` the
-weights, ``result.json`` what came out and on what; the result is written last, so a run that has one is complete.
+``checkpoints/`` the state to go on from, ``last.safetensors`` / ``best.safetensors`` /
+``average.safetensors`` the weights, ``result.json`` what came out and on what; the result is written last, so
+a run that has one is complete.
 """
 
 import json
@@ -29,31 +30,37 @@ from preceptor.training.teacher import Teacher
 
 SCHEMA = 1
 # What may differ when a run is continued: where and how it is computed, not what.
-_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "device"}
+_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "keep", "device"}
+_MEMBERS = "# members: "
 
 
-def open_run(folder: Path, recipe: Recipe, seeds: Sequence[int] = ()) -> dict[str, Any] | None:
+def open_run(
+    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any] | None:
     """Make a run folder, or find it again; return its result if the run is complete.
 
     Args:
-        seeds: the seeds of a stack.
+        members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and
+            weights.
 
     Raises:
         InputError: the folder holds another recipe, or something that is no run.
     """
     path = folder / "recipe.yaml"
     if path.exists():
-        _refuse_other(folder, recipe, seeds)
-    elif folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
+        _refuse_other(folder, recipe, members)
+    elif folder.is_file() or (
+        folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))
+    ):
         raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        header = f"# seeds: {json.dumps(list(seeds))}\n" if seeds else ""
+        files.make_folder(folder)
+        header = f"{_MEMBERS}{json.dumps(list(members))}\n" if members else ""
         files.write_text(path, header + dump(recipe))
     return read_result(folder) if (folder / "result.json").exists() else None
 
 
-def _refuse_other(folder: Path, recipe: Recipe, seeds: Sequence[int]) -> None:
+def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]]) -> None:
     found = read_recipe(folder)
     ours, theirs = (_flatten(_essence(r)) for r in (recipe, found))
     for key in sorted(ours.keys() | theirs.keys()):
@@ -62,10 +69,23 @@ def _refuse_other(folder: Path, recipe: Recipe, seeds: Sequence[int]) -> None:
                 f"the run folder '{folder}' holds another recipe: {key} is {theirs.get(key)!r} there and "
                 f"{ours.get(key)!r} here; give another folder with --out, or remove that one"
             )
-    if read_seeds(folder) != list(seeds):
+    theirs = read_members(folder)
+    if len(theirs) != len(members):
         raise InputError(
-            f"the run folder '{folder}' holds seeds {read_seeds(folder)}, not {list(seeds)}; give another folder"
+            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(members)}; give another "
+            "folder with --out"
         )
+    for position, (there, here) in enumerate(zip(theirs, members, strict=True)):
+        if there != here:
+            raise InputError(
+                f"the run folder '{folder}' holds another stack: member {position} is "
+                f"{json.dumps(there)} there and "
+                f"{json.dumps(here)} here; give another folder with --out"
+            )
+
+
+def _count(members: Sequence[Any]) -> str:
+    return f"a stack of {len(members)} models" if members else "a single model"
 
 
 def _essence(recipe: Recipe) -> dict[str, Any]:
@@ -76,7 +96,11 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return {k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()}
+        return {
+            k: v
+            for name, inner in value.items()
+            for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()
+        }
     return {prefix: value}
 
 
@@ -88,15 +112,19 @@ def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
     """
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise InputError(f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote")
+        raise InputError(
+            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
+        )
     raw = read_yaml(path)
     return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
 
 
-def read_seeds(folder: Path) -> list[int]:
-    """The seeds of a stack; none for a single model."""
+def read_members(folder: Path) -> list[dict[str, Any]]:
+    """What sets the members of a stack apart: the JSON in the first line of its recipe; none for a single
+    model.
+    """
     first = (folder / "recipe.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return json.loads(first.removeprefix("# seeds: ")) if first.startswith("# seeds: ") else []
+    return json.loads(first.removeprefix(_MEMBERS)) if first.startswith(_MEMBERS) else []
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -106,12 +134,20 @@ def read_result(folder: Path) -> dict[str, Any]:
         InputError: the run is not complete, or its result is damaged or of a newer format.
     """
     path = folder / "result.json"
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(
+            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
+        )
     if not path.is_file():
-        raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
+        raise InputError(
+            f"the run '{folder}' is not complete: it has no result.json; run the same command again"
+        )
     result = files.read_json(path)
     found = result.get("schema_version")
     if not isinstance(found, int) or found > SCHEMA:
-        raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
+        raise InputError(
+            f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+        )
     for key in ("verb", "heldout", "test"):
         if key not in result:
             raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
@@ -119,9 +155,21 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
-    """Record which samples each part holds (one list, or one for each seed of a stack)."""
+    """Record which samples each part holds (one list, or one for each seed of a stack).
+
+    Raises:
+        InputError: they are recorded already, and are others: the data set has changed.
+    """
+    path = folder / "splits.json"
     content = {"schema_version": SCHEMA, "parts": {name: index.tolist() for name, index in parts.items()}}
-    files.write_json(folder / "splits.json", content, indent=None)
+    if not path.exists():
+        files.write_json(path, content, indent=None)
+    elif files.read_json(path) != content:
+        raise InputError(
+            f"'{path}' records another split than the data set gives now; put the data back as they were "
+            "when the run "
+            "began, or give another folder with --out"
+        )
 
 
 def read_splits(folder: Path) -> dict[str, Tensor]:
@@ -132,7 +180,9 @@ def read_splits(folder: Path) -> dict[str, Tensor]:
     """
     content = files.read_json(folder / "splits.json")
     if not isinstance(content.get("parts"), dict):
-        raise InputError(f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor")
+        raise InputError(
+            f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor"
+        )
     return {name: torch.tensor(index, dtype=torch.int64) for name, index in content["parts"].items()}
 
 
@@ -164,7 +214,9 @@ def _commit() -> str | None:
         return None
     try:
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ}
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -197,11 +249,14 @@ def read_weights(path: Path) -> Weights:
         InputError: no such file, damaged, a pickle, of a newer format, or without Preceptor's metadata.
     """
     tensors, metadata = files.load_tensors(path)
-    if "model" not in metadata:
-        raise InputError(f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote")
+    if not {"model", "schema_version"} <= metadata.keys():
+        raise InputError(
+            f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote"
+        )
     if metadata["schema_version"] > SCHEMA:
         raise InputError(
-            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; "
+            "upgrade Preceptor"
         )
     metadata = {name: value for name, value in metadata.items() if name != "schema_version"}
     lists = {name: tuple(metadata.pop(name)) for name in ("input_shape", "class_names")}
@@ -219,7 +274,9 @@ def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, 
     supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
     model = build.call("model", component, supplied)
     if weights.members is not None and member is None:
-        raise InputError(f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0")
+        raise InputError(
+            f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0"
+        )
     tensors = weights.tensors if member is None else member_state(weights.tensors, member)
     load_weights(model, tensors, f"'{path}'")
     return model.eval(), weights
@@ -231,11 +288,19 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     Raises:
         InputError: the run is missing or incomplete, or has no such weights.
     """
-    read_result(reference.run)
+    result = read_result(reference.run)
     path = reference.run / f"{reference.weights}.safetensors"
     if not path.exists():
         there = [p.stem for p in sorted(reference.run.glob("*.safetensors"))]
-        raise InputError(f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
+        raise InputError(
+            f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}"
+        )
+    if reference.calibrated and not result.get("temperature"):
+        raise InputError(
+            f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, "
+            "or set "
+            "calibrated=false"
+        )
     model, weights = load_model(path)
     temperature = weights.temperature if reference.calibrated else 1.0
     assert isinstance(temperature, float | int)

@@ -12,7 +12,9 @@ from preceptor.recipe import Optimizer, Schedule
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW over all parameters."""
     if recipe.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
     return torch.optim.SGD(
         parameters,
         lr=recipe.lr,
@@ -25,8 +27,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> tor
 def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate at optimizer step `step` (from 0) as a multiple of the base rate.
 
-    Warm-up rises linearly over the first steps; ``cosine`` then falls to ``final`` at the last step; ``step`` multiplies
-    by ``factor`` at each milestone.
+    Warm-up rises linearly over the first steps; ``cosine`` then falls to ``final`` at the last step; ``step``
+    multiplies by ``factor`` at each milestone.
 
     >>> [round(multiplier(Schedule(), step, steps_per_epoch=2, epochs=2), 3) for step in range(4)]
     [1.0, 0.854, 0.5, 0.146]
@@ -35,7 +37,9 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
     if step < warmup:
         return (step + 1) / warmup
     if schedule.name == "step":
-        return schedule.factor ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
+        return schedule.factor ** sum(
+            step >= milestone * steps_per_epoch for milestone in schedule.milestones
+        )
     if schedule.name == "constant":
         return 1.0
     progress = (step - warmup) / max(1, epochs * steps_per_epoch - warmup)

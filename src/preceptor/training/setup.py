@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.dataset import Data, Indexed, as_data, labels_of
+from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
 from preceptor.data.split import stratified_split
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Recipe
 from preceptor.training import build
 from preceptor.training.streams import Streams
-from preceptor.training.task import is_batch_level
+from preceptor.training.task import Loss
+from preceptor.training.teacher import Lookup, TeacherFn, leaves
 
 
 @dataclass(frozen=True)
 class Samples:
     """A data set and who sees which sample of it, for one seed.
 
-    ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them ``transfer`` and
-    ``test``. ``test`` is the data set that the test part indexes: the data's own test set, or ``train``.
+    ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them
+    ``transfer`` and ``test``. ``test`` is the data set that the test part indexes: the data's own test set,
+    or ``train``.
     """
 
     seed: int
@@ -57,11 +59,17 @@ def load_data(recipe: Recipe, data: Any = None) -> Data:
     """The recipe's data set, or the object that the caller brings.
 
     Raises:
-        InputError: no such data set, or its loader refuses the options or finds no files.
+        InputError: no such data set, or its loader refuses the options or finds no files; no map-style data
+            set; fewer than two classes.
     """
     found = as_data(data if data is not None else build.call("data", recipe.data))
+    for part in (found.train, found.test):
+        if part is not None:
+            require_map_style(part)
     if found.num_classes < 2:
-        raise InputError(f"the data set '{recipe.data.name}' has {found.num_classes} class; at least two are needed")
+        raise InputError(
+            f"the data set '{recipe.data.name}' has {found.num_classes} class; at least two are needed"
+        )
     return found
 
 
@@ -76,23 +84,31 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
     sizes = {"heldout": split.heldout, "transfer": split.transfer, "test": split.test, "train": split.train}
     if data.test is not None and split.test is not None:
         raise InputError(
-            f"split.test is {split.test!r}, but the data set '{recipe.data.name}' has its own test set; remove split.test"
+            f"split.test is {split.test!r}, but the data set '{recipe.data.name}' has its own test set; "
+            "remove split.test"
         )
     wanted = {name: size for name, size in sizes.items() if size is not None and size != "rest"}
     rest = "test" if split.test == "rest" else "train"
     if rest == "test" and split.train is None:
-        raise InputError("split.test is 'rest', so split.train needs a size; give the number of training samples")
+        raise InputError(
+            "split.test is 'rest', so split.train needs a size; give the number of training samples"
+        )
     if rest not in wanted:
         wanted[rest] = None  # type: ignore[assignment]
     labels = labels_of(data.train, data.num_classes)
+    if data.test is not None:
+        labels_of(data.test, data.num_classes)  # refused now rather than after training
     parts = stratified_split(labels, wanted, streams.generator("split"))
     test = data.test if data.test is not None else data.train if "test" in parts else None
     indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
     return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts)
 
 
-def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
-    """A model of the recipe, drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
+def new_model(
+    recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None
+) -> nn.Module:
+    """A model of the recipe, drawn from the ``initialization`` stream of `seed`; the global generator is left
+    alone.
 
     Raises:
         InputError: no such model or option, or what the factory returns is no module.
@@ -102,7 +118,9 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("initialization", *generation))
-        made = model(**supplied) if model else build.call("model", recipe.model, supplied)
+        made = (
+            model(**build.accepted(model, supplied)) if model else build.call("model", recipe.model, supplied)
+        )
     if not isinstance(made, nn.Module):
         raise InputError(f"the model '{recipe.model.name}' is a {type(made).__name__}, not a torch.nn.Module")
     return made
@@ -112,16 +130,69 @@ def check_output(model: nn.Module, data: Data, name: str) -> None:
     """Refuse a model whose output is not one row of logits with a column for each class."""
     was_training = model.training
     inputs = Indexed(data.train)[[0, 1]]["input"]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        output = model.eval()(inputs)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = model.eval()(inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)}: {error}"
+        ) from error
     model.train(was_training)
     if not isinstance(output, Tensor):
-        raise InputError(f"the model '{name}' returns a {type(output).__name__}; it must return logits, shape (B, C)")
+        raise InputError(
+            f"the model '{name}' returns a {type(output).__name__}; it must return logits, shape (B, C)"
+        )
     if output.shape[-1] != data.num_classes:
         raise InputError(
             f"the model '{name}' has {output.shape[-1]} outputs and the data set {data.num_classes} classes; "
             "build the model with as many outputs"
         )
+
+
+def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | str) -> None:
+    """Refuse a teacher, on `device` already, whose output does not fit the data set: it is asked for two
+    samples.
+
+    Raises:
+        InputError: no tensor, another number of classes or examples, or a table of another number of samples.
+    """
+    for part in leaves(teacher):
+        if isinstance(part, Lookup) and part.table.shape[-2] != len(samples.train):
+            raise InputError(
+                f"the teacher's table has {part.table.shape[-2]} rows and the data set "
+                f"{len(samples.train)} samples; give one "
+                "row for each sample"
+            )
+    batch = samples.train[samples.for_students[:2].tolist()]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        output = teacher({name: tensor.to(device) for name, tensor in batch.items()})
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"the teacher returns a {type(output).__name__}; it must return logits or log-probabilities"
+        )
+    if output.shape[-1] != samples.data.num_classes:
+        raise InputError(
+            f"the teacher has {output.shape[-1]} classes and the student {samples.data.num_classes}; "
+            "distill on the data set that the teacher was trained for"
+        )
+    if len(output) != 2:
+        raise InputError(
+            f"the teacher's output has shape {tuple(output.shape)} for 2 samples; it must return one row "
+            "for each"
+        )
+
+
+def repeats(dataset: Indexed) -> bool:
+    """Whether samples are the same in every epoch, tried on a few: a data set may have random transforms of
+    its own.
+    """
+    if hasattr(dataset.dataset, "fetch"):  # deterministic by its contract
+        return True
+    few = list(range(min(32, len(dataset))))
+    dataset.epoch = 1
+    later = dataset[few]["input"]
+    dataset.epoch = 0
+    return torch.equal(dataset[few]["input"], later)
 
 
 def new_objective(component: Component, num_classes: int) -> Callable[..., Tensor]:
@@ -135,17 +206,26 @@ def new_objective(component: Component, num_classes: int) -> Callable[..., Tenso
         return build.call("objective", component)
     build.check_options("objective", component, function, own=("logits", "labels", "index", "mask"))
     objective = functools.partial(function, **component.options)
-    _try(lambda: objective(torch.zeros(2, num_classes), torch.tensor([0, 1])), "objective", component)
+    check_objective(objective, component, num_classes)
     return objective
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A student's loss with its options bound, and what the task must know about it."""
+def check_objective(objective: Callable[..., Tensor], component: Component, num_classes: int) -> None:
+    """Try an objective without state on two examples.
 
-    function: Callable[..., Tensor]
-    needs_labels: bool
-    batch_level: bool
+    Raises:
+        InputError: it refuses its options, or gives anything but one value per example.
+    """
+    if isinstance(objective, nn.Module):
+        return
+    arguments = _two_examples(num_classes), torch.tensor([0, 1])
+    values = _try(lambda: objective(*arguments, mask=torch.tensor([True, True])), "objective", component)
+    if not isinstance(values, Tensor) or values.shape != (2,):
+        raise InputError(
+            f"the objective '{component.name}' gives {_what(values)} for 2 examples; return one value "
+            "per example, without "
+            "reduction"
+        )
 
 
 def new_loss(component: Component, num_classes: int) -> Loss:
@@ -157,23 +237,41 @@ def new_loss(component: Component, num_classes: int) -> Loss:
     function = build.find("loss", component.name)
     own = ("student_logits", "teacher_logits", "labels", "mask")
     build.check_options("loss", component, function, own=own)
+    return as_loss(functools.partial(function, **component.options), component, num_classes)
+
+
+def as_loss(function: Callable[..., Tensor], component: Component, num_classes: int) -> Loss:
+    """A loss with its options bound, tried on two examples to see what it takes and gives.
+
+    Raises:
+        InputError: it refuses its options, or gives neither one value per example nor one for the batch.
+    """
     needs_labels = "labels" in build.options_of(function)[0]
-    options = {name: _tensor(value) for name, value in component.options.items()}
-    bound = functools.partial(function, **options)
-    level = _try(lambda: is_batch_level(bound, num_classes, needs_labels=needs_labels), "loss", component)
-    return Loss(bound, needs_labels, level)
+    logits = _two_examples(num_classes)
+    arguments = (logits, logits, *([torch.tensor([0, 1])] if needs_labels else []))
+    values = _try(lambda: function(*arguments, mask=torch.tensor([True, True])), "loss", component)
+    if not isinstance(values, Tensor) or values.shape not in ((2,), ()):
+        raise InputError(
+            f"the loss '{component.name}' gives {_what(values)} for 2 examples; return one value per "
+            "example, or a scalar "
+            "if it is a statement about the batch"
+        )
+    return Loss(function, needs_labels, batch_level=values.ndim == 0)
 
 
-def _tensor(value: Any) -> Any:
-    """Lists in a recipe are tensors to a loss (PTLoss coefficients)."""
-    return torch.tensor(value, dtype=torch.float32) if isinstance(value, list | tuple) else value
+def _two_examples(num_classes: int) -> Tensor:
+    return torch.arange(2.0 * num_classes).view(2, num_classes).sin()
+
+
+def _what(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _try(call: Callable[[], Any], room: str, component: Component) -> Any:
     """Call once on a tiny batch, so that a bad value is refused before anything is written."""
     try:
         return call()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise InputError(f"the {room} '{component.name}' refuses {component.options}: {error}") from error
 
 

@@ -1,4 +1,6 @@
-"""Models that differ by seed or hyper-parameter, trained as one: every parameter gets a leading model axis."""
+"""Models that differ by seed or hyper-parameter, trained as one: every parameter gets a leading model
+axis.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +12,9 @@ from torch.func import functional_call, stack_module_state
 class Stack(nn.Module):
     """Several models of one architecture as one module.
 
-    Parameters and buffers are those of the models with a leading model axis, under the models' own names. A loss summed
-    over models gives each the gradient that it would have alone, and an optimizer that works elementwise (SGD, AdamW)
-    keeps the models apart.
+    Parameters and buffers are those of the models with a leading model axis, under the models' own names. A
+    loss summed over models gives each the gradient that it would have alone, and an optimizer that works
+    elementwise (SGD, AdamW) keeps the models apart.
 
     Args:
         models: modules of one architecture, without dropout.
@@ -28,7 +30,9 @@ class Stack(nn.Module):
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError("the models of a stack must have one architecture")
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in models[0].modules()):
-            raise ValueError("models with dropout cannot be stacked: their draws would not be those of one alone")
+            raise ValueError(
+                "models with dropout cannot be stacked: their draws would not be those of one alone"
+            )
         parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
         # Kept out of the module tree: it lends its structure, never its tensors.
         object.__setattr__(self, "template", models[0])
@@ -36,7 +40,7 @@ class Stack(nn.Module):
         for name, tensor in parameters.items():
             self.register_parameter(self._names[name], nn.Parameter(tensor.detach()))
         for name, tensor in buffers.items():
-            self.register_buffer(self._names[name], tensor)
+            self.register_buffer(self._names[name], tensor, persistent=name in shapes[0])
         self.size = len(models)
         rows = list(source_of) if source_of is not None else list(range(len(models)))
         self._shared = len(set(rows)) == 1
@@ -60,10 +64,6 @@ class Stack(nn.Module):
         rows = input if self._rows is None else input[self._rows]
         return torch.vmap(one)(self.tensors(), rows)
 
-    def member(self, index: int) -> dict[str, Tensor]:
-        """The state dict of one model."""
-        return {name: tensor[index].clone() for name, tensor in self.tensors().items()}
-
 
 def member_state(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """The state dict of one model, from a stack's state dict."""
@@ -71,7 +71,9 @@ def member_state(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]
 
 
 def clip_each(parameters: Sequence[Tensor], max_norm: float) -> None:
-    """Clip the gradient norm of each model of a stack on its own, as `torch.nn.utils.clip_grad_norm_` would."""
+    """Clip the gradient norm of each model of a stack on its own, as `torch.nn.utils.clip_grad_norm_`
+    would.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     squares = torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients])
     scale = (max_norm / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)

@@ -1,15 +1,18 @@
 """Randomness in named streams, each a hash of (seed, stream, counters): nothing to save, nothing to shift.
 
-A draw added to one stream moves no other, two runs that share a seed share every stream, and a resumed run needs its
-counters only.
+A draw added to one stream moves no other, two runs that share a seed share every stream, and a resumed run
+needs its counters only.
 """
 
 import hashlib
 from collections.abc import Mapping
+from typing import get_args
 
 import torch
 
-STREAMS = ("split", "initialization", "order", "augmentation", "dropout")
+from preceptor.recipe import Stream
+
+STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 class Streams:
@@ -23,14 +26,14 @@ class Streams:
     True
     """
 
-    def __init__(self, seed: int, overrides: Mapping[str, int] | None = None) -> None:
-        self.seeds = dict.fromkeys(STREAMS, seed) | dict(overrides or {})
+    def __init__(self, seed: int, overrides: Mapping[Stream, int] | None = None) -> None:
+        self.seeds: dict[Stream, int] = dict.fromkeys(STREAMS, seed) | dict(overrides or {})
 
-    def seed(self, stream: str, *counters: int) -> int:
+    def seed(self, stream: Stream, *counters: int) -> int:
         """A 63-bit seed of `stream` at `counters` (an epoch, a step)."""
         text = "/".join(map(str, (self.seeds[stream], stream, *counters)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
-    def generator(self, stream: str, *counters: int) -> torch.Generator:
+    def generator(self, stream: Stream, *counters: int) -> torch.Generator:
         """A CPU generator of `stream` at `counters`."""
         return torch.Generator().manual_seed(self.seed(stream, *counters))

@@ -1,11 +1,13 @@
 """A task maps a batch to ``{"loss": ..., named parts...}``; the loop does not know what a teacher is.
 
-Losses and objectives give one value per example (or token); reduction happens here, once: the sum over unmasked examples
-divided by `count`, the number of unmasked examples in the whole optimizer step. So micro-batches and processes add up to
-exactly what one batch would give. For a stack each model has its own count, and the models' losses are summed.
+Losses and objectives give one value per example (or token); reduction happens here, once: the sum over
+unmasked examples divided by `count`, the number of unmasked examples in the whole optimizer step. So
+micro-batches and processes add up to exactly what one batch would give. For a stack each model has its own
+count, and the models' losses are summed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +28,9 @@ class Task(Protocol):
     state: nn.Module | None
 
     def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
-        """``loss`` (a scalar to differentiate), ``logits``, and parts to log (scalars, or one value per model)."""
+        """``loss`` (a scalar to differentiate), ``logits``, and parts to log (scalars, or one value per
+        model).
+        """
         ...
 
     def penalty(self) -> Tensor | None:
@@ -38,7 +42,7 @@ class Task(Protocol):
         ...
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before each epoch, counted from 0."""
+        """Called before each epoch, counted from 0, and again where a run resumes within one."""
         ...
 
     observes: bool
@@ -46,7 +50,8 @@ class Task(Protocol):
 
 
 def reduce(values: Tensor, mask: Tensor, count: Tensor, lead: int) -> Tensor:
-    """Per-example values (..., B, ...) as the share of this micro-batch in the step's mean; shape ``values.shape[:lead]``.
+    """Per-example values (..., B, ...) as the share of this micro-batch in the step's mean; shape
+    ``values.shape[:lead]``.
 
     A batch-level value (no example axis) counts for as many examples as it was computed from.
     """
@@ -66,18 +71,19 @@ class TeachTask:
 
     batch_level = False
 
-    def __init__(self, model: nn.Module, objective: Callable[..., Tensor], *, num_samples: int, num_classes: int) -> None:
-        self.model, self.objective = model, objective
-        self.structure = model.template if isinstance(model, Stack) else model
-        self.tensors: Callable[[], Mapping[str, Tensor]] = (
-            model.tensors if isinstance(model, Stack) else lambda: dict(model.named_parameters()) | dict(model.named_buffers())
-        )
+    def __init__(
+        self, model: nn.Module, objective: Callable[..., Tensor], *, num_samples: int, num_classes: int
+    ) -> None:
+        self.model, self.bare = model, model  # the loop wraps the first for several processes
+        self.objective: Any = objective
         self.lead = int(isinstance(model, Stack))
         self.state = objective if isinstance(objective, nn.Module) else None
-        if hasattr(objective, "bind"):
-            stack = (model.size,) if isinstance(model, Stack) else ()
-            objective.bind(model=self.structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
         self.observes = hasattr(objective, "observe")
+        if hasattr(objective, "bind"):
+            structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
+            self.objective.bind(
+                model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack
+            )
 
     def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
         logits = self.model(batch["input"])
@@ -93,51 +99,74 @@ class TeachTask:
         function = getattr(self.objective, "penalty", None)
         if function is None:
             return None
-        tensors = dict(self.tensors())
-        return torch.vmap(function)(tensors) if self.lead else function(tensors)
+        if isinstance(self.bare, Stack):
+            return torch.vmap(function)(self.bare.tensors())
+        return function(dict(self.bare.named_parameters()) | dict(self.bare.named_buffers()))
 
     def observe(self, logits: Tensor, index: Tensor, mask: Tensor) -> None:
         """Hand the step's outputs to an objective that remembers them."""
-        self.objective.observe(logits, index, mask)  # type: ignore[attr-defined]
+        self.objective.observe(logits, index, mask)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Tell an objective with a schedule where training stands."""
         if hasattr(self.objective, "start_epoch"):
-            self.objective.start_epoch(epoch, epochs)  # type: ignore[attr-defined]
+            self.objective.start_epoch(epoch, epochs)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A student's loss with its options bound, and what the task must know about it.
+
+    Args:
+        function: ``function(student_logits, teacher_logits, *, mask)``.
+        needs_labels: it takes the labels third (DKD), and so sees labelled samples only.
+        batch_level: it is a statement about a batch (DIST).
+    """
+
+    function: Callable[..., Tensor]
+    needs_labels: bool = False
+    batch_level: bool = False
+
+    def share(
+        self, logits: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, labelled: Tensor, count: Tensor
+    ) -> Tensor:
+        """The loss of one model on a micro-batch, as its share in the step's mean."""
+        seen = labelled if self.needs_labels else mask
+        values = self.function(logits, teacher, *([labels] if self.needs_labels else []), mask=seen)
+        return reduce(values, seen, count, 0)
 
 
 class DistillTask:
-    """Train a student: ``ce_weight`` CE to the labels + ``distill_weight`` times a loss to the teacher, per example.
+    """Train a student: ``ce_weight`` CE to the labels + ``distill_weight`` times a loss to the teacher, per
+    example.
 
     Args:
         student: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
         teacher: maps the batch to logits or log-probabilities of the student's shape.
-        loss: ``loss(student_logits, teacher_logits, *, mask)``; for a stack, a list of ``(models, loss)`` where `models`
-            are indices of the models that it trains.
-        labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all labelled.
-        needs_labels: the loss takes the labels third (DKD).
-        batch_level: the loss is a statement about a batch (DIST).
+        loss: what the student minimises; for a stack, a list of ``(models, loss)`` where `models` are indices
+            of the models that it trains.
+        labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all
+            labelled.
     """
 
-    state = None
+    state: nn.Module | None = None
     observes = False
 
     def __init__(
         self,
         student: nn.Module,
         teacher: TeacherFn,
-        loss: Callable[..., Tensor] | list[tuple[list[int], Callable[..., Tensor]]],
+        loss: Loss | Sequence[tuple[list[int], Loss]],
         *,
         ce_weight: float | Tensor = 0.1,
         distill_weight: float | Tensor = 0.9,
         labelled: Tensor | None = None,
-        needs_labels: bool = False,
-        batch_level: bool = False,
     ) -> None:
         self.model, self.teacher, self.loss = student, teacher, loss
         self.lead = int(isinstance(student, Stack))
         self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
-        self.needs_labels, self.batch_level = needs_labels, batch_level
+        losses = [loss] if isinstance(loss, Loss) else [each for _, each in loss]
+        self.batch_level = any(each.batch_level for each in losses)
 
     def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
         logits = self.model(batch["input"])
@@ -148,8 +177,7 @@ class DistillTask:
             teacher = self.teacher(batch)
         check_match(logits, teacher)
         hard = reduce(cross_entropy(logits, labels, mask=known), mask, count, self.lead)
-        soft_mask = known if self.needs_labels else mask
-        soft = reduce(self._distill(logits, teacher, labels, soft_mask), soft_mask, count, self.lead)
+        soft = self._soft(logits, teacher, labels, mask, known, count)
         loss = self.ce_weight * hard + self.distill_weight * soft
         return {"loss": loss.sum(), "logits": logits, "ce": hard.detach(), "distill": soft.detach()}
 
@@ -158,13 +186,15 @@ class DistillTask:
         self.labelled = self.labelled.to(index.device)
         return self.labelled[index] if self.labelled.ndim == 1 else self.labelled.gather(-1, index)
 
-    def _distill(self, logits: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        arguments = (logits, teacher, *([labels] if self.needs_labels else []), mask)
-        if callable(self.loss):
-            return _with_mask(self.loss)(*arguments)
-        # vmap gives a batch-level loss one value per model, as it would give each alone.
-        parts = [torch.vmap(_with_mask(loss))(*(a[models] for a in arguments)) for models, loss in self.loss]
-        order = torch.tensor([model for models, _ in self.loss for model in models])
+    def _soft(self, *tensors: Tensor) -> Tensor:
+        """The loss's share of the step's mean: a scalar, or one value per model."""
+        if isinstance(self.loss, Loss):
+            return self.loss.share(*tensors)
+        # vmap gives every loss one model at a time, a batch-level one too.
+        parts = [
+            torch.vmap(loss.share)(*(tensor[models] for tensor in tensors)) for models, loss in self.loss
+        ]
+        order = torch.tensor([model for models, _ in self.loss for model in models], device=tensors[0].device)
         return torch.cat(parts)[order.argsort()]
 
     def penalty(self) -> Tensor | None:
@@ -178,11 +208,6 @@ class DistillTask:
         """A student's losses have no schedule."""
 
 
-def _with_mask(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`loss` with the mask as its last positional argument."""
-    return lambda *arguments: loss(*arguments[:-1], mask=arguments[-1])
-
-
 def check_match(student: Tensor, teacher: Tensor) -> None:
     """Refuse a teacher whose output does not fit the student's."""
     if student.shape[-1] != teacher.shape[-1]:
@@ -192,13 +217,7 @@ def check_match(student: Tensor, teacher: Tensor) -> None:
         )
     if student.shape != teacher.shape:
         raise InputError(
-            f"the teacher's output has shape {tuple(teacher.shape)} where the student's has {tuple(student.shape)}; "
+            f"the teacher's output has shape {tuple(teacher.shape)} where the student's has "
+            f"{tuple(student.shape)}; "
             "a teacher maps a batch to one row of logits per example"
         )
-
-
-def is_batch_level(loss: Callable[..., Any], num_classes: int, *, needs_labels: bool) -> bool:
-    """Whether `loss` is a statement about a batch rather than about each example, by trying it on a small one."""
-    logits = torch.zeros(2, max(2, num_classes))
-    labels = [torch.zeros(2, dtype=torch.int64)] if needs_labels else []
-    return loss(logits, logits, *labels).ndim == 0

@@ -1,7 +1,9 @@
-"""What a student learns from: any callable from a batch to logits or log-probabilities, or a weighted list of them."""
+"""What a student learns from: any callable from a batch to logits or log-probabilities, or a weighted list of
+them.
+"""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,8 @@ class Teacher:
 
     Args:
         model: maps ``batch["input"]`` to logits (..., C).
-        distribution: how logits become the teacher's distribution; ``clip`` is for models trained by squared error on
-            the logits (clip to [0, 1], renormalise).
+        distribution: how logits become the teacher's distribution; ``clip`` is for models trained by squared
+            error on the logits (clip to [0, 1], renormalise).
         temperature: divides the logits (post-hoc calibration).
         class_names: names of the C classes, compared with the student's where both are known.
     """
@@ -98,11 +100,20 @@ def moved(teacher: TeacherFn, device: torch.device | str) -> TeacherFn:
     return teacher.to(device) if isinstance(teacher, Teacher | Mixture | Lookup) else teacher
 
 
+def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
+    """The teachers that a mixture is made of, or the one there is."""
+    if isinstance(teacher, Mixture):
+        for part in teacher.teachers:
+            yield from leaves(part)
+    else:
+        yield teacher
+
+
 def as_teacher(teacher: TeacherLike) -> TeacherFn:
     """Any form of teacher as one callable from a batch to logits or log-probabilities.
 
-    A module is frozen and given ``batch["input"]``; a sequence (of teachers, or of pairs with a weight) becomes the
-    mean of their probabilities.
+    A module is frozen and given ``batch["input"]``; a sequence (of teachers, or of pairs with a weight)
+    becomes the mean of their probabilities.
 
     Raises:
         InputError: an empty list, a weight that is not positive, or something that cannot be called.
@@ -111,11 +122,13 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
         return Teacher(teacher)
     if callable(teacher):
         return teacher
-    if not isinstance(teacher, Sequence) or not teacher:
+    if not isinstance(teacher, Sequence) or isinstance(teacher, str) or not teacher:
+        what = "an empty one" if isinstance(teacher, list | tuple) else f"a {type(teacher).__name__}"
         raise InputError(
-            f"a teacher is a callable from batch to logits, a module, or a list of them, not {type(teacher).__name__}"
+            f"a teacher is a callable from batch to logits, a module, or a list of them, not {what}"
         )
-    pairs = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
-    if any(not weight > 0 for _, weight in pairs):
-        raise InputError(f"the teachers' weights are {[w for _, w in pairs]}; give positive numbers")
-    return Mixture([as_teacher(part) for part, _ in pairs], [weight for _, weight in pairs])
+    pairs: list[Any] = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
+    weights = [weight for _, weight in pairs]
+    if any(not weight > 0 for weight in weights):
+        raise InputError(f"the teachers' weights are {weights}; give positive numbers")
+    return Mixture([as_teacher(part) for part, _ in pairs], weights)

@@ -1,7 +1,8 @@
 """Teach and distill: from a recipe to a run folder, for one model or a stack of them."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
 from preceptor.teaching import fit_temperature
@@ -18,14 +20,14 @@ from preceptor.training import setup
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.build import call
 from preceptor.training.evaluate import Evaluator, score, tabulate
-from preceptor.training.files import atomic_path, save_tensors
+from preceptor.training.files import atomic_path, finite, save_tensors, write_json
 from preceptor.training.loop import Loop, make_accelerator
 from preceptor.training.progress import progress_bar
 from preceptor.training.setup import Samples
 from preceptor.training.stack import Stack
 from preceptor.training.streams import Streams
-from preceptor.training.task import DistillTask, Task, TeachTask
-from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, as_teacher
+from preceptor.training.task import DistillTask, Loss, Task, TeachTask
+from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, as_teacher, leaves, moved
 
 Result = dict[str, Any]
 Factory = Callable[..., nn.Module]
@@ -45,7 +47,8 @@ def teach(
 
     Args:
         recipe: everything that decides the run.
-        folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps nothing.
+        folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps
+        nothing.
         data: your own `Data`, map-style data set or (train, test), in place of the recipe's.
         model: your own factory ``(num_classes, input_shape) -> nn.Module``, in place of the recipe's.
         objective: your own objective, in place of the recipe's.
@@ -53,20 +56,26 @@ def teach(
         progress: show a progress bar.
 
     Returns:
-        What ``result.json`` holds: held-out and test scores of the last and the best epoch, and the circumstances.
+        What ``result.json`` holds: held-out and test scores of the last and the best epoch, and the
+        circumstances.
 
     Raises:
         InputError: anything in the recipe, the data or the folder that cannot be.
     """
     folder = None if folder is None else Path(folder)
+    accelerator = _accelerator(recipe, folder, stacked=bool(seeds))
     found, sources = _samples(recipe, data, seeds)
-    made = objective or setup.new_objective(recipe.objective, found.num_classes)
-    if folder and (result := runs.open_run(folder, recipe, seeds)):
-        return result
+    if objective is None:
+        objective = setup.new_objective(recipe.objective, found.num_classes)
+    else:
+        setup.check_objective(objective, _named(objective), found.num_classes)
     module = _module(recipe, sources, seeds or [recipe.seed], model, stacked=bool(seeds))
-    task = TeachTask(module, made, num_samples=len(sources[0].train), num_classes=found.num_classes)
-    members = list(range(len(seeds))) if seeds else None
-    return _train(recipe, task, sources, members, [s.parts["train"] for s in sources], folder, progress)
+    task = TeachTask(module, objective, num_samples=len(sources[0].train), num_classes=found.num_classes)
+    if result := _open(folder, recipe, accelerator, [{"seed": seed} for seed in seeds]):
+        return result
+    source_of = list(range(len(seeds))) if seeds else None
+    indices = [s.parts["train"] for s in sources]
+    return _train(recipe, task, accelerator, sources, source_of, indices, folder, progress)
 
 
 def distill(
@@ -79,32 +88,37 @@ def distill(
     loss: Callable[..., Tensor] | None = None,
     progress: bool = False,
 ) -> Result:
-    """Train a student from a teacher: any callable from batch to logits, a module, or a weighted list of them.
+    """Train a student from a teacher: any callable from batch to logits, a module, or a weighted list of
+    them.
 
-    Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's.
+    Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. Where inputs are the
+    same in every epoch, the teacher is asked once for each sample (``recipe.cache``).
     """
     folder = None if folder is None else Path(folder)
-    found, sources = _samples(recipe, data, ())
-    bound = setup.new_loss(recipe.loss, found.num_classes) if loss is None else _own_loss(loss, found.num_classes)
-    given = as_teacher(teacher) if teacher is not None else _load_teachers(recipe)
+    accelerator = _accelerator(recipe, folder, stacked=False)
+    found, [samples] = _samples(recipe, data, ())
+    if loss is None:
+        bound = setup.new_loss(recipe.loss, found.num_classes)
+    else:
+        bound = setup.as_loss(loss, _named(loss), found.num_classes)
+    given = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
     _check_class_names(given, found.class_names)
-    if folder and (result := runs.open_run(folder, recipe)):
+    setup.check_teacher(given, samples, accelerator.device)
+    student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
+    if result := _open(folder, recipe, accelerator):
         return result
-    student = _module(recipe, sources, [recipe.seed], model, stacked=False)
-    if recipe.cache and recipe.augmentation is None:
-        device = make_accelerator(recipe, None).device
-        given = Lookup(tabulate(given, sources[0].train, sources[0].for_students, device))
+    if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
+        table = tabulate(given, samples.train, samples.for_students, accelerator.device)
+        given = Lookup(table).to(accelerator.device)
     task = DistillTask(
         student,
         given,
-        bound.function,
+        bound,
         ce_weight=recipe.ce_weight,
         distill_weight=recipe.distill_weight,
-        labelled=sources[0].labelled,
-        needs_labels=bound.needs_labels,
-        batch_level=bound.batch_level,
+        labelled=samples.labelled,
     )
-    return _train(recipe, task, sources, None, [sources[0].for_students], folder, progress)
+    return _train(recipe, task, accelerator, [samples], None, [samples.for_students], folder, progress)
 
 
 @dataclass(frozen=True)
@@ -138,33 +152,82 @@ def distill_stack(
     Returns and raises as `teach`, with one score per student.
     """
     folder = None if folder is None else Path(folder)
+    accelerator = _accelerator(recipe, folder, stacked=True)
+    if not students:
+        raise InputError("there are no students to distill; give at least one")
     seeds = list(dict.fromkeys(student.seed for student in students))
     found, sources = _samples(recipe, data, seeds)
-    groups: dict[str, tuple[list[int], Callable[..., Tensor]]] = {}
+    _check_table(table, students, len(sources[0].train), found.num_classes)
+    groups: dict[str, tuple[list[int], Loss]] = {}  # students of one loss are computed together
     for position, student in enumerate(students):
         key = student.loss.model_dump_json()
         if key not in groups:
-            groups[key] = ([], setup.new_loss(student.loss, found.num_classes).function)
+            groups[key] = ([], setup.new_loss(student.loss, found.num_classes))
         groups[key][0].append(position)
-    if folder and (result := runs.open_run(folder, recipe, [student.seed for student in students])):
-        return result
     source_of = [seeds.index(student.seed) for student in students]
     module = _module(recipe, sources, [s.seed for s in students], model, stacked=True, source_of=source_of)
     task = DistillTask(
         module,
-        Lookup(table, [student.teacher for student in students]),
+        Lookup(table, [student.teacher for student in students]).to(accelerator.device),
         list(groups.values()),
-        ce_weight=torch.tensor([student.ce_weight for student in students]),
-        distill_weight=torch.tensor([student.distill_weight for student in students]),
+        ce_weight=torch.tensor([student.ce_weight for student in students], device=accelerator.device),
+        distill_weight=torch.tensor(
+            [student.distill_weight for student in students], device=accelerator.device
+        ),
         labelled=_stacked_labelled(sources, source_of),
     )
-    return _train(recipe, task, sources, source_of, [s.for_students for s in sources], folder, progress)
+    if result := _open(folder, recipe, accelerator, [_member(student) for student in students]):
+        return result
+    indices = [s.for_students for s in sources]
+    return _train(recipe, task, accelerator, sources, source_of, indices, folder, progress)
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 
 
-def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> tuple[Any, list[Samples]]:
+def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accelerator:
+    accelerator = make_accelerator(recipe, folder)
+    if stacked and accelerator.num_processes > 1:
+        raise InputError("a stack is trained by one process; start it without accelerate launch")
+    return accelerator
+
+
+def _open(
+    folder: Path | None, recipe: Recipe, accelerator: Accelerator, members: Sequence[Mapping[str, Any]] = ()
+) -> Result | None:
+    """Make or find the run folder: the main process first, then the others look at what it made."""
+    if folder is None:
+        return None
+    with accelerator.main_process_first():
+        return runs.open_run(folder, recipe, members)
+
+
+def _named(function: Callable[..., Any]) -> Component:
+    """A name for somebody's own function, for error sentences."""
+    return Component(name=getattr(function, "__name__", type(function).__name__))
+
+
+def _member(student: Student) -> dict[str, Any]:
+    return vars(student) | {"loss": student.loss.model_dump(mode="json")}
+
+
+def _check_table(table: Tensor, students: Sequence[Student], num_samples: int, num_classes: int) -> None:
+    if table.ndim != 3 or table.shape[1:] != (num_samples, num_classes):
+        raise InputError(
+            f"the teachers' table has shape {tuple(table.shape)}; give (teachers, {num_samples}, "
+            f"{num_classes}), one row for "
+            "each sample of the data set"
+        )
+    for position, student in enumerate(students):
+        if not 0 <= student.teacher < len(table):
+            raise InputError(
+                f"student {position} learns from teacher {student.teacher}, but the table holds teachers "
+                "0 to "
+                f"{len(table) - 1}"
+            )
+
+
+def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> tuple[Data, list[Samples]]:
     found = setup.load_data(recipe, data)
     return found, [setup.cut(recipe, found, seed) for seed in seeds or [recipe.seed]]
 
@@ -178,6 +241,12 @@ def _module(
     stacked: bool,
     source_of: Sequence[int] | None = None,
 ) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        raise InputError(
+            f"the model is a {type(factory).__name__} already made; give a function that makes one, so "
+            "that its initial "
+            "weights are drawn by the recipe's seed"
+        )
     data = sources[0].data
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
     setup.check_output(models[0], data, recipe.model.name)
@@ -189,36 +258,36 @@ def _module(
         raise InputError(f"the model '{recipe.model.name}' cannot be trained as a stack: {error}") from None
 
 
-def _own_loss(loss: Callable[..., Tensor], num_classes: int) -> setup.Loss:
-    needs_labels = "labels" in setup.build.options_of(loss)[0]
-    return setup.Loss(loss, needs_labels, setup.is_batch_level(loss, num_classes, needs_labels=needs_labels))
-
-
 def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
     if not recipe.teacher:
-        raise InputError("the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote")
+        raise InputError(
+            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote"
+        )
     loaded = [(runs.load_teacher(reference), reference.weight) for reference in recipe.teacher]
-    for reference, (teacher, _) in zip(recipe.teacher, loaded, strict=True):
-        _check_class_names(teacher, loaded[0][0].class_names, str(reference.run))
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 
-def _check_class_names(teacher: TeacherFn, names: Sequence[str], run: str = "") -> None:
-    """Refuse a teacher whose classes differ from the student's in number or order."""
-    theirs = teacher.class_names if isinstance(teacher, Teacher) else ()
-    if not theirs or not names:
-        return
-    if len(theirs) != len(names):
-        raise InputError(
-            f"the teacher{f' {run!r}' * bool(run)} has {len(theirs)} classes and the student {len(names)}; "
-            "distill on the data set that the teacher was trained for"
-        )
-    for position, (ours, other) in enumerate(zip(names, theirs, strict=True)):
-        if ours != other:
+def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
+    """Refuse teachers whose classes differ from the student's in number, or in order where both carry
+    names.
+    """
+    for part in leaves(teacher):
+        theirs = part.class_names if isinstance(part, Teacher) else ()
+        if theirs and len(theirs) != len(names):
             raise InputError(
-                f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the classes of the "
-                "data set into the teacher's order"
+                f"the teacher has {len(theirs)} classes and the student {len(names)}; "
+                "distill on the data set that the teacher was trained for"
             )
+        numbers = tuple(map(str, range(len(names))))  # what a data set without names has
+        if numbers in (tuple(theirs), tuple(names)):
+            continue
+        for position, (other, ours) in enumerate(zip(theirs, names, strict=False)):
+            if ours != other:
+                raise InputError(
+                    f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the "
+                    "classes of the "
+                    "data set into the teacher's order"
+                )
 
 
 def _stacked_labelled(sources: Sequence[Samples], source_of: Sequence[int]) -> Tensor | None:
@@ -231,6 +300,7 @@ def _stacked_labelled(sources: Sequence[Samples], source_of: Sequence[int]) -> T
 def _train(
     recipe: Recipe,
     task: Task,
+    accelerator: Accelerator,
     sources: list[Samples],
     source_of: list[int] | None,
     indices: list[Tensor],
@@ -239,33 +309,35 @@ def _train(
 ) -> Result:
     """Run the loop, and write down what came out."""
     started = time.perf_counter()
-    accelerator = make_accelerator(recipe, folder)
-    if source_of is not None and accelerator.num_processes > 1:
-        raise InputError("a stack is trained by one process; start it without accelerate launch")
     if folder and accelerator.is_main_process:
         runs.write_splits(folder, _recorded_parts(sources, source_of))
-    if recipe.training.trackers:
-        accelerator.init_trackers("preceptor", config={"verb": type(recipe).__name__, "seed": recipe.seed})
+    batches = _batches(recipe, sources, source_of, indices)
     evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
     shown = progress and accelerator.is_main_process
-    with progress_bar(folder.name if folder else "training", enabled=shown) as on_step:
-        loop = Loop(
-            task,
-            _batches(recipe, sources, source_of, indices),
-            recipe,
-            evaluator,
-            accelerator,
-            folder=folder,
-            on_step=on_step,
-        )
+    with (
+        _tracked(accelerator, recipe),
+        progress_bar(folder.name if folder else "training", enabled=shown) as on_step,
+    ):
+        loop = Loop(task, batches, recipe, evaluator, accelerator, folder=folder, on_step=on_step)
         loop.run()
     result = _finish(recipe, loop, sources, source_of, folder)
     result["time_total"] = round(time.perf_counter() - started, 2)
     if folder and accelerator.is_main_process:
-        runs.files.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
+    accelerator.wait_for_everyone()  # no process may look for files that are still being written
+    return finite(result)
+
+
+@contextlib.contextmanager
+def _tracked(accelerator: Accelerator, recipe: Recipe) -> Iterator[None]:
+    """Trackers for the time of one run; accelerate's own ending would end the process group with them."""
     if recipe.training.trackers:
-        accelerator.end_training()
-    return runs.files.finite(result)
+        accelerator.init_trackers("preceptor", config={"seed": recipe.seed})
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def _recorded_parts(sources: Sequence[Samples], source_of: Sequence[int] | None) -> Mapping[str, Tensor]:
@@ -277,7 +349,9 @@ def _recorded_parts(sources: Sequence[Samples], source_of: Sequence[int] | None)
 def _batches(
     recipe: Recipe, sources: Sequence[Samples], source_of: Sequence[int] | None, indices: Sequence[Tensor]
 ) -> Batches | StackedBatches:
-    augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
+    augmentation: Augmentation | None = (
+        call("augmentation", recipe.augmentation) if recipe.augmentation else None
+    )
     streams = [
         Batches(
             samples.train,
@@ -293,13 +367,19 @@ def _batches(
 
 
 def _evaluator(
-    recipe: Recipe, sources: Sequence[Samples], source_of: list[int] | None, accelerator: Accelerator, part: str
+    recipe: Recipe,
+    sources: Sequence[Samples],
+    source_of: list[int] | None,
+    accelerator: Accelerator,
+    part: str,
 ) -> Evaluator:
-    dataset = sources[0].train if part == "heldout" else sources[0].test
+    # An `Indexed` of its own: if the data set has random transforms, they are drawn the same in every epoch
+    # and run.
+    used = sources[0].train if part == "heldout" else sources[0].test
+    assert used is not None
     rows = [s.parts["heldout"] if part == "heldout" else s.test_indices for s in sources]
-    assert dataset is not None
     return Evaluator(
-        dataset,
+        Indexed(used.dataset, num_classes=used.num_classes),
         rows[0] if source_of is None else torch.stack(rows),
         accelerator,
         distribution=getattr(recipe, "distribution", "softmax"),
@@ -319,7 +399,9 @@ def _finish(
         "schema_version": runs.SCHEMA,
         "verb": recipe.verb,  # type: ignore[attr-defined]
         "members": len(source_of) if source_of is not None else None,
-        "num_parameters": sum(p[0].numel() if source_of is not None else p.numel() for p in loop.raw_model.parameters()),
+        "num_parameters": sum(
+            p[0].numel() if source_of is not None else p.numel() for p in loop.raw_model.parameters()
+        ),
         "best_epoch": loop.progress.best_epoch if source_of is not None else loop.progress.best_epoch[0],
         "temperature": None,
         "heldout": {},
@@ -328,12 +410,16 @@ def _finish(
     }
     predictions: dict[str, Tensor] = {}
     # Copied: loading one state into the model would change the others.
-    states = {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()}
+    states = {
+        kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()
+    }
     temperatures: dict[str, Any] = {}
     for kind, state in states.items():
         loop.raw_model.load_state_dict(state)
         for part in parts:
-            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(loop.raw_model)
+            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(
+                loop.raw_model
+            )
             result[part][kind] = score(outputs, labels, calibration=True)
             predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
         if getattr(recipe, "calibrate", False):

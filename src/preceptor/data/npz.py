@@ -1,0 +1,169 @@
+"""Any arrays, from a NumPy `.npz` file."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor.data.dataset import ArrayDataset, Data, check_labels
+from preceptor.data.files import blamed_on
+from preceptor.data.normalize import Normalize
+from preceptor.errors import InputError
+
+Arrays = dict[str, np.ndarray]
+
+
+def npz(
+    *,
+    path: str | Path,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    divide_by: float | None = None,
+) -> Data:
+    """The arrays of a `.npz` file: `train_inputs` and `train_labels`, or `inputs` and `labels`.
+
+    Also read where they are there: `test_inputs` and `test_labels` (else `test` is None) and `class_names`
+    (strings; else "0", "1", ... up to the largest label). Other arrays are ignored.
+
+    Inputs are (N, ...), images (N, channels, height, width). Floats and uint8 come out as float32
+    `(inputs / divide_by - mean) / std`; other integers (tokens) come out as int64, unchanged. Labels are
+    integers (N,). Nothing is unpickled.
+
+    Args:
+        path: the file.
+        mean: subtracted; one number, or one per channel (axis 1).
+        std: divided by, likewise.
+        divide_by: first of all; if not given, 255 for uint8 and 1 for floats.
+
+    Raises:
+        InputError: no such file, not a `.npz` file, truncated; an array missing, of Python objects or of
+            another length; labels that are no classes; inputs that are not finite; a mean or std that does
+            not fit.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "points.npz"
+    >>> np.savez(file, inputs=np.zeros((4, 2)), labels=np.array([0, 1, 2, 1]))
+    >>> data = npz(path=file)
+    >>> data.class_names, data.input_shape
+    (('0', '1', '2'), (2,))
+    """
+    path = Path(path).expanduser()
+    with blamed_on(path):
+        return _data(_load(path), mean, std, divide_by)
+
+
+def _data(
+    arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None
+) -> Data:
+    has_test = "test_inputs" in arrays or "test_labels" in arrays
+    inputs, labels = _pair(arrays, "train_" if "train_inputs" in arrays or "train_labels" in arrays else "")
+    test_inputs, test_labels = _pair(arrays, "test_") if has_test else (inputs[:0], labels[:0])
+    if test_inputs.shape[1:] != inputs.shape[1:]:
+        shapes = tuple(inputs.shape[1:]), tuple(test_inputs.shape[1:])
+        raise InputError(
+            f"a training input has shape {shapes[0]} but a test input {shapes[1]}: give both one shape."
+        )
+    class_names = _class_names(arrays, torch.cat([labels, test_labels]))
+    normalize = _normalize(inputs, mean, std, divide_by)
+
+    def dataset(inputs: Tensor, labels: Tensor) -> ArrayDataset:
+        return ArrayDataset(inputs, labels, num_classes=len(class_names), transform=normalize)
+
+    test = dataset(test_inputs, test_labels) if has_test else None
+    return Data(dataset(inputs, labels), test, class_names, normalize.as_json() if normalize else {})
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise InputError("this is a single array (.npy): save named arrays with numpy.savez.")
+        with file:
+            return {name: _member(file, name) for name in file.files}
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror or error}).") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"the file is truncated, damaged or no .npz file ({error}).") from error
+
+
+def _member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise InputError(
+            f"the array '{name}' holds Python objects, which would have to be unpickled: save numbers, or "
+            "strings of one length (dtype 'U')."
+        ) from None
+
+
+def _pair(arrays: Arrays, prefix: str) -> tuple[Tensor, Tensor]:
+    """The checked inputs and labels of one part."""
+    for name in (f"{prefix}inputs", f"{prefix}labels"):
+        if name not in arrays:
+            raise InputError(
+                f"there is no array '{name}', only {', '.join(sorted(arrays)) or 'none at all'}."
+            )
+    inputs = _inputs(arrays[f"{prefix}inputs"], f"{prefix}inputs")
+    labels = check_labels(arrays[f"{prefix}labels"])
+    if labels.ndim != 1 or inputs.ndim == 0 or len(inputs) != len(labels) or len(labels) == 0:
+        raise InputError(
+            f"'{prefix}inputs' has shape {tuple(inputs.shape)} and '{prefix}labels' {tuple(labels.shape)}: "
+            "they must be (N, ...) and (N,), with N at least 1."
+        )
+    return inputs, labels
+
+
+def _inputs(array: np.ndarray, name: str) -> Tensor:
+    """uint8 as it is, other integers as int64, floats as finite float32."""
+    if array.dtype.kind not in "buif":
+        raise InputError(f"'{name}' has dtype {array.dtype}: inputs are floats or integers.")
+    if array.dtype == np.uint8:
+        return torch.from_numpy(array)
+    if array.dtype.kind in "ui":
+        return torch.from_numpy(array.astype(np.int64))
+    with np.errstate(over="ignore"):
+        inputs = torch.from_numpy(array.astype(np.float32))
+    bad = ~inputs.isfinite()
+    if bad.any():
+        first = bad.nonzero()[0].tolist()
+        raise InputError(
+            f"sample {first[0]} of '{name}' holds {inputs[tuple(first)].item()}: inputs must be finite."
+        )
+    return inputs
+
+
+def _class_names(arrays: Arrays, labels: Tensor) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    return tuple(str(name) for name in arrays["class_names"].reshape(-1))
+
+
+def _normalize(
+    inputs: Tensor, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None
+) -> Normalize | None:
+    """The transform of floats and uint8; None for tokens."""
+    if inputs.dtype == torch.int64:
+        return None
+    means, stds = _numbers(mean), _numbers(std)
+    channels = inputs.shape[1] if inputs.ndim > 1 else 1
+    for name, numbers in (("mean", means), ("std", stds)):
+        if len(numbers) not in (1, channels):
+            raise InputError(
+                f"{name} has {len(numbers)} values but the inputs have {channels} channels: give one each."
+            )
+    scale = (255.0 if inputs.dtype == torch.uint8 else 1.0) if divide_by is None else float(divide_by)
+    if scale <= 0 or min(stds) <= 0:
+        raise InputError(f"divide_by is {scale} and std is {stds}: both must be positive.")
+    return Normalize(scale, means, stds)
+
+
+def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
+    return (float(value),) if isinstance(value, int | float) else tuple(float(number) for number in value)

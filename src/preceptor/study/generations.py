@@ -1,0 +1,211 @@
+"""Chains in which each student teaches the next (arXiv 1805.05551; with a strict start, Born-Again Networks)."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor import assess
+from preceptor.recipe import DistillRecipe, TeachRecipe
+from preceptor.study.outputs import load_stack, table_of
+from preceptor.study.recipe import Generations
+from preceptor.teaching import average_probabilities
+from preceptor.training import run as runs
+from preceptor.training import setup
+from preceptor.training.files import load_tensors, write_json
+from preceptor.training.verbs import Student, distill_stack, teach
+
+SCHEMA = 1
+SCORES = ("accuracy", "brier", "nll", "calibration_error", "entropy", "top_k_mass")
+
+
+def run_generations(
+    study: Generations,
+    folder: Path,
+    *,
+    command: str,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train every chain, and write ``generations.json``. An interrupted one goes on where it stood.
+
+    All seeds of a generation, and from generation 1 on all chains, are trained as one stack.
+
+    Returns:
+        For each start and each generation the test scores of the single model and of the ensemble of all generations so
+        far (mean of probabilities), one value per seed.
+    """
+    started = time.perf_counter()
+    data = setup.load_data(study.teach)
+    starts, seeds = list(study.starts), list(study.seeds)
+    for start in starts:
+        say(f"generation 0: {start}")
+        teach(study.teach_recipe(start), folder / "generation-0" / start, data=data, seeds=seeds, progress=progress)
+    students = [
+        Student(seed, row * len(seeds) + i, study.distill.loss, study.distill.ce_weight, study.distill.distill_weight)
+        for row in range(len(starts))
+        for i, seed in enumerate(seeds)
+    ]
+    for generation in range(1, study.generations):
+        say(f"generation {generation}: {len(students)} students")
+        table = _teachers(study, folder, generation - 1, data)
+        recipe = study.distill.model_copy(update={"generation": generation})
+        place = folder / f"generation-{generation}"
+        distill_stack(recipe, students, table, place, data=data, progress=progress)
+    result = {
+        "schema_version": SCHEMA,
+        "name": study.name,
+        "command": command,
+        "data": study.teach.data.name,
+        "seeds": seeds,
+        "top_k": study.top_k,
+        "chains": {start: _chain(study, folder, start) for start in starts},
+        "recipe": study.model_dump(mode="json"),
+        "circumstances": runs.circumstances("cpu"),
+        "time_total": round(time.perf_counter() - started, 1),
+    }
+    write_json(folder / "generations.json", result)
+    return result
+
+
+def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> Tensor:
+    """What the models of one generation say to their students: (starts x seeds, N, C)."""
+    seeds = list(study.seeds)
+    if generation == 0:
+        recipes = [(study.teach_recipe(start), folder / "generation-0" / start) for start in study.starts]
+        return torch.cat([_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes])
+    recipe = study.distill.model_copy(update={"generation": generation})
+    place = folder / f"generation-{generation}"
+    return _stack_table(recipe, place, data, seeds, seeds * len(study.starts))
+
+
+def _stack_table(
+    recipe: TeachRecipe | DistillRecipe, place: Path, data: Any, seeds: Sequence[int], members: Sequence[int]
+) -> Tensor:
+    model, weights = load_stack(recipe, place / "last.safetensors", data, members, [seeds.index(s) for s in members])
+    samples = [setup.cut(recipe, data, seed) for seed in seeds]
+    indices = torch.stack([s.for_students for s in samples])
+    return table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+
+
+def _chain(study: Generations, folder: Path, start: str) -> list[dict[str, Any]]:
+    """Test scores along one chain: of each generation, and of the ensemble of all so far."""
+    seen: list[Tensor] = []
+    chain = []
+    for generation in range(study.generations):
+        logits, labels = _test_predictions(study, folder, start, generation)
+        seen.append(logits)
+        together = average_probabilities(seen)
+        chain.append(
+            {
+                "generation": generation,
+                "test": _score(logits, labels, study.top_k),
+                "ensemble": _score(together, labels, study.top_k),
+            }
+        )
+    return chain
+
+
+def _test_predictions(study: Generations, folder: Path, start: str, generation: int) -> tuple[Tensor, Tensor]:
+    place = folder / f"generation-{generation}"
+    tensors, _ = load_tensors((place / start if generation == 0 else place) / "predictions.safetensors")
+    size, first = len(study.seeds), list(study.starts).index(start) * len(study.seeds) * (generation > 0)
+    rows = slice(first, first + size)
+    return tensors["test/last"][rows], tensors["test/labels"][rows]
+
+
+def _score(logits: Tensor, labels: Tensor, top_k: int) -> dict[str, list[float]]:
+    predictions = assess.forecast(logits.double().log_softmax(-1))
+    values = {
+        "accuracy": assess.accuracy(predictions, labels).mean(-1),
+        "brier": assess.brier(predictions, labels).mean(-1),
+        "nll": assess.nll(predictions, labels).mean(-1),
+        "calibration_error": assess.calibration_error(predictions, labels),
+        "entropy": assess.entropy(predictions).mean(-1),
+        "top_k_mass": assess.top_k_mass(predictions, k=min(top_k, logits.shape[-1])).mean(-1),
+    }
+    return {name: np.asarray(value).tolist() for name, value in values.items()}
+
+
+# -- what people look at ----------------------------------------------------------------------------------------------
+
+
+def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
+    """The table's cells: one row for each start and generation, means over seeds with 95 % intervals."""
+    rows = []
+    for start, chain in result["chains"].items():
+        first = np.array(chain[0]["test"]["accuracy"])
+        for link in chain:
+            test = link["test"]
+            gain = np.array(test["accuracy"]) - first
+            rows.append(
+                [
+                    start,
+                    str(link["generation"]),
+                    _percent(test["accuracy"]),
+                    "" if link["generation"] == 0 else _points(gain),
+                    *(f"{np.mean(test[key]):.3f}" for key in ("entropy", "top_k_mass", "calibration_error", "brier")),
+                    "" if link["generation"] == 0 else _percent(link["ensemble"]["accuracy"]),
+                ]
+            )
+    return rows
+
+
+def headers(result: Mapping[str, Any]) -> list[str]:
+    """The table's column names."""
+    mass = f"top-{result['top_k']} mass"
+    return ["start", "gen.", "accuracy %", "vs gen. 0", "entropy", mass, "calib. error", "Brier", "ensemble %"]
+
+
+def table(result: Mapping[str, Any]) -> Any:
+    """The chains as a rich table."""
+    from rich.table import Table
+
+    caption = (
+        f"Test set, {len(result['seeds'])} seeds; ± half-width of the 95 % interval of the mean, of the paired difference "
+        "under 'vs gen. 0'. Ensemble: mean of the probabilities of all generations so far."
+    )
+    found = Table(title=f"Generations: {result['name']} on {result['data']}", caption=caption, caption_justify="left")
+    for name in headers(result):
+        found.add_column(name, justify="left" if name == "start" else "right")
+    for row in rows_of(result):
+        if row[1] == "0" and found.row_count:
+            found.add_section()
+        found.add_row(*row)
+    return found
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The chains as a GitHub table, with the command and circumstances below."""
+    lines = ["| " + " | ".join(headers(result)) + " |", "|---|" + "---:|" * (len(headers(result)) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows_of(result)]
+    made = result["circumstances"]
+    lines += [
+        "",
+        f"Test set, {len(result['seeds'])} seeds; ± is the half-width of the 95 % interval of the mean (of the paired "
+        "difference under *vs gen. 0*). Ensemble: mean of the probabilities of all generations so far.",
+        "",
+        f"`{result['command']}` – Preceptor {made['preceptor']}, torch {made['packages']['torch']}, "
+        f"{made['threads']} threads, {made['date'][:10]}, {result['time_total'] / 60:.0f} minutes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(values: Sequence[float]) -> str:
+    return _plus_minus(np.array(values) * 100, "{:.2f}")
+
+
+def _points(values: np.ndarray) -> str:
+    return _plus_minus(values * 100, "{:+.2f}")
+
+
+def _plus_minus(values: np.ndarray, form: str) -> str:
+    mean = form.format(values.mean())
+    if len(values) < 2:
+        return mean
+    interval = assess.mean_interval(values)
+    return f"{mean} ± {(interval.high - interval.low) / 2:.2f}"

@@ -1,0 +1,222 @@
+"""Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor import assess
+from preceptor.errors import InputError
+from preceptor.recipe import TeachRecipe
+from preceptor.study.outputs import load_stack, table_of
+from preceptor.study.recipe import LossEntry, Study, TeacherEntry
+from preceptor.training import run as runs
+from preceptor.training import setup
+from preceptor.training.evaluate import score
+from preceptor.training.files import load_tensors, write_json
+from preceptor.training.verbs import Student, distill_stack, teach
+
+SCHEMA = 1
+_SCORES = ("accuracy", "brier", "nll", "calibration_error")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One teacher of a study, all seeds: logits or log-probabilities, and its scores."""
+
+    heldout: Tensor  # (S, n, C)
+    heldout_labels: Tensor  # (S, n)
+    scores: Mapping[str, Mapping[str, list[float]]]
+    students_see: Tensor  # (S, N, C), NaN where no student of that seed looks
+
+
+def run_study(
+    study: Study, folder: Path, *, command: str, progress: bool = False, say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Run every cell of a study that is not done yet, and write ``study.json``.
+
+    Args:
+        folder: the study's folder; teachers, students and the baseline are run folders inside.
+        command: what reproduces it, for the report.
+        say: told what happens, one line at a time.
+
+    Returns:
+        What ``study.json`` holds (docs/run-folder.md).
+    """
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    data = setup.load_data(study.teach)
+    for number, name in enumerate(study.trained, 1):
+        say(f"teach {number}/{len(study.trained)}: {name}")
+        _teach(study, name, folder, data, progress)
+    say("hard labels: the student without a teacher")
+    baseline = _teach_stack(study.baseline, list(study.seeds), folder / "baseline", data, progress)
+    say("assess: every teacher on held-out labels")
+    outputs = {name: _outputs(study, name, folder, data) for name in study.teachers}
+    say(f"distill: {len(study.seeds)} seeds x {len(study.teachers)} teachers x {len(study.losses)} losses")
+    students = _distill(study, outputs, folder, data, progress)
+    result = {
+        "schema_version": SCHEMA,
+        "name": study.name,
+        "command": command,
+        "data": study.teach.data.name,
+        "seeds": list(study.seeds),
+        "teachers": {name: _assessed(study, found) for name, found in outputs.items()},
+        "baseline": _kept(baseline, "last"),
+        "students": students,
+        "recipe": study.model_dump(mode="json"),
+        "circumstances": runs.circumstances(torch.device("cpu")),
+        "time_total": round(time.perf_counter() - started, 1),
+    }
+    write_json(folder / "study.json", result)
+    return result
+
+
+# -- teach ------------------------------------------------------------------------------------------------------------
+
+
+def _teach(study: Study, name: str, folder: Path, data: Any, progress: bool) -> None:
+    recipe = study.teach_recipe(name)
+    if study.stack_teachers:
+        _teach_stack(recipe, list(study.seeds), folder / "teachers" / name, data, progress)
+        return
+    for seed in study.seeds:
+        seeded = recipe.model_copy(update={"seed": seed})
+        teach(seeded, folder / "teachers" / name / f"seed-{seed}", data=data, progress=progress)
+
+
+def _teach_stack(recipe: TeachRecipe, seeds: list[int], folder: Path, data: Any, progress: bool) -> dict[str, Any]:
+    return teach(recipe, folder, data=data, seeds=seeds, progress=progress)
+
+
+# -- assess -----------------------------------------------------------------------------------------------------------
+
+
+def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
+    """What one teacher says, of every seed, to held-out samples and to those that students learn from."""
+    entry = study.teachers[name]
+    run = folder / "teachers" / (entry.of or name)
+    recipe = study.teach_recipe(entry.of or name)
+    if study.stack_teachers:
+        return _stack_outputs(study, entry, recipe, run, data)
+    parts = [_single_outputs(entry, recipe, run / f"seed-{seed}", data, seed) for seed in study.seeds]
+    return Outputs(
+        torch.stack([p.heldout for p in parts]),
+        torch.stack([p.heldout_labels for p in parts]),
+        {part: {key: [p.scores[part][key] for p in parts] for key in _SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
+        torch.stack([p.students_see for p in parts]),
+    )
+
+
+def _stack_outputs(study: Study, entry: TeacherEntry, recipe: TeachRecipe, run: Path, data: Any) -> Outputs:
+    samples = [setup.cut(recipe, data, seed) for seed in study.seeds]
+    model, weights = load_stack(recipe, run / f"{entry.weights}.safetensors", data, study.seeds)
+    indices = torch.stack([s.for_students for s in samples])
+    table = table_of(recipe, model, weights, samples[0].train, indices, calibrated=entry.calibrated)
+    return _with_scores(entry, weights, run, table)
+
+
+def _single_outputs(entry: TeacherEntry, recipe: TeachRecipe, run: Path, data: Any, seed: int) -> Outputs:
+    samples = setup.cut(recipe, data, seed)
+    model, weights = runs.load_model(run / f"{entry.weights}.safetensors")
+    table = table_of(recipe, model, weights, samples.train, samples.for_students, calibrated=entry.calibrated)
+    return _with_scores(entry, weights, run, table)
+
+
+def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: Tensor) -> Outputs:
+    stored, _ = load_tensors(run / "predictions.safetensors")
+    temperature = torch.tensor(weights.temperature if entry.calibrated else 1.0)[..., None, None]
+    logits = {part: stored[f"{part}/{entry.weights}"] / temperature for part in ("heldout", "test")}
+    scores = {part: _score(logits[part], stored[f"{part}/labels"]) for part in logits}
+    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table)
+
+
+def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    values = score(logits, labels, calibration=True)
+    return {key: values[key] for key in _SCORES}
+
+
+def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
+    """Held-out scores, reliability, and the prediction for each loss: the Brier score of its student's optimum."""
+    log_probs = outputs.heldout.double().log_softmax(-1)
+    pooled = assess.reliability(log_probs.flatten(0, 1), outputs.heldout_labels.flatten())
+    return {
+        **outputs.scores,
+        "reliability": {key: value.tolist() for key, value in asdict(pooled).items()},
+        "optimum_brier": {
+            name: _optimum_brier(entry, log_probs, outputs.heldout_labels) for name, entry in study.losses.items()
+        },
+    }
+
+
+def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[float]:
+    options = entry.loss.options
+    known = {"loss": entry.loss.name} | {k: options[k] for k in ("temperature", "coefficients") if k in options}
+    try:
+        target = assess.optimum(log_probs, **known)
+    except InputError:  # a loss whose optimum we do not know: the teacher itself is the best guess
+        target = log_probs
+    return assess.brier(target, labels).mean(-1).tolist()
+
+
+# -- distill ----------------------------------------------------------------------------------------------------------
+
+
+def _distill(
+    study: Study, outputs: Mapping[str, Outputs], folder: Path, data: Any, progress: bool
+) -> dict[str, dict[str, Any]]:
+    """Every student; the last epoch's scores by loss, teacher and part, one value per seed."""
+    cells = [(loss, teacher) for loss in study.losses for teacher in outputs]
+    chunks = [list(study.seeds)] if study.students_per_stack == "all" else [[seed] for seed in study.seeds]
+    results = [_distill_chunk(study, outputs, cells, chunk, folder, data, progress) for chunk in chunks]
+    found: dict[str, dict[str, Any]] = {loss: {} for loss in study.losses}
+    for position, (loss, teacher) in enumerate(cells):
+        found[loss][teacher] = {
+            part: {
+                key: [
+                    value
+                    for result, chunk in zip(results, chunks, strict=True)
+                    for value in result[part]["last"][key][position * len(chunk) : (position + 1) * len(chunk)]
+                ]
+                for key in _SCORES
+            }
+            for part in ("heldout", "test")
+        }
+    return found
+
+
+def _distill_chunk(
+    study: Study,
+    outputs: Mapping[str, Outputs],
+    cells: list[tuple[str, str]],
+    seeds: list[int],
+    folder: Path,
+    data: Any,
+    progress: bool,
+) -> dict[str, Any]:
+    """The students of some seeds as one stack: for each cell in turn, one for each seed."""
+    rows = [list(study.seeds).index(seed) for seed in seeds]
+    table = torch.stack([found.students_see[row] for found in outputs.values() for row in rows])
+    names = list(outputs)
+    students = [
+        Student(
+            seed,
+            names.index(teacher) * len(seeds) + position,
+            study.losses[loss].loss,
+            study.losses[loss].ce_weight,
+            study.losses[loss].distill_weight,
+        )
+        for loss, teacher in cells
+        for position, seed in enumerate(seeds)
+    ]
+    place = "all" if study.students_per_stack == "all" else f"seed-{seeds[0]}"
+    return distill_stack(study.distill, students, table, folder / "students" / place, data=data, progress=progress)
+
+
+def _kept(result: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    return {part: {key: result[part][weights][key] for key in _SCORES} for part in ("heldout", "test")}

@@ -1,0 +1,106 @@
+"""What a study is: teachers x losses x seeds. Does not import torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from preceptor.errors import did_you_mean
+from preceptor.recipe import Component, DistillRecipe, Named, Strict, TeachRecipe, override, parse
+
+
+class TeacherEntry(Strict):
+    """One teacher of a study: an objective with its settings, or other weights of an entry before it (``of``)."""
+
+    objective: Named | None = None
+    of: str | None = None
+    weights: Literal["last", "best", "average"] = "last"
+    calibrated: bool = False
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TeacherEntry":
+        if (self.objective is None) == (self.of is None):
+            raise ValueError("a teacher of a study needs either 'objective' or 'of', the name of another teacher")
+        return self
+
+
+class LossEntry(Strict):
+    """One loss of a study, with the mix of hard labels that it is used with."""
+
+    loss: Named
+    ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    distill_weight: Annotated[float, Field(ge=0)] = 0.9
+
+
+class Study(Strict):
+    """A grid of runs: every teacher under every seed, every student of it under every loss.
+
+    ``teach`` and ``distill`` are the recipes that the entries vary; each seed draws its own split, its own teacher of
+    every entry, and one initialisation and data order that its students share. ``baseline`` is the student that learns
+    from the labels alone.
+    """
+
+    name: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    teach: TeachRecipe
+    distill: DistillRecipe
+    baseline: TeachRecipe
+    teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
+    losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
+    stack_teachers: bool = True
+    students_per_stack: Literal["all", "seed"] = "all"
+
+    @model_validator(mode="after")
+    def _known_sources(self) -> "Study":
+        trained = {name for name, entry in self.teachers.items() if entry.objective}
+        for name, entry in self.teachers.items():
+            if entry.of and entry.of not in trained:
+                raise ValueError(f"teachers.{name}.of is '{entry.of}'; {did_you_mean(entry.of, trained)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds repeat: {list(self.seeds)}; give each once")
+        return self
+
+    def teach_recipe(self, name: str) -> TeachRecipe:
+        """The recipe of one trained teacher: the study's, with the entry's objective and settings."""
+        return taught(self.teach, self.teachers[name])
+
+    @property
+    def trained(self) -> list[str]:
+        """The teachers that are trained, in order; the others are other weights of theirs."""
+        return [name for name, entry in self.teachers.items() if entry.objective]
+
+
+class Generations(Strict):
+    """Chains of students: generation 0 is taught under each objective, then each student teaches the next.
+
+    Every generation has one architecture, ``teach.model``. Later generations draw another initialisation; split and
+    data order are the seed's.
+    """
+
+    name: str = "generations"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    generations: Annotated[int, Field(ge=1)] = 5
+    teach: TeachRecipe
+    distill: DistillRecipe
+    starts: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
+    top_k: Annotated[int, Field(ge=1)] = 5
+
+    @model_validator(mode="after")
+    def _trained_starts(self) -> "Generations":
+        derived = [name for name, entry in self.starts.items() if entry.objective is None]
+        if derived:
+            raise ValueError(f"starts.{derived[0]} has no objective; generation 0 of each chain is trained under one")
+        if self.distill.model != self.teach.model:
+            raise ValueError("distill.model differs from teach.model; all generations share one architecture")
+        return self
+
+    def teach_recipe(self, name: str) -> TeachRecipe:
+        """The recipe of generation 0 of one chain."""
+        return taught(self.teach, self.starts[name])
+
+
+def taught(base: TeachRecipe, entry: TeacherEntry) -> TeachRecipe:
+    """`base` with an entry's objective and settings."""
+    assert isinstance(entry.objective, Component)
+    raw = base.model_dump(mode="json") | {"objective": entry.objective.model_dump(mode="json")}
+    return parse(TeachRecipe, override(raw, [f"{key}={value}" for key, value in entry.settings.items()]))

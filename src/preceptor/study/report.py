@@ -1,0 +1,386 @@
+"""What a study found, for people: a table for the terminal, one for Markdown, a page, a picture.
+
+All are made of ``study.json`` alone, and print the numbers as they are.
+"""
+
+import html
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preceptor.assess.intervals import Estimate
+from preceptor.study import pictures
+from preceptor.study.statistics import Cell, Statistics, differs, summarize
+from preceptor.training import files
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from rich.table import Table
+
+__all__ = ["markdown", "table", "write_picture", "write_report"]
+
+_HEADERS = ("acc %", "Brier", "NLL", "ECE %")
+_MISSING = "–"
+
+
+def table(result: Mapping[str, Any]) -> "Table":
+    """The study as one table for the terminal, a teacher a row, best predicted first.
+
+    Args:
+        result: the content of ``study.json``.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    statistics = summarize(result)
+    title = f"{result['name']}: what each teacher's students gain over labels alone, in points of test accuracy"
+    rendered = Table(
+        title=Text(title, style="bold"),
+        caption=Text(_caption(statistics)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 1, 0, 0),
+    )
+    rendered.add_column("#", justify="right")
+    rendered.add_column("teacher", overflow="fold", min_width=8)
+    # The terminal has the least room: the unit is in the caption.
+    for header in (*(header.removesuffix(" %") for header in _HEADERS), *statistics.losses):
+        rendered.add_column(Text(header), justify="right", no_wrap=True)
+    for row in _rows(statistics):
+        gains = [Text(_gain(cell), style=_style(cell)) for cell in row.cells]
+        rendered.add_row(row.rank, Text(row.teacher), *row.scores, *gains)
+    return rendered
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same table in GitHub's Markdown, with how it was made below.
+
+    Args:
+        result: the content of ``study.json``.
+    """
+    statistics = summarize(result)
+    headers = ["#", "teacher", *_HEADERS, *map(_markdown_text, statistics.losses)]
+    lines = [headers, ["--:", ":--", *["--:"] * (len(headers) - 2)]]
+    for row in _rows(statistics):
+        gains = [f"**{_gain(cell)}**" if differs(cell.difference) else _gain(cell) for cell in row.cells]
+        lines.append([row.rank, _markdown_text(row.teacher), *row.scores, *gains])
+    grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    made = "; ".join(f"{name} {_markdown_text(value)}" for name, value in _circumstances(result, statistics).items())
+    command = f"`{_one_line(result['command'])}`"
+    return f"{grid}\n\n{_caption(statistics)}\n\nMade by {command}; {made}.\n"
+
+
+def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
+    """Write the study as one HTML file that needs no network: findings, three pictures, table, how it was made.
+
+    Args:
+        result: the content of ``study.json``.
+        path: of the page; its folder is made if need be, and the file is whole or absent.
+    """
+    import yaml
+    from jinja2 import Environment, StrictUndefined
+
+    statistics = summarize(result)
+    source = resources.files("preceptor.study").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["minus"] = pictures.typographic
+    page = environment.from_string(source).render(
+        result=result,
+        statistics=statistics,
+        findings=list(_findings(statistics)),
+        heat_map=_heat_map(statistics),
+        rank_panels=[_rank_panel(statistics, loss) for loss in statistics.losses],
+        reliability_panels=[_reliability_panel(statistics, i) for i in range(len(statistics.teachers))],
+        headers=_HEADERS,
+        rows=_rows(statistics),
+        gain=_gain,
+        style=_style,
+        caption=_caption(statistics),
+        circumstances=_circumstances(result, statistics),
+        recipe=yaml.safe_dump(files.finite(result["recipe"]), sort_keys=False, allow_unicode=True),
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, page)
+    return path
+
+
+def write_picture(result: Mapping[str, Any], path: Path | str) -> Path:
+    """Write the three pictures of the report as one PNG, 1600 pixels wide, on white.
+
+    Args:
+        result: the content of ``study.json``.
+        path: of the picture; its folder is made if need be, and the file is whole or absent.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures.to_png(summarize(result), path)
+    return path
+
+
+# The table
+
+
+@dataclass(frozen=True)
+class _Row:
+    rank: str
+    teacher: str
+    scores: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def _rows(statistics: Statistics) -> list[_Row]:
+    return [
+        _Row(
+            rank=str(teacher.rank or _MISSING),
+            teacher=teacher.name,
+            scores=(
+                _number(100 * teacher.scores["accuracy"].value, 1),
+                _number(teacher.scores["brier"].value, 3),
+                _number(teacher.scores["nll"].value, 3),
+                _number(100 * teacher.scores["calibration_error"].value, 1),
+            ),
+            cells=tuple(statistics.cells[teacher.name, loss] for loss in statistics.losses),
+        )
+        for teacher in statistics.teachers
+    ]
+
+
+def _gain(cell: Cell) -> str:
+    return _spread(cell.difference, "+.2f")
+
+
+def _style(cell: Cell) -> str:
+    """Green or red, and bold, only where the interval excludes 0."""
+    if not differs(cell.difference):
+        return ""
+    return "bold green" if cell.difference.value > 0 else "bold red"
+
+
+def _caption(statistics: Statistics) -> str:
+    """What the columns are, in full sentences."""
+    baseline = f"Student on labels alone: {_spread(_scaled(statistics.baseline, 100), '.2f')} % test accuracy."
+    scores = "acc, Brier, NLL, ECE (calibration error): the teacher on held-out labels; #: the rank its Brier predicts."
+    if statistics.num_seeds == 1:
+        return f"{baseline} {scores} One seed: no interval, and no difference can be told from luck."
+    spread = (
+        f"±: half the 95 % Student-t interval over {statistics.num_seeds} seeds, of the difference to labels alone "
+        "paired by seed; bold where it excludes 0."
+    )
+    return f"{baseline} {scores} {spread}"
+
+
+# The page
+
+
+def _findings(statistics: Statistics) -> "Iterator[Markup]":
+    """What the numbers say, sentence by sentence, and what they do not."""
+    if statistics.num_seeds == 1:
+        yield _sentence("Only one seed was run: there are no intervals, and no difference below can be told from luck.")
+    yield _predicted(statistics)
+    yield _realised(statistics)
+    yield from _best_pair(statistics)
+    yield _tally(statistics)
+    yield _agreement(statistics)
+
+
+def _predicted(statistics: Statistics) -> "Markup":
+    best, *others = statistics.teachers
+    if best.rank is None:
+        return _sentence("No teacher has a finite Brier score on held-out labels, so none is predicted to be the best.")
+    score = _interval(best.scores["brier"], 3)
+    if not others or statistics.predicted_lead is None:
+        return _sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", best.name, score)
+    return _sentence(
+        "Predicted best: {}, with the lowest Brier score on held-out labels, {}. " + _lead(statistics.predicted_lead),
+        best.name,
+        score,
+        others[0].name,
+        _interval(statistics.predicted_lead, 4),
+    )
+
+
+def _realised(statistics: Statistics) -> "Markup":
+    ranked = [teacher for teacher in statistics.teachers if math.isfinite(teacher.students.value)]
+    ranked.sort(key=lambda teacher: -teacher.students.value)
+    if not ranked:
+        return _sentence("No teacher's students have a finite test accuracy under every loss.")
+    best, *others = ranked
+    accuracy = f"{_interval(_scaled(best.students, 100), 2)} %"
+    if not others or statistics.realised_lead is None:
+        return _sentence("Its students reach {1} test accuracy, averaged over the losses.", best.name, accuracy)
+    return _sentence(
+        "Realised best: {}, whose students reach {} test accuracy, averaged over the losses. "
+        + _lead(statistics.realised_lead),
+        best.name,
+        accuracy,
+        others[0].name,
+        f"{_interval(statistics.realised_lead, 2)} points",
+    )
+
+
+def _lead(lead: Estimate) -> str:
+    """How the lead over the runner-up is worded: as settled only where its interval excludes 0."""
+    if math.isnan(lead.low):
+        return "Its lead over {} is {}."
+    if differs(lead):
+        return "Its lead over the next, {}, is {}, an interval that excludes 0."
+    return "Its lead over the next, {}, is {}, an interval that contains 0: the two cannot be told apart."
+
+
+def _best_pair(statistics: Statistics) -> "Iterator[Markup]":
+    known = [cell for cell in statistics.cells.values() if math.isfinite(cell.difference.value)]
+    if not known:
+        return
+    best = max(known, key=lambda cell: cell.difference.value)
+    accuracy = f"{_number(100 * best.accuracy.value, 2)} %"
+    gain = f"{_interval(best.difference, 2, sign=True)} points"
+    text = "The most accurate students came from {} with {}: {}, which is {} against labels alone."
+    if len(known) > 1:
+        text += f" This is the best of {len(known)} picked after the fact, so expect less of it on new seeds."
+    yield _sentence(text, best.teacher, best.loss, accuracy, gain)
+
+
+def _tally(statistics: Statistics) -> "Markup":
+    cells = statistics.cells.values()
+    better = sum(differs(cell.difference) and cell.difference.value > 0 for cell in cells)
+    worse = sum(differs(cell.difference) and cell.difference.value < 0 for cell in cells)
+    return _sentence(
+        "Of {} teacher and loss pairs, {} did better than labels alone by more than the interval, {} did worse, and {} "
+        "cannot be told from it. The intervals hold one at a time: about 1 in 20 excludes 0 by chance.",
+        *(str(number) for number in (len(cells), better, worse, len(cells) - better - worse)),
+    )
+
+
+def _agreement(statistics: Statistics) -> "Markup":
+    rho = statistics.pooled
+    if math.isnan(rho.value):
+        return _sentence("With fewer than two teachers to rank, nothing can be said about the prediction of ranks.")
+    if math.isnan(rho.low):
+        verdict = "Without an interval this is no evidence either way."
+    elif not differs(rho):
+        verdict = "The interval contains 0: this study does not show that held-out labels foretell the better teacher."
+    elif rho.value > 0:
+        verdict = "The interval excludes 0: teachers that held-out labels rank higher did tend to have better students."
+    else:
+        verdict = "The interval excludes 0 on the wrong side: the prediction was misleading here."
+    return _sentence(
+        "Predicted and realised ranks correlate with Spearman's ρ = {}, all losses taken together. " + verdict,
+        _interval(rho, 2),
+    )
+
+
+def _heat_map(statistics: Statistics) -> "Markup":
+    cells = statistics.cells.values()
+    values = ", ".join(f"{cell.teacher} with {cell.loss} {pictures.points(cell)}" for cell in cells)
+    alt = f"Heat map of student accuracy, difference to labels alone in points: {values}."
+    height = 44 * len(statistics.teachers) + 110
+    return _svg(lambda figure: pictures.heat_map(figure, statistics), 720, height, alt, axes=False)
+
+
+def _rank_panel(statistics: Statistics, loss: str) -> "Markup":
+    cells = [statistics.cells[teacher.name, loss] for teacher in statistics.teachers]
+    pairs = (f"{c.teacher} {c.predicted_rank or _MISSING} to {c.realised_rank or _MISSING}" for c in cells)
+    alt = f"Predicted to realised rank under {loss}: {', '.join(pairs)}."
+    height = max(26 * len(cells), 100) + 104
+    return _svg(lambda axes: pictures.rank_panel(axes, statistics, loss), 352, height, alt)
+
+
+def _reliability_panel(statistics: Statistics, index: int) -> "Markup":
+    teacher = statistics.teachers[index]
+    error = _number(100 * teacher.scores["calibration_error"].value, 1)
+    alt = f"Reliability diagram of {teacher.name}: calibration error {error} %."
+    return _svg(lambda axes: pictures.reliability_panel(axes, statistics, teacher), 232, 250, alt)
+
+
+def _svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *, axes: bool = True) -> "Markup":
+    from markupsafe import Markup
+
+    return Markup(pictures.to_svg(draw, width, height, alt, axes=axes))
+
+
+def _sentence(text: str, *values: str) -> "Markup":
+    """Fill names and numbers into a sentence, escaped and strong, with true minus signs."""
+    from markupsafe import Markup
+
+    strong = (Markup("<strong>{}</strong>").format(value) for value in values)
+    return Markup(text).format(*strong)
+
+
+# Numbers and words
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else _MISSING
+
+
+def _spread(estimate: Estimate, form: str) -> str:
+    """``+1.23 ± 0.45``; without the margin where there is no interval."""
+    if not math.isfinite(estimate.value):
+        return _MISSING
+    margin = (estimate.high - estimate.low) / 2
+    # Adding 0 turns a negative zero, which would print as -0.00, into a positive one.
+    value = format(round(estimate.value, 2) + 0.0, form)
+    return f"{value} ± {margin:.2f}" if math.isfinite(margin) else value
+
+
+def _interval(estimate: Estimate, digits: int, *, sign: bool = False) -> str:
+    """``1.23 (0.78 to 1.68)``; without the interval where there is none."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    text = format(estimate.value, form)
+    if math.isfinite(estimate.low):
+        text += f" ({format(estimate.low, form)} to {format(estimate.high, form)})"
+    return pictures.typographic(text)
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(factor * estimate.value, factor * estimate.low, factor * estimate.high)
+
+
+def _circumstances(result: Mapping[str, Any], statistics: Statistics) -> dict[str, str]:
+    """How the study was made, by name; what is not known is left out."""
+    known = result["circumstances"]
+    packages = known.get("packages") or {}
+    found = {
+        "seeds": _runs(result["seeds"]),
+        "data": result["data"],
+        "preceptor": known.get("preceptor"),
+        "python": known.get("python"),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "commit": known.get("commit"),
+        "device": known.get("device"),
+        "threads": known.get("threads"),
+        "date": known.get("date"),
+        "time": _duration(result["time_total"]),
+    }
+    return {name: str(value) for name, value in found.items() if value not in (None, "")}
+
+
+def _runs(seeds: Iterable[Any]) -> str:
+    """``10 (0 to 9)`` where they are consecutive, all of them otherwise."""
+    seeds = list(seeds)
+    if len(seeds) > 2 and all(isinstance(s, int) for s in seeds) and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{len(seeds)} ({seeds[0]} to {seeds[-1]})"
+    return f"{len(seeds)} ({', '.join(map(str, seeds))})"
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split()).replace("`", "'")
+
+
+def _markdown_text(text: object) -> str:
+    """Plain text in a table's cell, whatever it holds."""
+    return html.escape(_one_line(text), quote=False).replace("|", "\\|").replace("*", "\\*")

@@ -1,0 +1,88 @@
+"""Disjoint parts that look alike."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from preceptor.data.split import stratified_split
+from preceptor.errors import InputError
+
+LABELS = torch.arange(120) % 4
+
+
+def split(sizes, labels=LABELS, seed=0):
+    return stratified_split(labels, sizes, torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=2, max_size=6),
+    shares=st.lists(st.floats(0.05, 0.45), min_size=1, max_size=2),
+    seed=st.integers(0, 2**31),
+)
+def test_parts_are_disjoint_complete_and_balanced(counts, shares, seed):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    sizes = {f"part{i}": round(share * len(labels)) for i, share in enumerate(shares)}
+    assume(all(size > 0 for size in sizes.values()))
+    try:
+        parts = split({**sizes, "rest": None}, labels, seed)
+    except InputError as error:
+        assert "one class only" in str(error)
+        return
+    assert {name: len(parts[name]) for name in sizes} == sizes
+    assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(len(labels)))
+    left = torch.tensor(counts)
+    for index in parts.values():
+        taken = torch.bincount(labels[index], minlength=len(counts))
+        assert ((taken - len(index) * left / left.sum()).abs() < 1 + 1e-4).all()
+        left = left - taken
+
+
+def test_equal_classes_are_shared_equally():
+    parts = split({"train": 0.5, "held_out": 20, "rest": None})
+    assert {name: torch.bincount(LABELS[index]).tolist() for name, index in parts.items()} == {
+        "train": [15] * 4,
+        "held_out": [5] * 4,
+        "rest": [10] * 4,
+    }
+    assert all(torch.equal(index, index.sort().values) for index in parts.values())
+
+
+def test_the_generator_decides():
+    assert torch.equal(split({"a": 40})["a"], split({"a": 40})["a"])
+    assert not torch.equal(split({"a": 40})["a"], split({"a": 40}, seed=1)["a"])
+
+
+def test_a_part_does_not_depend_on_those_that_follow():
+    assert torch.equal(split({"a": 41, "b": 10})["a"], split({"a": 41, "b": 37, "rest": None})["a"])
+
+
+def test_odd_samples_favour_no_class():
+    """Over many draws each class is as often the one that gets the sample too many."""
+    extra = sum(torch.bincount(LABELS[split({"a": 41}, seed=seed)["a"]]) - 10 for seed in range(400))
+    assert (extra > 60).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"a": 0}, "part 'a' has size 0"),
+        ({"a": -3}, "part 'a' has size -3"),
+        ({"a": 1.5}, r"part 'a' has size 1.5 of 120 samples"),
+        ({"a": float("nan")}, "part 'a' has size nan"),
+        ({"a": 0.001}, r"part 'a' has size 0.001 of 120"),
+        ({"a": 1}, "part 'a' with 1 samples holds one class only"),
+        ({"a": 100, "b": 0.5}, r"need 160 samples \(a 100, b 60\) but the data set has 120"),
+        ({"a": 120, "b": None}, "nothing is left for part 'b'"),
+        ({"a": None, "b": None}, "parts a, b all ask for the rest"),
+    ],
+)
+def test_refused(sizes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        split(sizes)
+
+
+def test_one_class_data_are_refused():
+    with pytest.raises(InputError, match="one class only"):
+        split({"a": None}, torch.zeros(10, dtype=torch.int64))

@@ -1,0 +1,106 @@
+"""What every process of a 2-process run does: started by torchrun, `python -m training.processes FOLDER`.
+
+The runs are those of `RUNS`, which the test repeats in one process.
+"""
+
+import contextlib
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.training import distill, teach
+from preceptor.training.loop import Interrupted, Loop
+from training.toys import distill_recipe, teach_recipe
+
+SOTEACHER = ("objective=SoTeacher", "training.epochs=3", "average.decay=0.9", "optimizer.lr=0.05")
+
+
+def teacher(batch: Any) -> Tensor:
+    """Some fixed function of the input."""
+    return batch["input"].flatten(1)[:, 20:30] * 4
+
+
+def normed(num_classes: int) -> nn.Module:
+    """A net with batch normalisation."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def resumed(folder: Path) -> None:
+    """Stopped in the middle of an epoch, just after a checkpoint, then started again."""
+    recipe = teach_recipe(*SOTEACHER, "training.checkpoint_every=2", "training.clip_norm=1.0")
+    step = Loop._step
+
+    def stopping(self: Loop, batches: Any) -> None:
+        if self.progress.step == 5:
+            raise RuntimeError("stop")
+        step(self, batches)
+
+    Loop._step = stopping  # type: ignore[method-assign]
+    with contextlib.suppress(RuntimeError):
+        teach(recipe, folder)
+    Loop._step = step  # type: ignore[method-assign]
+    teach(recipe, folder)
+
+
+def interrupted(folder: Path) -> None:
+    """Ctrl-C reaches the last process only, in the fifth step; all stop together, and start again."""
+    recipe = teach_recipe(*SOTEACHER, "training.clip_norm=1.0")
+    step = Loop._step
+
+    def interrupting(self: Loop, batches: Any) -> None:
+        step(self, batches)
+        last = self.accelerator.process_index == self.accelerator.num_processes - 1
+        self._interrupted = last and self.progress.step == 4
+
+    Loop._step = interrupting  # type: ignore[method-assign]
+    try:
+        teach(recipe, folder)
+    except Interrupted:
+        assert (folder / "checkpoints" / "epoch-0001-step-00000005").is_dir()
+    Loop._step = step  # type: ignore[method-assign]
+    teach(recipe, folder)
+
+
+# The last batch of each epoch, of 22 samples or 250 - 3 x 64 = 58, shares out unevenly.
+RUNS: dict[str, Callable[[Path], Any]] = {
+    "teach": lambda folder: teach(teach_recipe(*SOTEACHER, "training.clip_norm=1.0"), folder),
+    "accumulate": lambda folder: teach(teach_recipe(*SOTEACHER, "training.accumulate=3"), folder),
+    "distill": lambda folder: distill(distill_recipe("split.transfer=99"), folder, teacher=teacher),
+    "live": lambda folder: distill(
+        distill_recipe("cache=false", "loss=dkd", "training.batch_size=61"), folder, teacher=teacher
+    ),
+    "resumed": resumed,
+    "interrupted": interrupted,
+    "normed": lambda folder: teach(teach_recipe(), folder, model=normed),
+    "dist": lambda folder: distill(distill_recipe("loss=dist"), folder, teacher=teacher),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    said: dict[str, Any] = {}
+    for name, run in RUNS.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(folder / name)
+        said[name] = [str(warning.message) for warning in caught if "micro-batch" in str(warning.message)]
+    try:
+        teach(teach_recipe(), folder / "stack", seeds=[0, 1])
+    except InputError as error:
+        said["stack"] = str(error)
+    again = teach(teach_recipe(*SOTEACHER, "training.clip_norm=1.0"), folder / "teach")  # complete: only read
+    said["again"] = again["test"]["last"]["accuracy"]
+    (folder / f"said-{PartialState().process_index}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
