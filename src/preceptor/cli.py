@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Verbs(TyperGroup):
     """What a user did wrong is one sentence and exit code 2; Ctrl-C is 130."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         try:
             return super().invoke(ctx)

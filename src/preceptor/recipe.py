@@ -8,7 +8,7 @@ found (`preceptor.training.build`), from the signature of the function that its 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -23,13 +23,13 @@ Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Component(BaseModel):
     """Something found by name (``kd``, ``package.module:name``); every further key is an option of it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
     name: str
 
     @property

@@ -85,7 +85,7 @@ def test_array_dataset_refuses(inputs, labels, sentence):
         ([0.0, 1.5], "label of sample 1 is 1.5;"),
         ([float("nan"), 1.0], "label of sample 0 is nan;"),
         ([0.0, 1.0], r"dtype torch.float32, not an integer one.*\.long\(\)"),
-        ([1 + 1j], "label of sample 0"),
+        ([1 + 1j], "dtype torch.complex64"),
         (["cat", "dog"], "not numbers"),
         (np.array(["cat", "dog"]), "not numbers"),
     ],
@@ -97,7 +97,7 @@ def test_labels_that_are_no_classes_are_named(labels, sentence):
 
 def test_labels_without_a_class_count_must_only_not_be_negative():
     assert check_labels([900]).tolist() == [900]
-    with pytest.raises(InputError, match=r"sample 0 is -2; labels are integers from 0\."):
+    with pytest.raises(InputError, match=r"sample 0 is -2; labels are integers from 0$"):
         check_labels([-2])
 
 
@@ -121,9 +121,7 @@ def test_indexed_serves_batches_with_their_index(dataset):
 
 
 def test_indexed_takes_mappings_and_keeps_their_keys_but_not_their_index():
-    samples = [
-        {"input": torch.ones(2), "label": i, "index": 70 + i, "mask": i > 0, "length": 2} for i in range(3)
-    ]
+    samples = [{"input": torch.ones(2), "label": i, "index": 70 + i, "mask": i > 0, "length": 2} for i in range(3)]
     batch = Indexed(samples)[[2, 0]]
     assert batch["index"].tolist() == [2, 0]
     assert batch["mask"].tolist() == [True, False]
@@ -148,6 +146,7 @@ def test_indexed_refuses_what_it_cannot_serve():
         Indexed([{"image": 1}])[[0]]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and torch's threads
 def test_samples_do_not_depend_on_batch_size_order_or_workers():
     indexed = Indexed(Noisy(), seed=3)
     reference = torch.cat([indexed[[index]]["input"] for index in range(8)])
@@ -206,7 +205,7 @@ def test_labels_of_reads_attributes():
 def test_labels_of_reads_samples_where_it_must():
     assert labels_of(Attributes("targets", [9, 9], target_transform=lambda index: index)).tolist() == [0, 1]
     assert labels_of([{"input": 0, "label": torch.tensor(1)}]).tolist() == [1]
-    with pytest.raises(InputError, match="sample 0 is 0.5"):
+    with pytest.raises(InputError, match=r"sample 0 is 0\.5"):
         labels_of([(0, 0.5)])
 
 

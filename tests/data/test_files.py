@@ -83,5 +83,5 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_blamed_on(tmp_path):
-    with pytest.raises(InputError, match="labels.npy: too short"), blamed_on(tmp_path / "labels.npy"):
+    with pytest.raises(InputError, match=r"labels\.npy: too short"), blamed_on(tmp_path / "labels.npy"):
         raise InputError("too short")

@@ -16,13 +16,16 @@ def fake_study(
     worth = np.linspace(-1.0, 1.0, len(teachers))[rng.permutation(len(teachers))]
     luck = rng.normal(size=num_seeds)
     baseline = 0.900 + 0.006 * luck + 0.004 * rng.normal(size=num_seeds)
-    brier = {t: 0.125 - 0.02 * w + 0.008 * luck + 0.006 * rng.normal(size=num_seeds) for t, w in zip(teachers, worth)}
+    brier = {
+        t: 0.125 - 0.02 * w + 0.008 * luck + 0.006 * rng.normal(size=num_seeds)
+        for t, w in zip(teachers, worth, strict=True)
+    }
     students = {
         loss: {
             teacher: _scores(
                 baseline + 0.012 + 0.01 * w + 0.003 * rng.normal() + 0.006 * rng.normal(size=num_seeds), rng
             )
-            for teacher, w in zip(teachers, worth)
+            for teacher, w in zip(teachers, worth, strict=True)
         }
         for loss in losses
     }
@@ -40,7 +43,7 @@ def fake_study(
                     loss: (brier[teacher] + 0.01 * i + 0.004 * rng.normal()).tolist() for i, loss in enumerate(losses)
                 },
             }
-            for teacher, w in zip(teachers, worth)
+            for teacher, w in zip(teachers, worth, strict=True)
         },
         "baseline": _scores(baseline, rng),
         "students": students,
@@ -66,7 +69,7 @@ def _scores(accuracy: np.ndarray, rng: np.random.Generator, brier: np.ndarray | 
         "nll": (2.1 * brier + 0.01 * rng.normal(size=brier.shape)).tolist(),
         "calibration_error": np.abs(0.04 + 0.01 * rng.normal(size=brier.shape)).tolist(),
     }
-    return {"heldout": heldout, "test": heldout}
+    return {"heldout": heldout, "test": dict(heldout)}
 
 
 def _reliability(worth: float, rng: np.random.Generator, bins: int = 15) -> dict[str, list[float | None]]:

@@ -1,10 +1,11 @@
-"""Run recipes in forked processes that are killed at chosen moments, then started again with the same command.
+"""Run recipes in forked processes that are killed at chosen moments, then started again with the same
+command.
 
     python -m training.killed JOBS.json
 
 Each job is ``{"verb", "folder", "deaths": [...]}``; a death is ``{"moment": name, "nth": n}`` for the moments
-below, or ``{"part": x}``, the line of `preceptor.training` at which that part of the lines of a whole run have
-run (so the first job of a verb is without deaths). The process that kills its children has everything
+below, or ``{"part": x}``, the line of `preceptor.training` at which that part of the lines of a whole run
+have run (so the first job of a verb is without deaths). The process that kills its children has everything
 imported: a death costs a fork, not a start of Python.
 """
 
@@ -47,9 +48,7 @@ def run(verb: str, folder: Path) -> None:
         )
         teach(recipe, folder)
     elif verb == "teach_stack":
-        recipe = teach_recipe(
-            "objective=SoTeacher", "optimizer.name=adamw", "optimizer.lr=1e-2", "training.epochs=3"
-        )
+        recipe = teach_recipe("objective=SoTeacher", "optimizer.name=adamw", "optimizer.lr=1e-2", "training.epochs=3")
         teach(recipe, folder, seeds=[0, 1])
     elif verb == "distill":
         distill(distill_recipe("training.checkpoint_every=2", "split.transfer=100"), folder, teacher=_teacher)
@@ -66,12 +65,10 @@ def _teacher(batch: Any) -> torch.Tensor:
     return batch["input"].flatten(1)[:, 20:30]
 
 
-# -- deaths -----------------------------------------------------------------------------------------------------------
+# -- deaths --------------------------------------------------------------------------------------------------
 
 
-def _patch(
-    module: Any, name: str, nth: int, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
+def _patch(module: Any, name: str, nth: int, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Let the n-th call (from 1) of a function go through `wrapper`."""
     function, calls = getattr(module, name), 0
 
@@ -182,7 +179,7 @@ def at_line(number: int) -> Callable[[], int]:
     return lambda: count
 
 
-# -- running ----------------------------------------------------------------------------------------------------------
+# -- running -------------------------------------------------------------------------------------------------
 
 
 def child(verb: str, folder: Path, death: dict[str, Any]) -> None:

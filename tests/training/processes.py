@@ -3,7 +3,6 @@
 The runs are those of `RUNS`, which the test repeats in one process.
 """
 
-import contextlib
 import json
 import sys
 import warnings
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.training import distill, teach
 from preceptor.training.loop import Interrupted, Loop
-from training.toys import distill_recipe, teach_recipe
+from training.toys import distill_recipe, stopped_at, teach_recipe
 
 SOTEACHER = ("objective=SoTeacher", "training.epochs=3", "average.decay=0.9", "optimizer.lr=0.05")
 
@@ -36,17 +35,8 @@ def normed(num_classes: int) -> nn.Module:
 def resumed(folder: Path) -> None:
     """Stopped in the middle of an epoch, just after a checkpoint, then started again."""
     recipe = teach_recipe(*SOTEACHER, "training.checkpoint_every=2", "training.clip_norm=1.0")
-    step = Loop._step
-
-    def stopping(self: Loop, batches: Any) -> None:
-        if self.progress.step == 5:
-            raise RuntimeError("stop")
-        step(self, batches)
-
-    Loop._step = stopping  # type: ignore[method-assign]
-    with contextlib.suppress(RuntimeError):
+    with stopped_at(5):
         teach(recipe, folder)
-    Loop._step = step  # type: ignore[method-assign]
     teach(recipe, folder)
 
 
@@ -60,12 +50,12 @@ def interrupted(folder: Path) -> None:
         last = self.accelerator.process_index == self.accelerator.num_processes - 1
         self._interrupted = last and self.progress.step == 4
 
-    Loop._step = interrupting  # type: ignore[method-assign]
+    Loop._step = interrupting
     try:
         teach(recipe, folder)
     except Interrupted:
         assert (folder / "checkpoints" / "epoch-0001-step-00000005").is_dir()
-    Loop._step = step  # type: ignore[method-assign]
+    Loop._step = step
     teach(recipe, folder)
 
 

@@ -53,7 +53,9 @@ DEATHS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs, ``<verb>`` never killed and ``<verb>-<kind>-<number>`` killed: one start of Python for all of them."""
+    """All runs, ``<verb>`` never killed and ``<verb>-<kind>-<number>`` killed: one start of Python for all of
+    them.
+    """
     folder = tmp_path_factory.mktemp("runs")
     jobs = [{"verb": verb, "folder": str(folder / verb), "deaths": []} for verb in CHECKPOINT_EVERY]
     for (verb, kind), deaths in DEATHS.items():

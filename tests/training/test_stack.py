@@ -99,7 +99,9 @@ def test_students_train_as_alone(transfer: int | None, tmp_path: Path) -> None:
     alone = [tmp_path / str(number) for number in range(len(STUDENTS))]
     results = [
         distill(
-            recipe.model_copy(update={name: getattr(s, name) for name in ("seed", "loss", "ce_weight", "distill_weight")}),
+            recipe.model_copy(
+                update={name: getattr(s, name) for name in ("seed", "loss", "ce_weight", "distill_weight")}
+            ),
             folder,
             teacher=Lookup(table[s.teacher]),
         )

@@ -1,6 +1,8 @@
 """Small runs for the tests of the engine: digits, tiny nets, and what must be equal between two of them."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from preceptor.recipe import DistillRecipe, TeachRecipe, override, parse
 from preceptor.training.files import load_tensors
+from preceptor.training.loop import Loop
 
 RECIPE: dict[str, Any] = {
     "data": "digits",
@@ -64,8 +67,7 @@ def _bits(path: Path) -> Any:
     """Tensors by name, as bytes, and metadata (their order in the file is not fixed)."""
     tensors, metadata = load_tensors(path)
     return {
-        n: (t.dtype, t.shape, t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        for n, t in tensors.items()
+        n: (t.dtype, t.shape, t.contiguous().view(-1).view(torch.uint8).numpy().tobytes()) for n, t in tensors.items()
     }, metadata
 
 
@@ -87,3 +89,25 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         torch.testing.assert_close(
             found[name], tensor, atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+class Stopped(Exception):
+    """A run came to the step at which a test stops it."""
+
+
+@contextlib.contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """Let a run break off before its optimizer step `step` (from 0), and go on without complaint."""
+    whole = Loop._step
+
+    def stopping(self: Loop, batches: Any) -> None:
+        if self.progress.step == step:
+            raise Stopped
+        whole(self, batches)
+
+    Loop._step = stopping
+    try:
+        with contextlib.suppress(Stopped):
+            yield
+    finally:
+        Loop._step = whole

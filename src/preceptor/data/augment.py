@@ -34,7 +34,7 @@ class CropFlip:
         if inputs.ndim != 4:
             raise InputError(
                 "crop_flip changes images (samples, channels, height, width), but the inputs have shape "
-                f"{tuple(inputs.shape)}: leave the augmentation out."
+                f"{tuple(inputs.shape)}; leave the augmentation out"
             )
         down, right, mirrored = parameters.to(inputs.device).unbind(1)
         height, width = inputs.shape[-2:]
@@ -60,5 +60,5 @@ def crop_flip(*, padding: int = 4, flip: bool = True) -> CropFlip:
     [[[[0.0, 0.0], [2.0, 1.0]]]]
     """
     if padding < 0:
-        raise InputError(f"crop_flip has padding {padding}; it must be 0 or more pixels.")
+        raise InputError(f"crop_flip has padding {padding}; it must be 0 or more pixels")
     return CropFlip(padding, flip)

@@ -137,11 +137,11 @@ def _missing(version: Version, folders: list[Path]) -> str:
         if pickled:
             return (
                 f"{pickled[0]} is the pickled version of {version.title}, which could run code when "
-                f"opened: use the binary version, {version.archive} from {URL}, or download=True."
+                f"opened; use the binary version, {version.archive} from {URL}, or download=True"
             )
     return (
         f"{version.title} ({version.folder} or {version.archive}) is in none of "
-        f"{', '.join(map(str, folders))}: give data_dir, or let it be downloaded (download=True)."
+        f"{', '.join(map(str, folders))}; give data_dir, or let it be downloaded (download=True)"
     )
 
 
@@ -159,10 +159,10 @@ def _read(version: Version, place: Path) -> dict[str, bytes]:
                 if content is not None:
                     files[wanted[member.name]] = content.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise InputError(f"{place} is truncated or damaged ({error}): fetch it again.") from error
+        raise InputError(f"{place} is truncated or damaged ({error}); fetch it again") from error
     absent = [name for name in names if name not in files]
     if absent:
-        raise InputError(f"{place} lacks {', '.join(absent)}: it is not {version.archive}, fetch it again.")
+        raise InputError(f"{place} lacks {', '.join(absent)}; it is not {version.archive}, fetch it again")
     return files
 
 
@@ -174,8 +174,8 @@ def _records(
     for name in names:
         if len(files[name]) != expected:
             raise InputError(
-                f"{place / name} has {len(files[name])} bytes instead of {expected}: it is truncated "
-                "or damaged, fetch it again."
+                f"{place / name} has {len(files[name])} bytes instead of {expected}; it is truncated "
+                "or damaged, fetch it again"
             )
     content = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, length)
     images = torch.from_numpy(content[:, version.label_bytes :].copy()).reshape(-1, 3, 32, 32)
@@ -188,7 +188,6 @@ def _class_names(version: Version, place: Path, files: dict[str, bytes]) -> tupl
     names = tuple(files[version.names].decode("utf-8", "replace").split())
     if len(names) != version.num_classes:
         raise InputError(
-            f"{place / version.names} names {len(names)} classes instead of {version.num_classes}: fetch it "
-            "again."
+            f"{place / version.names} names {len(names)} classes instead of {version.num_classes}; fetch it again"
         )
     return names

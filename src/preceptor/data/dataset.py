@@ -42,8 +42,8 @@ class Data:
         value, _ = input_and_label(self.train[0])
         if not isinstance(value, Tensor | np.ndarray):
             raise InputError(
-                f"the input of training sample 0 is a {type(value).__name__}, not a tensor: give the data "
-                "set a transform that makes tensors."
+                f"the input of training sample 0 is a {type(value).__name__}, not a tensor; give the data "
+                "set a transform that makes tensors"
             )
         return tuple(value.shape)
 
@@ -83,14 +83,12 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         if self.labels.ndim != 1:
             raise InputError(
                 f"the labels have shape {tuple(self.labels.shape)}; one class number per sample is needed, "
-                "shape (N,): turn one-hot rows into numbers with argmax."
+                "shape (N,); turn one-hot rows into numbers with argmax"
             )
         if len(inputs) != len(self.labels):
-            raise InputError(
-                f"there are {len(inputs)} inputs but {len(self.labels)} labels: one label per input."
-            )
+            raise InputError(f"there are {len(inputs)} inputs but {len(self.labels)} labels; one label per input")
         if len(inputs) == 0:
-            raise InputError("the data set is empty: at least one sample is needed.")
+            raise InputError("the data set is empty; at least one sample is needed")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -162,9 +160,7 @@ class Indexed(Dataset[Batch]):
         try:
             return default_collate(samples)
         except (RuntimeError, TypeError, KeyError) as error:
-            raise InputError(
-                f"samples {shortened(indices)} cannot be stacked into one batch: {error}"
-            ) from error
+            raise InputError(f"samples {shortened(indices)} cannot be stacked into one batch: {error}") from error
 
     def _sample(self, index: int) -> dict[str, Any]:
         seed_generators(self.seed, self.epoch, index)
@@ -179,14 +175,9 @@ def input_and_label(sample: Any) -> tuple[Any, Any]:
         return sample["input"], sample["label"]
     if isinstance(sample, tuple | list) and len(sample) == 2:
         return sample[0], sample[1]
-    found = (
-        f"a mapping of {sorted(map(str, sample))}"
-        if isinstance(sample, Mapping)
-        else f"a {type(sample).__name__}"
-    )
+    found = f"a mapping of {sorted(map(str, sample))}" if isinstance(sample, Mapping) else f"a {type(sample).__name__}"
     raise InputError(
-        f"a sample of the data set is {found}; it must be (input, label) or a mapping with 'input' and "
-        "'label'."
+        f"a sample of the data set is {found}; it must be (input, label) or a mapping with 'input' and 'label'"
     )
 
 
@@ -206,21 +197,20 @@ def check_labels(
 
     >>> check_labels([0, 2, 7], 3)
     Traceback (most recent call last):
-    preceptor.errors.InputError: the label of sample 2 is 7; with 3 classes labels are integers from 0 to 2.
+    preceptor.errors.InputError: the label of sample 2 is 7; with 3 classes labels are integers from 0 to 2
     """
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the labels are not numbers ({error}): number the classes from 0.") from error
+        raise InputError(f"the labels are not numbers ({error}); number the classes from 0") from error
     known = torch.ones_like(labels, dtype=torch.bool) if mask is None else expanded(mask.bool(), labels)
-    wanted = "labels are integers from 0" + ("" if num_classes is None else f" to {num_classes - 1}")
-    wanted = wanted if num_classes is None else f"with {num_classes} classes {wanted}"
+    wanted = "labels are integers from 0"
+    if num_classes is not None:
+        wanted = f"with {num_classes} classes {wanted} to {num_classes - 1}"
     if labels.is_floating_point() or labels.is_complex():
-        whole = ~labels.is_complex() and labels == labels.round()
-        _refuse(labels, ~whole & known, wanted, index)
-        raise InputError(
-            f"the labels have dtype {labels.dtype}, not an integer one: {wanted}; convert with .long()."
-        )
+        if labels.is_floating_point():
+            _refuse(labels, (labels != labels.round()) & known, wanted, index)
+        raise InputError(f"the labels have dtype {labels.dtype}, not an integer one: {wanted}; convert with .long()")
     labels = labels.to(torch.int64)
     bad = (labels < 0) if num_classes is None else (labels < 0) | (labels >= num_classes)
     _refuse(labels, bad & known, wanted, index)
@@ -234,7 +224,7 @@ def _refuse(labels: Tensor, bad: Tensor, wanted: str, index: Tensor | None) -> N
     first = bad.nonzero()[0]
     row = int(first[0]) if len(first) else 0
     sample = row if index is None else int(index[row])
-    raise InputError(f"the label of sample {sample} is {labels[tuple(first)].item()}; {wanted}.")
+    raise InputError(f"the label of sample {sample} is {labels[tuple(first)].item()}; {wanted}")
 
 
 def expanded(mask: Tensor, like: Tensor) -> Tensor:
@@ -262,9 +252,7 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
                 return check_labels(stored, num_classes)
     with preserved_generators():
         labels = [input_and_label(dataset[index])[1] for index in range(len(dataset))]
-    return check_labels(
-        [label.item() if isinstance(label, Tensor) else label for label in labels], num_classes
-    )
+    return check_labels([label.item() if isinstance(label, Tensor) else label for label in labels], num_classes)
 
 
 def require_map_style(dataset: Any) -> None:
@@ -275,14 +263,14 @@ def require_map_style(dataset: Any) -> None:
     """
     if isinstance(dataset, IterableDataset):
         raise InputError(
-            f"{type(dataset).__name__} can only be iterated, so its samples have no stable index: give a "
-            "map-style data set (one with __getitem__ and __len__)."
+            f"{type(dataset).__name__} can only be iterated, so its samples have no stable index; give a "
+            "map-style data set (one with __getitem__ and __len__)"
         )
     numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not numbered or isinstance(dataset, Mapping | str | Tensor):
         raise InputError(
-            f"a {type(dataset).__name__} is no data set: give a map-style torch data set, a pair (train, "
-            "test) of those, or a preceptor.data.dataset.Data."
+            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, a pair (train, "
+            "test) of those, or a preceptor.data.dataset.Data"
         )
 
 
@@ -301,7 +289,7 @@ def require_index(dataset: Any, what: str = "this objective") -> None:
     if not (isinstance(sample, Mapping) and "index" in sample):
         raise InputError(
             f"{what} needs to know each sample again, but {type(dataset).__name__} is iterable-style and its "
-            "samples carry no index: yield mappings with 'input', 'label', 'index', or use a map-style one."
+            "samples carry no index; yield mappings with 'input', 'label', 'index', or use a map-style one"
         )
 
 

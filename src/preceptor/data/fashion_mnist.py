@@ -64,8 +64,8 @@ def fashion_mnist(*, data_dir: str | Path | None = None, download: bool = False)
     if paths is None:
         looked = ", ".join(str(folder) for folder in _folders(data_dir))
         raise InputError(
-            f"Fashion-MNIST ({FILES[0]}[.gz] and three more) is in none of {looked}: give data_dir, let it "
-            "be downloaded (download=True), or install the Debian package dataset-fashion-mnist."
+            f"Fashion-MNIST ({FILES[0]}[.gz] and three more) is in none of {looked}; give data_dir, let it "
+            "be downloaded (download=True), or install the Debian package dataset-fashion-mnist"
         )
     train, test = _images(paths[0], paths[1]), _images(paths[2], paths[3])
     return Data(train, test, CLASSES, NORMALIZE.as_json())
@@ -103,9 +103,7 @@ def _download(data_dir: str | Path | None) -> list[Path]:
 def _images(images_path: Path, labels_path: Path) -> ArrayDataset:
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (28, 28):
-        raise InputError(
-            f"{images_path} holds images of {tuple(images.shape[1:])} pixels, not (28, 28)."
-        )
+        raise InputError(f"{images_path} holds images of {tuple(images.shape[1:])} pixels, not (28, 28)")
     with blamed_on(labels_path):
         return ArrayDataset(images.unsqueeze(1), labels, num_classes=len(CLASSES), transform=NORMALIZE)
 
@@ -123,14 +121,14 @@ def read_idx(path: Path, axes: int) -> Tensor:
     magic, wanted = content[:4].hex(), f"000008{axes:02x}"
     if magic != wanted:
         raise InputError(
-            f"{path} starts with {magic or 'nothing'}, not with {wanted}: it is no IDX file of {axes} axes."
+            f"{path} starts with {magic or 'nothing'}, not with {wanted}; it is no IDX file of {axes} axes"
         )
     start = 4 + 4 * axes
     shape = tuple(np.frombuffer(content[4:start].ljust(4 * axes, b"\0"), ">u4").tolist())
     expected = start + math.prod(shape)
     if len(content) != expected:
         raise InputError(
-            f"{path} has {len(content)} bytes but its header {shape} needs {expected}: it is truncated or "
-            "damaged, fetch it again."
+            f"{path} has {len(content)} bytes but its header {shape} needs {expected}; it is truncated or "
+            "damaged, fetch it again"
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())

@@ -33,14 +33,14 @@ def download(url: str, path: Path, md5: str) -> None:
         found = _stream(url, temporary)
         if found != md5:
             raise InputError(
-                f"{url} gave a file with MD5 {found} instead of {md5}, so it was not kept: try again "
-                f"later, or put the right file at {path}."
+                f"{url} gave a file with MD5 {found} instead of {md5}, so it was not kept; try again "
+                f"later, or put the right file at {path}"
             )
         os.replace(temporary, path)
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{url} could not be downloaded ({reason}): check the network, or put the file at {path}."
+            f"{url} could not be downloaded ({reason}); check the network, or put the file at {path}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,9 +66,9 @@ def read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is truncated or damaged ({error}): fetch it again.") from error
+        raise InputError(f"{path} is truncated or damaged ({error}); fetch it again") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Normalize:
         shape = (-1,) + (1,) * (inputs.ndim - 2)
         std = torch.tensor(self.std, dtype=torch.float32).reshape(shape)
         mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
-        return inputs.to(torch.float32).div_(self.divide_by).sub_(mean).div_(std)
+        return (inputs.to(torch.float32) / self.divide_by).sub_(mean).div_(std)
 
     def as_json(self) -> "dict[str, JSON]":
         """What `Data.preprocessing` keeps beside the weights."""

@@ -56,17 +56,13 @@ def npz(
         return _data(_load(path), mean, std, divide_by)
 
 
-def _data(
-    arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None
-) -> Data:
+def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None) -> Data:
     has_test = "test_inputs" in arrays or "test_labels" in arrays
     inputs, labels = _pair(arrays, "train_" if "train_inputs" in arrays or "train_labels" in arrays else "")
     test_inputs, test_labels = _pair(arrays, "test_") if has_test else (inputs[:0], labels[:0])
     if test_inputs.shape[1:] != inputs.shape[1:]:
         shapes = tuple(inputs.shape[1:]), tuple(test_inputs.shape[1:])
-        raise InputError(
-            f"a training input has shape {shapes[0]} but a test input {shapes[1]}: give both one shape."
-        )
+        raise InputError(f"a training input has shape {shapes[0]} but a test input {shapes[1]}; give both one shape")
     class_names = _class_names(arrays, torch.cat([labels, test_labels]))
     normalize = _normalize(inputs, mean, std, divide_by)
 
@@ -79,28 +75,29 @@ def _data(
 
 def _load(path: Path) -> Arrays:
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise InputError("this is a single array (.npy): save named arrays with numpy.savez.")
-        with file:
+        with open(path, "rb") as opened:  # numpy leaves it open where it is no zip file
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise InputError("this is a single array (.npy); save named arrays with numpy.savez")
             return {name: _member(file, name) for name in file.files}
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"the file cannot be read ({error.strerror or error}).") from error
+        raise InputError(f"the file cannot be read ({error.strerror or error})") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"the file is truncated, damaged or no .npz file ({error}).") from error
+        raise InputError(f"the file is truncated, damaged or no .npz file ({error})") from error
 
 
 def _member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
-        return file[name]
+        array = file[name]
+        return array.astype(array.dtype.newbyteorder("="), copy=False)  # torch takes the machine's byte order only
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
         raise InputError(
-            f"the array '{name}' holds Python objects, which would have to be unpickled: save numbers, or "
-            "strings of one length (dtype 'U')."
+            f"the array '{name}' holds Python objects, which would have to be unpickled; save numbers, or "
+            "strings of one length (dtype 'U')"
         ) from None
 
 
@@ -108,15 +105,13 @@ def _pair(arrays: Arrays, prefix: str) -> tuple[Tensor, Tensor]:
     """The checked inputs and labels of one part."""
     for name in (f"{prefix}inputs", f"{prefix}labels"):
         if name not in arrays:
-            raise InputError(
-                f"there is no array '{name}', only {', '.join(sorted(arrays)) or 'none at all'}."
-            )
+            raise InputError(f"there is no array '{name}', only {', '.join(sorted(arrays)) or 'none at all'}")
     inputs = _inputs(arrays[f"{prefix}inputs"], f"{prefix}inputs")
     labels = check_labels(arrays[f"{prefix}labels"])
     if labels.ndim != 1 or inputs.ndim == 0 or len(inputs) != len(labels) or len(labels) == 0:
         raise InputError(
-            f"'{prefix}inputs' has shape {tuple(inputs.shape)} and '{prefix}labels' {tuple(labels.shape)}: "
-            "they must be (N, ...) and (N,), with N at least 1."
+            f"'{prefix}inputs' has shape {tuple(inputs.shape)} and '{prefix}labels' {tuple(labels.shape)}; "
+            "they must be (N, ...) and (N,), with N at least 1"
         )
     return inputs, labels
 
@@ -124,7 +119,7 @@ def _pair(arrays: Arrays, prefix: str) -> tuple[Tensor, Tensor]:
 def _inputs(array: np.ndarray, name: str) -> Tensor:
     """uint8 as it is, other integers as int64, floats as finite float32."""
     if array.dtype.kind not in "buif":
-        raise InputError(f"'{name}' has dtype {array.dtype}: inputs are floats or integers.")
+        raise InputError(f"'{name}' has dtype {array.dtype}; inputs are floats or integers")
     if array.dtype == np.uint8:
         return torch.from_numpy(array)
     if array.dtype.kind in "ui":
@@ -134,9 +129,7 @@ def _inputs(array: np.ndarray, name: str) -> Tensor:
     bad = ~inputs.isfinite()
     if bad.any():
         first = bad.nonzero()[0].tolist()
-        raise InputError(
-            f"sample {first[0]} of '{name}' holds {inputs[tuple(first)].item()}: inputs must be finite."
-        )
+        raise InputError(f"sample {first[0]} of '{name}' holds {inputs[tuple(first)].item()}; inputs must be finite")
     return inputs
 
 
@@ -156,12 +149,10 @@ def _normalize(
     channels = inputs.shape[1] if inputs.ndim > 1 else 1
     for name, numbers in (("mean", means), ("std", stds)):
         if len(numbers) not in (1, channels):
-            raise InputError(
-                f"{name} has {len(numbers)} values but the inputs have {channels} channels: give one each."
-            )
+            raise InputError(f"{name} has {len(numbers)} values but the inputs have {channels} channels; give one each")
     scale = (255.0 if inputs.dtype == torch.uint8 else 1.0) if divide_by is None else float(divide_by)
-    if scale <= 0 or min(stds) <= 0:
-        raise InputError(f"divide_by is {scale} and std is {stds}: both must be positive.")
+    if not (scale > 0 and all(value > 0 for value in stds)):  # NaN too
+        raise InputError(f"divide_by is {scale} and std is {stds}; both must be positive")
     return Normalize(scale, means, stds)
 
 

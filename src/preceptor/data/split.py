@@ -43,7 +43,7 @@ def stratified_split(
         taken = [members[:quota] for members, quota in zip(classes, quotas, strict=True)]
         classes = [members[quota:] for members, quota in zip(classes, quotas, strict=True)]
         if sum(quota > 0 for quota in quotas) < 2:
-            raise InputError(f"part '{name}' with {count} samples holds one class only: make it larger.")
+            raise InputError(f"part '{name}' with {count} samples holds one class only; make it larger")
         parts[name] = torch.cat(taken).sort().values
     return parts
 
@@ -54,14 +54,12 @@ def _counts(sizes: Mapping[str, int | float | None], total: int) -> dict[str, in
     asked = sum(counts.values())
     if asked > total:
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise InputError(
-            f"the parts need {asked} samples ({wanted}) but the data set has {total}: make them smaller."
-        )
+        raise InputError(f"the parts need {asked} samples ({wanted}) but the data set has {total}; make them smaller")
     rest = [name for name, size in sizes.items() if size is None]
     if len(rest) > 1:
-        raise InputError(f"parts {', '.join(rest)} all ask for the rest: only one part may have no size.")
+        raise InputError(f"parts {', '.join(rest)} all ask for the rest; only one part may have no size")
     if rest and asked == total:
-        raise InputError(f"nothing is left for part '{rest[0]}': the other parts take all {total} samples.")
+        raise InputError(f"nothing is left for part '{rest[0]}'; the other parts take all {total} samples")
     return {name: counts.get(name, total - asked) for name in sizes}
 
 
@@ -70,9 +68,7 @@ def _count(name: str, size: int | float, total: int) -> int:
     count = round(size * total) if fraction and 0 < size <= 1 else size
     if isinstance(count, float) or count < 1:
         share = f"{size} of {total} samples" if fraction else str(size)
-        raise InputError(
-            f"part '{name}' has size {share}; give a count of at least 1 or a fraction in (0, 1)."
-        )
+        raise InputError(f"part '{name}' has size {share}; give a count of at least 1 or a fraction in (0, 1)")
     return count
 
 

@@ -15,8 +15,8 @@ def image_channels(input_shape: Sequence[int]) -> int:
     """
     if len(input_shape) != 3:
         raise InputError(
-            f"this model reads images (channels, height, width), but inputs have shape {tuple(input_shape)}: "
-            "reshape the data, or use the model 'mlp'."
+            f"this model reads images (channels, height, width), but inputs have shape {tuple(input_shape)}; "
+            "reshape the data, or use the model 'mlp'"
         )
     return input_shape[0]
 

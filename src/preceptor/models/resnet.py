@@ -44,9 +44,7 @@ class ResNet(nn.Module):
         input_shape: (channels, height, width) of one image.
     """
 
-    def __init__(
-        self, depth: int, widths: Sequence[int], *, num_classes: int, input_shape: Sequence[int]
-    ) -> None:
+    def __init__(self, depth: int, widths: Sequence[int], *, num_classes: int, input_shape: Sequence[int]) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(image_channels(input_shape), widths[0], 3, padding=1, bias=False)

@@ -68,16 +68,12 @@ def _stage(channels: int, width: int, blocks: int, stride: int, dropout: float) 
     return nn.Sequential(first, *(WideBlock(width, width, 1, dropout) for _ in range(blocks - 1)))
 
 
-def wrn_16_1(
-    *, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0
-) -> WideResNet:
+def wrn_16_1(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0) -> WideResNet:
     """WRN-16-1 for small images (channels, height, width)."""
     return WideResNet(16, 1, num_classes=num_classes, input_shape=input_shape, dropout=dropout)
 
 
-def wrn_16_2(
-    *, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0
-) -> WideResNet:
+def wrn_16_2(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0) -> WideResNet:
     """WRN-16-2 for small images (channels, height, width); 703,284 parameters with 100 classes.
 
     >>> model = wrn_16_2(num_classes=100)
@@ -89,15 +85,11 @@ def wrn_16_2(
     return WideResNet(16, 2, num_classes=num_classes, input_shape=input_shape, dropout=dropout)
 
 
-def wrn_40_1(
-    *, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0
-) -> WideResNet:
+def wrn_40_1(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0) -> WideResNet:
     """WRN-40-1 for small images (channels, height, width)."""
     return WideResNet(40, 1, num_classes=num_classes, input_shape=input_shape, dropout=dropout)
 
 
-def wrn_40_2(
-    *, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0
-) -> WideResNet:
+def wrn_40_2(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0) -> WideResNet:
     """WRN-40-2 for small images (channels, height, width); 2,255,156 parameters with 100 classes."""
     return WideResNet(40, 2, num_classes=num_classes, input_shape=input_shape, dropout=dropout)

@@ -119,6 +119,6 @@ def _refuse_seen(found: Sequence[Candidate]) -> None:
         seen = np.intersect1d(candidate.trained_on, heldout)
         if len(seen):
             raise InputError(
-                f"the teacher '{candidate.name}' was trained on {len(seen)} of the held-out samples (the first is sample "
+                f"the teacher '{candidate.name}' was trained on {len(seen)} of the held-out samples (the first: "
                 f"{seen[0]}); compare teachers of one split: the same data, split and seed"
             )

@@ -166,8 +166,8 @@ def table(result: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     caption = (
-        f"Test set, {len(result['seeds'])} seeds; ± half-width of the 95 % interval of the mean, of the paired difference "
-        "under 'vs gen. 0'. Ensemble: mean of the probabilities of all generations so far."
+        f"Test set, {len(result['seeds'])} seeds; ± half-width of the 95 % interval of the mean, of the paired "
+        "difference under 'vs gen. 0'. Ensemble: mean of the probabilities of all generations so far."
     )
     found = Table(title=f"Generations: {result['name']} on {result['data']}", caption=caption, caption_justify="left")
     for name in headers(result):

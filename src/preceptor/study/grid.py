@@ -1,7 +1,9 @@
 """Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,7 @@ def run_study(
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     data = setup.load_data(study.teach)
-    for number, name in enumerate(study.trained, 1):
-        say(f"teach {number}/{len(study.trained)}: {name}")
-        _teach(study, name, folder, data, progress)
+    teach_all(study, folder, data, progress=progress, say=say)
     say("hard labels: the student without a teacher")
     baseline = _teach_stack(study.baseline, list(study.seeds), folder / "baseline", data, progress)
     say("assess: every teacher on held-out labels")
@@ -80,14 +80,32 @@ def run_study(
 # -- teach ------------------------------------------------------------------------------------------------------------
 
 
-def _teach(study: Study, name: str, folder: Path, data: Any, progress: bool) -> None:
-    recipe = study.teach_recipe(name)
+def teach_all(study: Study, folder: Path, data: Any, *, progress: bool = False, say: Say = lambda _: None) -> None:
+    """Train every teacher of every seed: a stack of seeds each, or one by one over ``study.workers`` processes."""
     if study.stack_teachers:
-        _teach_stack(recipe, list(study.seeds), folder / "teachers" / name, data, progress)
+        for number, name in enumerate(study.trained, 1):
+            say(f"teach {number}/{len(study.trained)}: {name}")
+            _teach_stack(study.teach_recipe(name), list(study.seeds), folder / "teachers" / name, data, progress)
         return
-    for seed in study.seeds:
-        seeded = recipe.model_copy(update={"seed": seed})
-        teach(seeded, folder / "teachers" / name / f"seed-{seed}", data=data, progress=progress)
+    jobs = [
+        (study.teach_recipe(name).model_copy(update={"seed": seed}), folder / "teachers" / name / f"seed-{seed}")
+        for seed in study.seeds
+        for name in study.trained
+    ]
+    threads = max(1, torch.get_num_threads() // study.workers)
+    # Spawned, not forked: torch's thread pools do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(study.workers, mp_context=context) as pool:
+        futures = {pool.submit(_teach_one, recipe, place, threads): place for recipe, place in jobs}
+        for number, future in enumerate(as_completed(futures), 1):
+            accuracy = future.result()
+            say(f"teach {number}/{len(jobs)}: {futures[future].relative_to(folder)}, held-out accuracy {accuracy:.4f}")
+
+
+def _teach_one(recipe: TeachRecipe, folder: Path, threads: int) -> float:
+    """One teacher, in a process of its own."""
+    torch.set_num_threads(threads)
+    return teach(recipe, folder)["heldout"]["last"]["accuracy"]
 
 
 def _teach_stack(recipe: TeachRecipe, seeds: list[int], folder: Path, data: Any, progress: bool) -> dict[str, Any]:
@@ -156,9 +174,9 @@ def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
 
 def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[float]:
     options = entry.loss.options
-    known = {"loss": entry.loss.name} | {k: options[k] for k in ("temperature", "coefficients") if k in options}
+    known: dict[str, Any] = {k: options[k] for k in ("temperature", "coefficients") if k in options}
     try:
-        target = assess.optimum(log_probs, **known)
+        target = assess.optimum(log_probs, entry.loss.name, **known)
     except InputError:  # a loss whose optimum we do not know: the teacher itself is the best guess
         target = log_probs
     return assess.brier(target, labels).mean(-1).tolist()

@@ -30,7 +30,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: 
 
 # One unit of a drawing is a point, 1/72 inch, and about a pixel of the report.
 _POINT = 1 / 72
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -66,6 +66,7 @@ def points(cell: Cell) -> str:
 def heat_map(figure: "Figure | SubFigure", statistics: Statistics) -> None:
     """Teacher x loss, coloured by mean student accuracy; the baseline is marked on the colour bar."""
     from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
     teachers, losses = statistics.teachers, statistics.losses
     axes, bar = figure.subplots(2, 1, height_ratios=[len(teachers), 0.32])
@@ -83,7 +84,8 @@ def heat_map(figure: "Figure | SubFigure", statistics: Statistics) -> None:
     axes.invert_yaxis()
     axes.tick_params(length=0, labelcolor=INK, labelsize=11)
     axes.spines[:].set_visible(False)
-    figure.colorbar(mesh, cax=bar, orientation="horizontal", label="test accuracy of the student, %")
+    ticks = MaxNLocator(min(len(losses) + 1, 6))
+    figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=ticks, label="test accuracy of the student, %")
     # Hair lines would show between the bar's steps.
     bar.collections[-1].set_edgecolor("face")
     bar.spines[:].set_visible(False)
@@ -115,7 +117,7 @@ def rank_panel(axes: "Axes", statistics: Statistics, loss: str) -> None:
     axes.set(xlim=(0.4, count + 0.6), ylim=(0.4, count + 0.6), xticks=ticks, yticks=ticks)
     axes.set(xlabel="predicted rank (1 is best)", ylabel="realised rank (1 is best)")
     axes.tick_params(length=0)
-    axes.set_title(f"{loss}   {_rho(statistics, loss)}")
+    _entitle(axes, loss, _rho(statistics, loss))
 
 
 def reliability_panel(axes: "Axes", statistics: Statistics, teacher: Teacher) -> None:
@@ -126,21 +128,17 @@ def reliability_panel(axes: "Axes", statistics: Statistics, teacher: Teacher) ->
     axes.plot([low, 1], [low, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     colors = np.where(accuracy < confidence, OVER, UNDER).tolist()
     axes.vlines(confidence, confidence, accuracy, colors=colors, linewidth=3, alpha=0.45, zorder=2)
-    axes.scatter(
-        confidence, accuracy, s=6 + 34 * count / largest, c=colors, edgecolors=PAPER, linewidths=0.6, zorder=3
-    )
+    axes.scatter(confidence, accuracy, s=6 + 34 * count / largest, c=colors, edgecolors=PAPER, linewidths=0.6, zorder=3)
     margin = 0.03 * (1 - low)
-    ticks = np.round(np.arange(low, 1.01, 0.2 if low < 0.6 else 0.1), 1)
+    ticks = np.arange(1, low - 0.01, -0.2 if low < 0.6 else -0.1)
     labels = [f"{100 * tick:.0f}" for tick in ticks]
     axes.set(xlim=(low - margin, 1 + margin), ylim=(low - margin, 1 + margin))
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
     axes.tick_params(length=3)
     axes.set(xlabel="confidence, %", ylabel="accuracy, %")
-    axes.set_title(teacher.name, pad=20)
     error = teacher.scores["calibration_error"].value
-    text = f"calibration error {100 * error:.1f} %" if np.isfinite(error) else "calibration error –"
-    axes.annotate(text, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=10)
+    _entitle(axes, teacher.name, f"calibration error {100 * error:.1f} %" if np.isfinite(error) else "")
 
 
 def reliability_floor(statistics: Statistics) -> float:
@@ -175,19 +173,22 @@ def to_svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
     for color, variable in _VARIABLES.items():
         body = body.replace(color, f"var(--{variable})")
-    return f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}">{body}</svg>'
+    # Legible on a phone, and no giant letters on a wide screen.
+    style = f"min-width: {0.7 * width:.0f}px; max-width: {1.35 * width:.0f}px"
+    label = html.escape(alt)
+    return f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" style="{style}">{body}</svg>'
 
 
 def to_png(statistics: Statistics, path: Path) -> None:
     """All three pictures in one PNG, 1600 pixels wide, written atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    columns = min(len(statistics.teachers), 6)
-    rows = -(-len(statistics.teachers) // columns)
-    height = 520 + 260 * rows
-    with _figure(1152, height, constrained=True) as figure, files.atomic_path(path) as temporary:
-        figure.get_layout_engine().set(w_pad=6 * _POINT, h_pad=6 * _POINT)  # pyright: ignore[reportOptionalMemberAccess]
-        top, bottom = figure.subfigures(2, 1, height_ratios=[520, 260 * rows])
+    teachers, losses = len(statistics.teachers), len(statistics.losses)
+    columns = min(teachers, 6)
+    upper = max(520, -(-losses // 2) * (25 * teachers + 100))
+    lower = 260 * -(-teachers // columns)
+    with _figure(1152, upper + lower, constrained=True) as figure, files.atomic_path(path) as temporary:
+        top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[upper, lower]), dtype=object)
         left, right = top.subfigures(1, 2, width_ratios=[1, 1.15], wspace=0.02)
         _headline(left, "Student accuracy, and its difference to labels alone in points")
         heat_map(left, statistics)
@@ -203,9 +204,10 @@ def to_png(statistics: Statistics, path: Path) -> None:
 def _figure(width: float, height: float, *, constrained: bool) -> Iterator["Figure"]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with rc_context(_STYLE):
-        layout = "constrained" if constrained else None
+        layout = ConstrainedLayoutEngine(w_pad=6 * _POINT, h_pad=6 * _POINT) if constrained else None
         yield Figure(figsize=(width * _POINT, height * _POINT), facecolor=PAPER, layout=layout)
 
 
@@ -216,11 +218,17 @@ def _headline(figure: "SubFigure", text: str) -> None:
 def _fill(figure: "SubFigure", items: Any, columns: int, draw: Callable[["Axes", Any], None]) -> None:
     """One panel an item, row by row; places left over stay empty."""
     columns = min(columns, len(items))
-    panels = figure.subplots(-(-len(items) // columns), columns, squeeze=False).flat
+    panels = figure.subplots(-(-len(items) // columns), columns, squeeze=False).ravel()
     for axes, item in zip(panels, items, strict=False):
         draw(axes, item)
-    for axes in list(panels):
+    for axes in panels[len(items) :]:
         axes.set_visible(False)
+
+
+def _entitle(axes: "Axes", title: str, subtitle: str) -> None:
+    axes.set_title(title, pad=20)
+    style = {"color": MUTED, "fontsize": 10}
+    axes.annotate(subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", **style)
 
 
 def _annotate(axes: "Axes", row: int, column: int, cell: Cell, color: tuple[float, float, float, float]) -> None:

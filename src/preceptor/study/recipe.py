@@ -1,11 +1,12 @@
 """What a study is: teachers x losses x seeds. Does not import torch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from preceptor.errors import did_you_mean
-from preceptor.recipe import Component, DistillRecipe, Named, Strict, TeachRecipe, override, parse
+from preceptor.recipe import Component, DistillRecipe, Named, Strict, TeachRecipe, parse
 
 
 class TeacherEntry(Strict):
@@ -15,7 +16,7 @@ class TeacherEntry(Strict):
     of: str | None = None
     weights: Literal["last", "best", "average"] = "last"
     calibrated: bool = False
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_source(self) -> "TeacherEntry":
@@ -48,6 +49,7 @@ class Study(Strict):
     teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
     stack_teachers: bool = True
+    workers: Annotated[int, Field(ge=1)] = 1  # processes that train teachers side by side, where they are not stacked
     students_per_stack: Literal["all", "seed"] = "all"
 
     @model_validator(mode="after")
@@ -103,4 +105,13 @@ def taught(base: TeachRecipe, entry: TeacherEntry) -> TeachRecipe:
     """`base` with an entry's objective and settings."""
     assert isinstance(entry.objective, Component)
     raw = base.model_dump(mode="json") | {"objective": entry.objective.model_dump(mode="json")}
-    return parse(TeachRecipe, override(raw, [f"{key}={value}" for key, value in entry.settings.items()]))
+    return parse(TeachRecipe, _merged(raw, entry.settings))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping."""
+    result = dict(base)
+    for key, value in changes.items():
+        inner = base.get(key)
+        result[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -49,10 +49,12 @@ def table(result: Mapping[str, Any]) -> "Table":
         padding=(0, 1, 0, 0),
     )
     rendered.add_column("#", justify="right")
-    rendered.add_column("teacher", overflow="fold", min_width=8)
-    # The terminal has the least room: the unit is in the caption.
-    for header in (*(header.removesuffix(" %") for header in _HEADERS), *statistics.losses):
-        rendered.add_column(Text(header), justify="right", no_wrap=True)
+    rendered.add_column("teacher", no_wrap=True)
+    for header in _HEADERS:
+        rendered.add_column(header.removesuffix(" %"), justify="right", no_wrap=True)
+    # Where the terminal is narrow these wrap, and nothing is cut off.
+    for loss in statistics.losses:
+        rendered.add_column(Text(loss), justify="right", min_width=6)
     for row in _rows(statistics):
         gains = [Text(_gain(cell), style=_style(cell)) for cell in row.cells]
         rendered.add_row(row.rank, Text(row.teacher), *row.scores, *gains)
@@ -185,24 +187,28 @@ def _findings(statistics: Statistics) -> "Iterator[Markup]":
     if statistics.num_seeds == 1:
         yield _sentence("Only one seed was run: there are no intervals, and no difference below can be told from luck.")
     yield _predicted(statistics)
+    unranked = ", ".join(teacher.name for teacher in statistics.teachers if teacher.rank is None)
+    if unranked:
+        yield _sentence("Not ranked, as their Brier score is not finite for every seed: {}.", _strong(unranked))
     yield _realised(statistics)
     yield from _best_pair(statistics)
-    yield _tally(statistics)
+    if statistics.num_seeds > 1:
+        yield _tally(statistics)
     yield _agreement(statistics)
 
 
 def _predicted(statistics: Statistics) -> "Markup":
     best, *others = statistics.teachers
     if best.rank is None:
-        return _sentence("No teacher has a finite Brier score on held-out labels, so none is predicted to be the best.")
-    score = _interval(best.scores["brier"], 3)
+        return _sentence("No teacher is predicted to be the best.")
+    name, score = _strong(best.name), _interval(best.scores["brier"], 3)
     if not others or statistics.predicted_lead is None:
-        return _sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", best.name, score)
+        return _sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", name, score)
     return _sentence(
         "Predicted best: {}, with the lowest Brier score on held-out labels, {}. " + _lead(statistics.predicted_lead),
-        best.name,
+        name,
         score,
-        others[0].name,
+        _strong(others[0].name),
         _interval(statistics.predicted_lead, 4),
     )
 
@@ -213,23 +219,23 @@ def _realised(statistics: Statistics) -> "Markup":
     if not ranked:
         return _sentence("No teacher's students have a finite test accuracy under every loss.")
     best, *others = ranked
-    accuracy = f"{_interval(_scaled(best.students, 100), 2)} %"
+    name, accuracy = _strong(best.name), _interval(_scaled(best.students, 100), 2, unit=" %")
     if not others or statistics.realised_lead is None:
-        return _sentence("Its students reach {1} test accuracy, averaged over the losses.", best.name, accuracy)
+        return _sentence("The students of {} reach {} test accuracy, averaged over the losses.", name, accuracy)
     return _sentence(
         "Realised best: {}, whose students reach {} test accuracy, averaged over the losses. "
         + _lead(statistics.realised_lead),
-        best.name,
+        name,
         accuracy,
-        others[0].name,
-        f"{_interval(statistics.realised_lead, 2)} points",
+        _strong(others[0].name),
+        _interval(statistics.realised_lead, 2, unit=" points"),
     )
 
 
 def _lead(lead: Estimate) -> str:
     """How the lead over the runner-up is worded: as settled only where its interval excludes 0."""
     if math.isnan(lead.low):
-        return "Its lead over {} is {}."
+        return "Its lead over the next, {}, is {}."
     if differs(lead):
         return "Its lead over the next, {}, is {}, an interval that excludes 0."
     return "Its lead over the next, {}, is {}, an interval that contains 0: the two cannot be told apart."
@@ -240,12 +246,15 @@ def _best_pair(statistics: Statistics) -> "Iterator[Markup]":
     if not known:
         return
     best = max(known, key=lambda cell: cell.difference.value)
-    accuracy = f"{_number(100 * best.accuracy.value, 2)} %"
-    gain = f"{_interval(best.difference, 2, sign=True)} points"
-    text = "The most accurate students came from {} with {}: {}, which is {} against labels alone."
+    text = "The most accurate students came from {} with {}: {} %, which is {} against labels alone"
+    if math.isfinite(best.difference.low) and not differs(best.difference):
+        text += ", an interval that contains 0"
+    text += "."
     if len(known) > 1:
         text += f" This is the best of {len(known)} picked after the fact, so expect less of it on new seeds."
-    yield _sentence(text, best.teacher, best.loss, accuracy, gain)
+    accuracy = _number(100 * best.accuracy.value, 2)
+    gain = _interval(best.difference, 2, unit=" points", sign=True)
+    yield _sentence(text, _strong(best.teacher), _strong(best.loss), accuracy, gain)
 
 
 def _tally(statistics: Statistics) -> "Markup":
@@ -253,27 +262,32 @@ def _tally(statistics: Statistics) -> "Markup":
     better = sum(differs(cell.difference) and cell.difference.value > 0 for cell in cells)
     worse = sum(differs(cell.difference) and cell.difference.value < 0 for cell in cells)
     return _sentence(
-        "Of {} teacher and loss pairs, {} did better than labels alone by more than the interval, {} did worse, and {} "
-        "cannot be told from it. The intervals hold one at a time: about 1 in 20 excludes 0 by chance.",
-        *(str(number) for number in (len(cells), better, worse, len(cells) - better - worse)),
+        "Counting the pairs of teacher and loss whose interval excludes 0: {} of {} did better than labels alone, {} "
+        "did worse, and the other {} cannot be told from it. Each interval holds by itself: where nothing differs, "
+        "about 1 in 20 still excludes 0.",
+        *(str(number) for number in (better, len(cells), worse, len(cells) - better - worse)),
     )
 
 
 def _agreement(statistics: Statistics) -> "Markup":
     rho = statistics.pooled
     if math.isnan(rho.value):
-        return _sentence("With fewer than two teachers to rank, nothing can be said about the prediction of ranks.")
+        return _sentence("The teachers have no two distinct ranks, so nothing can be said about predicting them.")
     if math.isnan(rho.low):
         verdict = "Without an interval this is no evidence either way."
     elif not differs(rho):
         verdict = "The interval contains 0: this study does not show that held-out labels foretell the better teacher."
     elif rho.value > 0:
-        verdict = "The interval excludes 0: teachers that held-out labels rank higher did tend to have better students."
+        verdict = "The interval excludes 0: here, teachers that held-out labels rank higher had the better students."
     else:
-        verdict = "The interval excludes 0 on the wrong side: the prediction was misleading here."
+        verdict = "The interval excludes 0 on the wrong side: here, the prediction was misleading."
     return _sentence(
-        "Predicted and realised ranks correlate with Spearman's ρ = {}, all losses taken together. " + verdict,
+        "Predicted and realised ranks correlate with Spearman's ρ = {}, all losses taken together. "
+        + verdict
+        # An interval over seeds is easily read as one over teachers.
+        + " It speaks of {} only: other teachers may rank otherwise.",
         _interval(rho, 2),
+        f"these {len(statistics.teachers)} teachers",
     )
 
 
@@ -281,8 +295,8 @@ def _heat_map(statistics: Statistics) -> "Markup":
     cells = statistics.cells.values()
     values = ", ".join(f"{cell.teacher} with {cell.loss} {pictures.points(cell)}" for cell in cells)
     alt = f"Heat map of student accuracy, difference to labels alone in points: {values}."
-    height = 44 * len(statistics.teachers) + 110
-    return _svg(lambda figure: pictures.heat_map(figure, statistics), 720, height, alt, axes=False)
+    width, height = 90 * len(statistics.losses) + 130, 38 * len(statistics.teachers) + 120
+    return _svg(lambda figure: pictures.heat_map(figure, statistics), width, height, alt, axes=False)
 
 
 def _rank_panel(statistics: Statistics, loss: str) -> "Markup":
@@ -306,12 +320,17 @@ def _svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *, 
     return Markup(pictures.to_svg(draw, width, height, alt, axes=axes))
 
 
-def _sentence(text: str, *values: str) -> "Markup":
-    """Fill names and numbers into a sentence, escaped and strong, with true minus signs."""
+def _sentence(text: str, *values: "str | Markup") -> "Markup":
+    """Fill values into a sentence, escaped."""
     from markupsafe import Markup
 
-    strong = (Markup("<strong>{}</strong>").format(value) for value in values)
-    return Markup(text).format(*strong)
+    return Markup(text).format(*values)
+
+
+def _strong(name: str) -> "Markup":
+    from markupsafe import Markup
+
+    return Markup("<strong>{}</strong>").format(name)
 
 
 # Numbers and words
@@ -331,10 +350,10 @@ def _spread(estimate: Estimate, form: str) -> str:
     return f"{value} ± {margin:.2f}" if math.isfinite(margin) else value
 
 
-def _interval(estimate: Estimate, digits: int, *, sign: bool = False) -> str:
+def _interval(estimate: Estimate, digits: int, *, unit: str = "", sign: bool = False) -> str:
     """``1.23 (0.78 to 1.68)``; without the interval where there is none."""
     form = f"{'+' if sign else ''}.{digits}f"
-    text = format(estimate.value, form)
+    text = format(estimate.value, form) + unit
     if math.isfinite(estimate.low):
         text += f" ({format(estimate.low, form)} to {format(estimate.high, form)})"
     return pictures.typographic(text)

@@ -7,7 +7,7 @@ not finite is null there and NaN here, and makes NaN whatever rests on it: no se
 optimum. **Realised** is the accuracy of the students on the test part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,18 @@ __all__ = ["SCHEMA", "Cell", "Statistics", "Teacher", "check", "differs", "summa
 SCHEMA = 1
 SCORES = ("accuracy", "brier", "nll", "calibration_error")
 
-_KEYS = ("name", "command", "data", "seeds", "teachers", "baseline", "students", "recipe", "circumstances", "time_total")
+_KEYS = (
+    "name",
+    "command",
+    "data",
+    "seeds",
+    "teachers",
+    "baseline",
+    "students",
+    "recipe",
+    "circumstances",
+    "time_total",
+)
 _RESAMPLES = 2000
 
 
@@ -86,8 +97,9 @@ def summarize(result: Mapping[str, Any], *, resamples: int = _RESAMPLES, seed: i
 
     The interval of a rank correlation is a 95 % percentile bootstrap over seeds: seeds are drawn with replacement, the
     same for every teacher and loss, and means, ranks and correlation computed again. Resampled means carry the
-    seeds' noise twice, so the interval leans towards 0; with fewer than about five seeds it says little. NaN bounds for
-    a single seed. Teachers whose means are not finite stand outside the correlation of that loss; a correlation of
+    seeds' noise twice, so the interval leans towards 0; with fewer than about five seeds it says little. It speaks of
+    these teachers: the luck of having picked them, large where they are few, is not in it. NaN bounds for a single
+    seed. Teachers whose means are not finite stand outside the correlation of that loss; a correlation of
     fewer than two distinct ranks is NaN.
 
     Args:
@@ -180,8 +192,9 @@ def _at(result: Any, *path: str) -> Any:
 
 def _values(result: Mapping[str, Any], *path: str) -> Float64[np.ndarray, "values"]:
     """A list of numbers, null as NaN."""
+    found = _at(result, *path)
     try:
-        values = np.asarray(_at(result, *path), dtype=np.float64)
+        values = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(())
     if values.ndim != 1:
@@ -190,7 +203,9 @@ def _values(result: Mapping[str, Any], *path: str) -> Float64[np.ndarray, "value
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _grid(result: Mapping[str, Any], path: Any) -> Float64[np.ndarray, "losses teachers seeds"]:
+def _grid(
+    result: Mapping[str, Any], path: Callable[[str, str], tuple[str, ...]]
+) -> Float64[np.ndarray, "losses teachers seeds"]:
     return np.array(
         [[_values(result, *path(loss, name)) for name in result["teachers"]] for loss in result["students"]]
     )

@@ -68,9 +68,7 @@ class Batches:
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
-        order = self.indices[
-            torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))
-        ]
+        order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
         steps = order.split(self.batch_size)[start:]
         plan = [share for step in steps for share in shares(step, shard)]
         draws = self._draws(epoch)
@@ -113,9 +111,7 @@ def shares(step: Tensor, shard: Shard) -> list[tuple[Tensor, Tensor]]:
     """
     parts = shard.accumulate * shard.world
     size = -(-len(step) // parts)
-    padded = torch.cat([step, step[:1].expand(parts * size - len(step))]).view(
-        shard.accumulate, shard.world, size
-    )
+    padded = torch.cat([step, step[:1].expand(parts * size - len(step))]).view(shard.accumulate, shard.world, size)
     mask = (torch.arange(parts * size) < len(step)).view(shard.accumulate, shard.world, size)
     return list(zip(padded[:, shard.rank], mask[:, shard.rank], strict=True))
 

@@ -59,9 +59,7 @@ def _outsider(room: str, name: str) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(
-            f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}"
-        )
+        raise InputError(f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}")
     return found
 
 
@@ -81,9 +79,7 @@ def accepted(function: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[
     return {name: value for name, value in supplied.items() if anything or name in known}
 
 
-def check_options(
-    room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()
-) -> None:
+def check_options(room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()) -> None:
     """Refuse options that the named function does not have; `own` names those that Preceptor fills in
     itself.
     """

@@ -51,9 +51,7 @@ def name(epochs: int, steps: int) -> str:
 
 def saved(folder: Path) -> list[Path]:
     """The whole checkpoints in `folder`, oldest first."""
-    return sorted(
-        folder.glob("epoch-*-step-*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
-    )
+    return sorted(folder.glob("epoch-*-step-*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -66,8 +64,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     version = state.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA:
         raise InputError(
-            f"the checkpoint '{path}' has format {version}, newer than this Preceptor's {SCHEMA}; "
-            "upgrade Preceptor"
+            f"the checkpoint '{path}' has format {version}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
         )
     if not (path / _TENSORS).is_file() or _digest(path, state) != state.get("sha256"):
         raise InputError(

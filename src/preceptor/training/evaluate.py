@@ -39,7 +39,7 @@ def refuse_not_finite(logits: Tensor, index: Tensor, mask: Tensor | None = None)
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Accelerator, *, batch_size: int = 1000
+    model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Accelerator, *, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels of the samples at `indices`, on the CPU.
 
@@ -116,7 +116,7 @@ class Evaluator:
 
 @torch.no_grad()
 def tabulate(
-    teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device, *, batch_size: int = 1000
+    teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device, *, batch_size: int = 256
 ) -> Tensor:
     """A teacher's outputs (N, C) for the samples at `indices`; the rows of all others are NaN.
 

@@ -126,9 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from None
     except ValueError:
-        raise InputError(
-            f"'{path}' is not valid JSON; it is damaged or was not written by Preceptor"
-        ) from None
+        raise InputError(f"'{path}' is not valid JSON; it is damaged or was not written by Preceptor") from None
     if not isinstance(value, dict):
         raise InputError(f"'{path}' holds a {type(value).__name__}, not a JSON object")
     return value
@@ -140,9 +138,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Save tensors as safetensors; `metadata` (JSON values) goes into the header under ``preceptor``."""
     # safetensors refuses tensors that share memory (tied weights): each is stored whole.
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -176,5 +172,6 @@ def load_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, A
 def _starts_like_a_pickle(path: Path) -> bool:
     """A bare pickle (protocol 2 or later), or torch's zip archive of one."""
     with open(path, "rb") as file:
-        start = file.read(2)
-    return start == b"PK" or (len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5)
+        start = file.read(3)
+    # 0 is no opcode of a pickle, but the third byte of most safetensors, which begin with a number of 8 bytes.
+    return start[:2] == b"PK" or (len(start) == 3 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2] != 0)

@@ -49,35 +49,31 @@ class Progress:
 
 
 def make_accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
-    """An accelerator for this recipe's device, precision and trackers.
+    """An accelerator for this recipe's device, precision and, if there is a run folder, trackers.
 
     Raises:
         InputError: fp16 on a CPU, where autocast would silently compute in float32; an unknown or missing
             tracker.
     """
-    training = recipe.training
+    training, trackers = recipe.training, list(recipe.training.trackers) if folder else []
     on_cpu = training.device == "cpu" or not torch.accelerator.is_available()
     if training.precision == "fp16" and on_cpu:
         raise InputError(
-            "training.precision is 'fp16', which on a CPU would silently run in float32; use bf16 or "
-            "fp32 there"
-        )
-    if training.trackers and folder is None:
-        raise InputError(
-            f"training.trackers is {list(training.trackers)}, but nothing is kept; give a run folder, or "
-            "no trackers"
+            "training.precision is 'fp16', which on a CPU would silently run in float32; use bf16 or fp32 there"
         )
     AcceleratorState._reset_state()  # several runs in one process may differ in precision
     try:
-        accelerator = Accelerator(
-            cpu=training.device == "cpu",
-            mixed_precision="no" if training.precision == "fp32" else training.precision,
-            log_with=list(training.trackers) or None,  # type: ignore[arg-type]
-            project_dir=str(folder) if folder else None,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no supported trackers")  # refused below
+            accelerator = Accelerator(
+                cpu=training.device == "cpu",
+                mixed_precision="no" if training.precision == "fp32" else training.precision,
+                log_with=trackers or None,  # type: ignore[arg-type]
+                project_dir=str(folder) if folder else None,
+            )
     except ValueError as error:
-        raise InputError(f"training.trackers is {list(training.trackers)}: {error}") from None
-    missing = set(training.trackers) - {str(tracker) for tracker in accelerator.log_with}
+        raise InputError(f"training.trackers is {trackers}: {error}") from None
+    missing = set(trackers) - {str(tracker) for tracker in accelerator.log_with}
     if missing:  # accelerate would go on without it
         name = min(missing)
         raise InputError(f"the tracker '{name}' is not installed; run pip install {name}, or remove it")
@@ -125,9 +121,7 @@ class Loop:
         if self.task.state is not None:
             self.task.state.to(self.accelerator.device)
         average = self.recipe.average
-        self.averaged = (
-            average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
-        )
+        self.averaged = average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
         optimizer = make_optimizer(self.raw_model.parameters(), self.recipe.optimizer)
         self.task.model, self.optimizer = self.accelerator.prepare(self.raw_model, optimizer)
         self.best = {name: tensor.detach().clone() for name, tensor in self.raw_model.state_dict().items()}
@@ -153,9 +147,7 @@ class Loop:
         """One epoch, or the rest of one, with its evaluation, its line of metrics and its checkpoint."""
         progress, started = self.progress, time.perf_counter()
         self.task.start_epoch(progress.epoch, self.recipe.training.epochs)
-        shard = Shard(
-            self.accelerator.process_index, self.accelerator.num_processes, self.recipe.training.accumulate
-        )
+        shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, self.recipe.training.accumulate)
         for micro_batches in self.batches.epoch(progress.epoch, start=progress.step_in_epoch, shard=shard):
             self._step(micro_batches)
             progress.step += 1
@@ -180,10 +172,7 @@ class Loop:
             for batch in micro_batches
         ]
         count = self._count(micro_batches)
-        seen = [
-            self._backward(batch, count, last=i == len(micro_batches) - 1)
-            for i, batch in enumerate(micro_batches)
-        ]
+        seen = [self._backward(batch, count, last=i == len(micro_batches) - 1) for i, batch in enumerate(micro_batches)]
         self._optimize()
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
@@ -254,8 +243,7 @@ class Loop:
 
     def _diverged(self, error: NotFinite) -> InputError:
         return InputError(
-            f"{error} in epoch {self.progress.epoch}; lower optimizer.lr or set "
-            f"training.clip_norm{self._last_good()}"
+            f"{error} in epoch {self.progress.epoch}; lower optimizer.lr or set training.clip_norm{self._last_good()}"
         )
 
     def _last_good(self) -> str:
@@ -316,9 +304,7 @@ class Loop:
     def _keep_best(self) -> None:
         """Keep a copy of each model's weights where its held-out score is the best so far."""
         sign = -1.0 if self.recipe.training.select == "accuracy" else 1.0
-        score = (
-            torch.as_tensor(self.latest[self.recipe.training.select], dtype=torch.float64).reshape(-1) * sign
-        )
+        score = torch.as_tensor(self.latest[self.recipe.training.select], dtype=torch.float64).reshape(-1) * sign
         progress = self.progress
         if not progress.best_score:
             progress.best_score, progress.best_epoch = [math.inf] * len(score), [0] * len(score)
@@ -339,11 +325,7 @@ class Loop:
             self.save()
             raise Interrupted
         every = self.recipe.training.checkpoint_every
-        if (
-            every
-            and self.progress.step % every == 0
-            and self.progress.step_in_epoch < self.batches.steps_per_epoch
-        ):
+        if every and self.progress.step % every == 0 and self.progress.step_in_epoch < self.batches.steps_per_epoch:
             self.save()
 
     def _asked_to_stop(self) -> bool:
@@ -377,9 +359,7 @@ class Loop:
             "objective": self.task.state.state_dict() if self.task.state is not None else {},
         }
         return {
-            name: tensor
-            for scope, group in scopes.items()
-            for name, tensor in checkpoint.scoped(scope, group).items()
+            name: tensor for scope, group in scopes.items() for name, tensor in checkpoint.scoped(scope, group).items()
         }
 
     def _state(self, sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -406,16 +386,12 @@ class Loop:
             return
         tensors, state = checkpoint.load(found[-1])
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
-        checkpoint.restore_optimizer(
-            self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"]
-        )
+        checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
         self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.within("average", tensors))
         if self.task.state is not None:
-            load_weights(
-                self.task.state, checkpoint.within("objective", tensors), f"the objective in '{found[-1]}'"
-            )
+            load_weights(self.task.state, checkpoint.within("objective", tensors), f"the objective in '{found[-1]}'")
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name, total in state["sums"].items():
@@ -423,9 +399,7 @@ class Loop:
             self._sums[name] = share if self.accelerator.is_main_process else torch.zeros_like(share)
         self.progress = Progress(**state["progress"])
         # JSON has no infinity: it is stored as null.
-        self.progress.best_score = [
-            math.inf if score is None else score for score in self.progress.best_score
-        ]
+        self.progress.best_score = [math.inf if score is None else score for score in self.progress.best_score]
         self.metrics.cut(self.progress.metrics_bytes)
         self._prune()  # what a kill right after saving left
 
@@ -469,9 +443,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
-        raise InputError(
-            f"{source} is of another architecture: it {what}; give the model that it was trained with"
-        )
+        raise InputError(f"{source} is of another architecture: it {what}; give the model that it was trained with")
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise InputError(

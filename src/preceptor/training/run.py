@@ -6,6 +6,7 @@
 a run that has one is complete.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -34,9 +35,7 @@ _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "keep", "device
 _MEMBERS = "# members: "
 
 
-def open_run(
-    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any] | None:
+def open_run(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
     """Make a run folder, or find it again; return its result if the run is complete.
 
     Args:
@@ -49,9 +48,7 @@ def open_run(
     path = folder / "recipe.yaml"
     if path.exists():
         _refuse_other(folder, recipe, members)
-    elif folder.is_file() or (
-        folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))
-    ):
+    elif folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
         raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
     else:
         files.make_folder(folder)
@@ -72,8 +69,7 @@ def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, A
     theirs = read_members(folder)
     if len(theirs) != len(members):
         raise InputError(
-            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(members)}; give another "
-            "folder with --out"
+            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(members)}; give another folder with --out"
         )
     for position, (there, here) in enumerate(zip(theirs, members, strict=True)):
         if there != here:
@@ -97,9 +93,7 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {
-            k: v
-            for name, inner in value.items()
-            for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()
+            k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()
         }
     return {prefix: value}
 
@@ -139,15 +133,11 @@ def read_result(folder: Path) -> dict[str, Any]:
             f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
         )
     if not path.is_file():
-        raise InputError(
-            f"the run '{folder}' is not complete: it has no result.json; run the same command again"
-        )
+        raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
     result = files.read_json(path)
     found = result.get("schema_version")
     if not isinstance(found, int) or found > SCHEMA:
-        raise InputError(
-            f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
-        )
+        raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
     for key in ("verb", "heldout", "test"):
         if key not in result:
             raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
@@ -180,9 +170,7 @@ def read_splits(folder: Path) -> dict[str, Tensor]:
     """
     content = files.read_json(folder / "splits.json")
     if not isinstance(content.get("parts"), dict):
-        raise InputError(
-            f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor"
-        )
+        raise InputError(f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor")
     return {name: torch.tensor(index, dtype=torch.int64) for name, index in content["parts"].items()}
 
 
@@ -214,9 +202,7 @@ def _commit() -> str | None:
         return None
     try:
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ}
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -250,17 +236,18 @@ def read_weights(path: Path) -> Weights:
     """
     tensors, metadata = files.load_tensors(path)
     if not {"model", "schema_version"} <= metadata.keys():
-        raise InputError(
-            f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote"
-        )
+        raise InputError(f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote")
     if metadata["schema_version"] > SCHEMA:
         raise InputError(
-            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; "
-            "upgrade Preceptor"
+            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
         )
-    metadata = {name: value for name, value in metadata.items() if name != "schema_version"}
-    lists = {name: tuple(metadata.pop(name)) for name in ("input_shape", "class_names")}
-    return Weights(tensors=tensors, **lists, **metadata)
+    found: dict[str, Any] = {"tensors": tensors}
+    for field in dataclasses.fields(Weights)[1:]:
+        if field.name not in metadata:
+            raise InputError(f"'{path}' lacks '{field.name}'; it is damaged or was not written by Preceptor")
+        value = metadata[field.name]
+        found[field.name] = tuple(value) if field.name in ("input_shape", "class_names") else value
+    return Weights(**found)
 
 
 def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, Weights]:
@@ -272,14 +259,13 @@ def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, 
     weights = read_weights(path)
     component = build.Component(**weights.model)
     supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
-    model = build.call("model", component, supplied)
+    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+        model = build.call("model", component, supplied)
     if weights.members is not None and member is None:
-        raise InputError(
-            f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0"
-        )
+        raise InputError(f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0")
     tensors = weights.tensors if member is None else member_state(weights.tensors, member)
     load_weights(model, tensors, f"'{path}'")
-    return model.eval(), weights
+    return model.to(memory_format=torch.channels_last).eval(), weights
 
 
 def load_teacher(reference: TeacherRef) -> Teacher:
@@ -291,10 +277,8 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     result = read_result(reference.run)
     path = reference.run / f"{reference.weights}.safetensors"
     if not path.exists():
-        there = [p.stem for p in sorted(reference.run.glob("*.safetensors"))]
-        raise InputError(
-            f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}"
-        )
+        there = [kind for kind in ("last", "best", "average") if (reference.run / f"{kind}.safetensors").exists()]
+        raise InputError(f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
     if reference.calibrated and not result.get("temperature"):
         raise InputError(
             f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, "
@@ -304,6 +288,4 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     model, weights = load_model(path)
     temperature = weights.temperature if reference.calibrated else 1.0
     assert isinstance(temperature, float | int)
-    return Teacher(
-        model, distribution=weights.distribution, temperature=temperature, class_names=weights.class_names
-    )
+    return Teacher(model, distribution=weights.distribution, temperature=temperature, class_names=weights.class_names)

@@ -12,9 +12,7 @@ from preceptor.recipe import Optimizer, Schedule
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW over all parameters."""
     if recipe.name == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=recipe.lr,
@@ -37,9 +35,7 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
     if step < warmup:
         return (step + 1) / warmup
     if schedule.name == "step":
-        return schedule.factor ** sum(
-            step >= milestone * steps_per_epoch for milestone in schedule.milestones
-        )
+        return schedule.factor ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
     if schedule.name == "constant":
         return 1.0
     progress = (step - warmup) / max(1, epochs * steps_per_epoch - warmup)

@@ -30,9 +30,7 @@ class Stack(nn.Module):
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError("the models of a stack must have one architecture")
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in models[0].modules()):
-            raise ValueError(
-                "models with dropout cannot be stacked: their draws would not be those of one alone"
-            )
+            raise ValueError("models with dropout cannot be stacked: their draws would not be those of one alone")
         parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
         # Kept out of the module tree: it lends its structure, never its tensors.
         object.__setattr__(self, "template", models[0])

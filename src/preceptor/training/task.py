@@ -81,9 +81,7 @@ class TeachTask:
         self.observes = hasattr(objective, "observe")
         if hasattr(objective, "bind"):
             structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
-            self.objective.bind(
-                model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack
-            )
+            self.objective.bind(model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
 
     def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
         logits = self.model(batch["input"])
@@ -191,9 +189,7 @@ class DistillTask:
         if isinstance(self.loss, Loss):
             return self.loss.share(*tensors)
         # vmap gives every loss one model at a time, a batch-level one too.
-        parts = [
-            torch.vmap(loss.share)(*(tensor[models] for tensor in tensors)) for models, loss in self.loss
-        ]
+        parts = [torch.vmap(loss.share)(*(tensor[models] for tensor in tensors)) for models, loss in self.loss]
         order = torch.tensor([model for models, _ in self.loss for model in models], device=tensors[0].device)
         return torch.cat(parts)[order.argsort()]
 

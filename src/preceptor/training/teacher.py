@@ -124,9 +124,7 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
         return teacher
     if not isinstance(teacher, Sequence) or isinstance(teacher, str) or not teacher:
         what = "an empty one" if isinstance(teacher, list | tuple) else f"a {type(teacher).__name__}"
-        raise InputError(
-            f"a teacher is a callable from batch to logits, a module, or a list of them, not {what}"
-        )
+        raise InputError(f"a teacher is a callable from batch to logits, a module, or a list of them, not {what}")
     pairs: list[Any] = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
     weights = [weight for _, weight in pairs]
     if any(not weight > 0 for weight in weights):

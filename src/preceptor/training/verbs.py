@@ -71,11 +71,11 @@ def teach(
         setup.check_objective(objective, _named(objective), found.num_classes)
     module = _module(recipe, sources, seeds or [recipe.seed], model, stacked=bool(seeds))
     task = TeachTask(module, objective, num_samples=len(sources[0].train), num_classes=found.num_classes)
+    source_of = list(range(len(seeds))) if seeds else None
+    batches = _batches(recipe, sources, source_of, [s.parts["train"] for s in sources])
     if result := _open(folder, recipe, accelerator, [{"seed": seed} for seed in seeds]):
         return result
-    source_of = list(range(len(seeds))) if seeds else None
-    indices = [s.parts["train"] for s in sources]
-    return _train(recipe, task, accelerator, sources, source_of, indices, folder, progress)
+    return _train(recipe, task, accelerator, sources, source_of, batches, folder, progress)
 
 
 def distill(
@@ -105,6 +105,7 @@ def distill(
     _check_class_names(given, found.class_names)
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
+    batches = _batches(recipe, [samples], None, [samples.for_students])
     if result := _open(folder, recipe, accelerator):
         return result
     if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
@@ -118,7 +119,7 @@ def distill(
         distill_weight=recipe.distill_weight,
         labelled=samples.labelled,
     )
-    return _train(recipe, task, accelerator, [samples], None, [samples.for_students], folder, progress)
+    return _train(recipe, task, accelerator, [samples], None, batches, folder, progress)
 
 
 @dataclass(frozen=True)
@@ -171,21 +172,24 @@ def distill_stack(
         Lookup(table, [student.teacher for student in students]).to(accelerator.device),
         list(groups.values()),
         ce_weight=torch.tensor([student.ce_weight for student in students], device=accelerator.device),
-        distill_weight=torch.tensor(
-            [student.distill_weight for student in students], device=accelerator.device
-        ),
+        distill_weight=torch.tensor([student.distill_weight for student in students], device=accelerator.device),
         labelled=_stacked_labelled(sources, source_of),
     )
+    batches = _batches(recipe, sources, source_of, [s.for_students for s in sources])
     if result := _open(folder, recipe, accelerator, [_member(student) for student in students]):
         return result
-    indices = [s.for_students for s in sources]
-    return _train(recipe, task, accelerator, sources, source_of, indices, folder, progress)
+    return _train(recipe, task, accelerator, sources, source_of, batches, folder, progress)
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
 
 
 def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accelerator:
+    if recipe.training.trackers and folder is None:
+        raise InputError(
+            f"training.trackers is {list(recipe.training.trackers)}, but nothing is kept; give a run folder, or no "
+            "trackers"
+        )
     accelerator = make_accelerator(recipe, folder)
     if stacked and accelerator.num_processes > 1:
         raise InputError("a stack is trained by one process; start it without accelerate launch")
@@ -260,9 +264,7 @@ def _module(
 
 def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
     if not recipe.teacher:
-        raise InputError(
-            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote"
-        )
+        raise InputError("the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote")
     loaded = [(runs.load_teacher(reference), reference.weight) for reference in recipe.teacher]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
@@ -303,7 +305,7 @@ def _train(
     accelerator: Accelerator,
     sources: list[Samples],
     source_of: list[int] | None,
-    indices: list[Tensor],
+    batches: Batches | StackedBatches,
     folder: Path | None,
     progress: bool,
 ) -> Result:
@@ -311,7 +313,6 @@ def _train(
     started = time.perf_counter()
     if folder and accelerator.is_main_process:
         runs.write_splits(folder, _recorded_parts(sources, source_of))
-    batches = _batches(recipe, sources, source_of, indices)
     evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
     shown = progress and accelerator.is_main_process
     with (
@@ -349,9 +350,7 @@ def _recorded_parts(sources: Sequence[Samples], source_of: Sequence[int] | None)
 def _batches(
     recipe: Recipe, sources: Sequence[Samples], source_of: Sequence[int] | None, indices: Sequence[Tensor]
 ) -> Batches | StackedBatches:
-    augmentation: Augmentation | None = (
-        call("augmentation", recipe.augmentation) if recipe.augmentation else None
-    )
+    augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
     streams = [
         Batches(
             samples.train,
@@ -410,16 +409,12 @@ def _finish(
     }
     predictions: dict[str, Tensor] = {}
     # Copied: loading one state into the model would change the others.
-    states = {
-        kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()
-    }
+    states = {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()}
     temperatures: dict[str, Any] = {}
     for kind, state in states.items():
         loop.raw_model.load_state_dict(state)
         for part in parts:
-            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(
-                loop.raw_model
-            )
+            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(loop.raw_model)
             result[part][kind] = score(outputs, labels, calibration=True)
             predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
         if getattr(recipe, "calibrate", False):

@@ -1,0 +1,107 @@
+"""Choose a study's hyper-parameters on held-out samples, from grids of equal size and with seeds of their own."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preceptor.errors import InputError
+from preceptor.recipe import override, parse
+from preceptor.study.grid import run_study, teach_all
+from preceptor.study.recipe import Study
+from preceptor.training import setup
+from preceptor.training.run import read_result
+
+Grid = Mapping[str, list[str]]
+Say = Callable[[str], None]
+
+
+def tune(study: Study, grids: Mapping[str, Any], folder: Path, *, say: Say = lambda _: None) -> dict[str, Any]:
+    """Train every point of every grid, and say which to use.
+
+    A teacher's point is chosen by its mean held-out Brier score (what `assess` ranks by), a loss's by the mean held-out
+    accuracy of its students over all chosen teachers, the baseline's by its held-out accuracy.
+
+    Args:
+        study: what is tuned; its seeds are replaced by the grids' own.
+        grids: ``seeds``, and lists of points for each name under ``teachers`` and ``losses`` and for ``baseline``; a
+            point is a list of ``key=value`` overrides of that entry.
+        folder: where the runs go.
+
+    Returns:
+        For teachers, losses and the baseline: each point's score, and the number of the chosen one.
+
+    Raises:
+        InputError: the grids differ in size, or name something that the study does not have.
+    """
+    _check(study, grids)
+    raw = study.model_dump(mode="json") | {"seeds": grids["seeds"]}
+    found: dict[str, Any] = {"baseline": _tune_baseline(raw, grids["baseline"], folder, say)}
+    teachers, found["teachers"] = _tune_teachers(raw, grids["teachers"], folder, say)
+    found["losses"] = _tune_losses(raw, teachers, grids["losses"], folder, say)
+    return found
+
+
+def _check(study: Study, grids: Mapping[str, Any]) -> None:
+    for part, names in (("teachers", set(study.trained)), ("losses", set(study.losses))):
+        if set(grids[part]) != names:
+            raise InputError(f"the grids' {part} are {sorted(grids[part])}, the study's are {sorted(names)}; name all")
+    sizes = {len(points) for part in ("teachers", "losses") for points in grids[part].values()}
+    if sizes != {len(grids["baseline"])}:
+        raise InputError(f"the grids have {sorted(sizes | {len(grids['baseline'])})} points; give all the same number")
+
+
+def _variants(entries: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """Every point of every grid as an entry of its own, ``name@0``, ``name@1``..."""
+    return {
+        f"{name}@{number}": override(entries[name], point)
+        for name, points in grid.items()
+        for number, point in enumerate(points)
+    }
+
+
+def _tune_teachers(
+    raw: Mapping[str, Any], grid: Grid, folder: Path, say: Say
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    variants = _variants(raw["teachers"], grid)
+    study = parse(Study, {**raw, "teachers": variants})
+    teach_all(study, folder, setup.load_data(study.teach), say=say)
+    scores = {name: _heldout_brier(study, folder / "teachers" / name) for name in variants}
+    chosen = {name: _choice(name, len(points), scores, lower=True) for name, points in grid.items()}
+    best = [f"{name}@{choice['chosen']}" for name, choice in chosen.items()]
+    return {name: variants[name] for name in best}, chosen
+
+
+def _heldout_brier(study: Study, run: Path) -> float:
+    runs = [run] if study.stack_teachers else [run / f"seed-{seed}" for seed in study.seeds]
+    return float(np.mean([read_result(place)["heldout"]["last"]["brier"] for place in runs]))
+
+
+def _tune_losses(
+    raw: Mapping[str, Any], teachers: Mapping[str, Any], grid: Grid, folder: Path, say: Say
+) -> dict[str, dict[str, Any]]:
+    variants = _variants(raw["losses"], grid)
+    study = parse(Study, {**raw, "teachers": teachers, "losses": variants})
+    students = run_study(study, folder, command="tune", say=say)["students"]
+    scores = {
+        name: float(np.mean([cell["heldout"]["accuracy"] for cell in students[name].values()])) for name in variants
+    }
+    return {name: _choice(name, len(points), scores, lower=False) for name, points in grid.items()}
+
+
+def _tune_baseline(raw: Mapping[str, Any], points: list[list[str]], folder: Path, say: Say) -> dict[str, Any]:
+    from preceptor.training.verbs import teach
+
+    scores = {}
+    for number, point in enumerate(points):
+        study = parse(Study, {**raw, "baseline": override(raw["baseline"], point)})
+        say(f"baseline {number + 1}/{len(points)}: {' '.join(point)}")
+        result = teach(study.baseline, folder / f"baseline-{number}", seeds=list(study.seeds))
+        scores[f"baseline@{number}"] = float(np.mean(result["heldout"]["last"]["accuracy"]))
+    return _choice("baseline", len(points), scores, lower=False)
+
+
+def _choice(name: str, size: int, scores: Mapping[str, float], *, lower: bool) -> dict[str, Any]:
+    values = [scores[f"{name}@{number}"] for number in range(size)]
+    return {"chosen": int(np.argmin(values) if lower else np.argmax(values)), "scores": values}

@@ -1,0 +1,139 @@
+"""What every model promises, and the sizes of the literature."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from preceptor import models
+from preceptor.errors import InputError
+from preceptor.models.resnet import BasicBlock
+from preceptor.models.wrn import WideBlock
+
+SMALL = ["cnn", "mlp", "resnet8", "resnet14", "resnet8x4", "wrn_16_1", "wrn_16_2"]
+
+
+def build(name, num_classes=100, input_shape=(3, 32, 32)):
+    torch.manual_seed(0)
+    return getattr(models, name)(num_classes=num_classes, input_shape=input_shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet8", 83_892),
+        ("resnet14", 181_108),
+        ("resnet20", 278_324),
+        ("resnet32", 472_756),
+        ("resnet44", 667_188),
+        ("resnet56", 861_620),
+        ("resnet110", 1_736_564),
+        ("resnet8x4", 1_233_540),
+        ("resnet32x4", 7_433_860),
+        ("wrn_16_1", 180_916),
+        ("wrn_16_2", 703_284),
+        ("wrn_40_1", 569_780),
+        ("wrn_40_2", 2_255_156),
+    ],
+)
+def test_parameters_with_100_classes(name, parameters):
+    with torch.device("meta"):
+        model = getattr(models, name)(num_classes=100)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", models.__all__)
+def test_every_factory_takes_the_two_common_arguments(name):
+    parameters = inspect.signature(getattr(models, name)).parameters
+    assert {"num_classes", "input_shape"} <= parameters.keys()
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("input_shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8)])
+def test_logits_of_any_image_size(name, input_shape):
+    logits = build(name, 7, input_shape)(torch.randn(2, *input_shape))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_reach_every_parameter(name):
+    model = build(name, 7)
+    model(torch.randn(4, 3, 32, 32)).logsumexp(-1).sum().backward()
+    assert [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_seed_decides_the_weights(name):
+    first, second = build(name), build(name)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_travel_as_plain_tensors(name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, other = build(name), build(name)
+    nn.init.zeros_(next(other.parameters()))
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
+    other.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    inputs = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.eval()(inputs), other.eval()(inputs))
+
+
+@pytest.mark.parametrize("name", [name for name in models.__all__ if name != "mlp"])
+def test_image_models_refuse_other_inputs(name):
+    with pytest.raises(InputError, match=r"inputs have shape \(64,\).*'mlp'"):
+        build(name, 7, (64,))
+
+
+def test_cnn_refuses_images_too_small_for_its_pools():
+    with pytest.raises(InputError, match="images of 8x4 pixels cannot be halved 3 times"):
+        build("cnn", 7, (1, 8, 4))
+    assert models.cnn(num_classes=7, input_shape=(1, 8, 4), widths=(16, 16))(torch.zeros(2, 1, 8, 4)).shape == (2, 7)
+
+
+def test_convolutions_start_from_kaiming_fan_out():
+    for name in ("cnn", "resnet20", "wrn_40_1"):
+        for module in build(name).modules():
+            if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+                fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+                assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+
+def test_basic_block_is_the_paper_s():
+    block = BasicBlock(4, 8, stride=2).eval()
+    x = torch.randn(2, 4, 6, 6)
+    inner = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x)))))
+    assert torch.equal(block(x), torch.relu(inner + block.downsample(x)))
+    assert len(BasicBlock(4, 4, stride=1).downsample) == 0
+
+
+def test_wide_block_activates_before_it_convolves():
+    x = torch.randn(2, 4, 6, 6)
+    same = WideBlock(4, 4, stride=1, dropout=0.0).eval()
+    nn.init.zeros_(same.conv2.weight)
+    assert torch.equal(same(x), x)  # the identity is not touched
+    changed = WideBlock(4, 8, stride=2, dropout=0.0).eval()
+    nn.init.zeros_(changed.conv2.weight)
+    assert changed.shortcut is not None
+    assert torch.equal(changed(x), changed.shortcut(torch.relu(changed.bn1(x))))
+
+
+def test_wrn_dropout():
+    model = models.wrn_16_1(num_classes=3, input_shape=(1, 8, 8), dropout=0.5)
+    inputs = torch.randn(2, 1, 8, 8)
+    assert not torch.equal(model(inputs), model(inputs))
+
+
+def test_features_can_be_tapped_by_name():
+    """Hooks see what a layer gave: nothing is overwritten in place later."""
+    model = build("resnet8", 7).eval()
+    taps = {}
+    for name in ("layer1", "layer2", "layer3", "bn1"):
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: taps.update({name: out}))
+    model(torch.randn(2, 3, 32, 32))
+    assert [tuple(taps[f"layer{i}"].shape[1:]) for i in (1, 2, 3)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    assert (taps["bn1"] < 0).any()

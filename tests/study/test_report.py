@@ -1,0 +1,274 @@
+"""The table, the page and the picture of a study."""
+
+import re
+import struct
+import subprocess
+import sys
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from preceptor.study.report import markdown, table, write_picture, write_report
+from study.fake import LOSSES, TEACHERS, fake_study
+
+# Elements that HTML leaves open, and those that SVG closes in their start tag.
+VOID = {"meta", "br", "hr", "img", "link"}
+
+
+class Page(HTMLParser):
+    """Collects text, tags and labels, and checks that elements are nested as they should be."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words, self.labels = [], [], [], []
+        self.feed(text)
+        assert not self.open
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.labels += [value for name, value in attributes if name == "aria-label"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def page_of(study, folder):
+    return write_report(study, folder / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(rendered, width=120):
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(rendered)
+    return console.export_text()
+
+
+def with_nulls():
+    study = fake_study()
+    study["teachers"]["mse"]["heldout"]["nll"][3] = None
+    study["teachers"]["tolerant"]["heldout"]["brier"][3] = None
+    study["teachers"]["tolerant"]["optimum_brier"]["kd"][3] = None
+    study["students"]["kd"]["mse"]["test"]["accuracy"][2] = None
+    study["recipe"]["limit"] = float("inf")
+    study["circumstances"]["commit"] = None
+    return study
+
+
+def all_null():
+    study = fake_study(num_seeds=3)
+    for scores in (*study["teachers"].values(), study["baseline"], *study["students"]["kd"].values()):
+        for part in ("heldout", "test"):
+            scores[part] = dict.fromkeys(scores[part], [None] * 3)
+    return study
+
+
+CASES = {
+    "usual": fake_study(),
+    "nulls": with_nulls(),
+    "all null": all_null(),
+    "two seeds": fake_study(num_seeds=2),
+    "one seed": fake_study(num_seeds=1),
+    "one teacher, one loss": fake_study(("mse",), ("kd",)),
+    "one of everything": fake_study(("mse",), ("kd",), 1),
+    "strange names": fake_study(("<b>&", "$x_1$ | *y*", '"q"'), ("<script>", "a.b:Loss"), 3),
+}
+
+
+@pytest.mark.parametrize("study", CASES.values(), ids=CASES.keys())
+def test_whatever_the_study_it_can_be_shown(study, tmp_path):
+    text = page_of(study, tmp_path)
+    page = Page(text)
+    for name in (*study["teachers"], *study["students"]):
+        assert name in page.text
+    assert not re.search(r"https?://|//cdn|@import|url\((?!#)|<link|<script|\ssrc=", text)
+    assert "nan" not in text.lower()
+    assert page.tags.count("svg") == len(page.labels) == 1 + len(study["students"]) + len(study["teachers"])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    terminal = text_of(table(study))
+    assert all(name in terminal and name in page.text for name in study["teachers"])
+    assert "nan" not in (terminal + markdown(study)).lower()
+
+
+def test_names_are_escaped(tmp_path):
+    text = page_of(CASES["strange names"], tmp_path)
+    page = Page(text)
+    assert not {"b", "script"} & set(page.tags)
+    assert "&lt;b&gt;&amp;" in text
+    assert any("<b>&" in label and '"q"' in label for label in page.labels)
+
+
+def test_an_address_stays_text_in_the_recipe(tmp_path):
+    study = fake_study(("mse",), ("kd",), 2)
+    study["recipe"]["source"] = "https://example.org/<a>"
+    text = page_of(study, tmp_path)
+    assert text.count("https://") == 1
+    assert "source: https://example.org/&lt;a&gt;" in text[text.index("<details>") :]
+
+
+def test_the_page_says_what_it_is_and_how_it_was_made(tmp_path):
+    text = page_of(CASES["usual"], tmp_path)
+    page = Page(text)
+    assert '<html lang="en">' in text
+    assert "<title>quickstart – Preceptor report</title>" in text
+    assert "prefers-color-scheme: dark" in text
+    for words in ("preceptor quickstart", "10 (0 to 9)", "torch 2.7.1", "4f7f8c4", "cpu", "71 s", "heldout: 200"):
+        assert words in page.text
+
+
+def test_the_pictures_follow_the_page(tmp_path):
+    text = page_of(CASES["usual"], tmp_path)
+    pictures = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert "var(--ink)" in pictures
+    assert "#ffffff" not in pictures
+    assert "xlink" not in pictures
+
+
+def findings(study, folder):
+    text = page_of(study, folder)
+    start, end = text.index('<ul class="findings">'), text.index("</ul>")
+    return Page(text[start:end] + "</ul>").text
+
+
+def clear_winner(num_seeds=5):
+    """Teacher `good` beats `bad`, which harms, in every seed."""
+    study = fake_study(("good", "bad"), ("kd",), num_seeds)
+    study["baseline"]["test"]["accuracy"] = [0.90, 0.91, 0.92, 0.91, 0.90][:num_seeds]
+    for name, gain, brier in (("good", 0.02, 0.1), ("bad", -0.03, 0.3)):
+        wiggle = [0.001, -0.001, 0.0, 0.002, -0.002][:num_seeds]
+        pairs = zip(study["baseline"]["test"]["accuracy"], wiggle, strict=True)
+        study["students"]["kd"][name]["test"]["accuracy"] = [a + gain + w for a, w in pairs]
+        study["teachers"][name]["heldout"]["brier"] = [brier + w for w in wiggle]
+        study["teachers"][name]["optimum_brier"]["kd"] = [brier + w for w in wiggle]
+    return study
+
+
+def test_findings_of_a_clear_case(tmp_path):
+    text = findings(clear_winner(), tmp_path)
+    assert "Predicted best: good , with the lowest Brier score on held-out labels, 0.100 (0.098 to 0.102)." in text
+    assert "Realised best: good , whose students reach 92.80 %" in text
+    assert "Its lead over the next, bad , is 5.00 points" in text
+    assert "came from good with kd : 92.80 %, which is +2.00 points (+1.80 to +2.20) against labels alone" in text
+    assert "best of 2 picked after the fact" in text
+    assert "1 of 2 did better than labels alone, 1 did worse, and the other 0 cannot be told" in text
+    assert "ρ = 1.00 (1.00 to 1.00)" in text
+    assert "of these 2 teachers only" in text
+    assert "contains 0" not in text
+
+
+def test_findings_do_not_overclaim(tmp_path):
+    study = clear_winner()
+    study["teachers"]["bad"]["heldout"]["brier"] = [0.11, 0.09, 0.12, 0.08, 0.11]
+    study["teachers"]["bad"]["optimum_brier"]["kd"] = [0.11, 0.09, 0.12, 0.08, 0.11]
+    study["students"]["kd"]["good"]["test"]["accuracy"] = [0.80, 0.97, 0.86, 0.95, 0.91]
+    study["students"]["kd"]["bad"]["test"]["accuracy"] = [0.88, 0.90, 0.91, 0.93, 0.86]
+    text = findings(study, tmp_path)
+    assert text.count("an interval that contains 0: the two cannot be told apart") == 2
+    assert "0 of 2 did better than labels alone, 0 did worse" in text
+    assert "does not show that held-out labels foretell" in text
+
+
+def test_one_seed_is_said_to_be_one_seed(tmp_path):
+    study = clear_winner(1)
+    text = findings(study, tmp_path)
+    assert "Only one seed was run" in text
+    assert "excludes 0" not in text
+    assert "(" not in text
+    terminal = text_of(table(study))
+    assert "One seed: no interval" in " ".join(terminal.split())
+    assert "±" not in terminal
+    assert "**" not in markdown(study)
+
+
+def test_table_fits_a_terminal():
+    lines = text_of(table(CASES["usual"]), width=100).splitlines()
+    assert max(map(len, lines)) <= 100
+    rows = [line for line in lines if re.match(r"\d  ", line)]
+    assert len(rows) == len(TEACHERS)
+    assert all(len(re.findall(r"[+-]\d\.\d\d ± \d\.\d\d", row)) == len(LOSSES) for row in rows)
+
+
+def test_table_marks_only_what_differs():
+    columns = table(clear_winner()).columns
+    better, worse = list(columns[-1].cells)
+    assert (str(better), better.style) == ("+2.00 ± 0.20", "bold green")
+    assert (str(worse), worse.style) == ("-3.00 ± 0.20", "bold red")
+    unclear = clear_winner()
+    unclear["students"]["kd"]["good"] = unclear["baseline"]
+    assert [(str(cell), cell.style) for cell in list(table(unclear).columns[-1].cells)[:1]] == [("+0.00 ± 0.00", "")]
+
+
+def test_narrow_terminal_loses_nothing():
+    text = " ".join(text_of(table(CASES["usual"]), width=80).split())
+    assert "…" not in text
+    assert text.count("±") == len(TEACHERS) * len(LOSSES) + 2  # and twice in the caption
+
+
+def test_markdown_is_a_table():
+    text = markdown(CASES["usual"])
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(TEACHERS)
+    assert {row.count("|") for row in rows} == {1 + 6 + len(LOSSES)}
+    assert re.search(r"\*\*\+\d\.\d\d ± \d\.\d\d\*\*", text)
+    for words in ("`preceptor quickstart`", "torch 2.7.1", "2026-08-01", "95 % Student-t interval over 10 seeds"):
+        assert words in text
+
+
+def test_markdown_escapes_names():
+    rows = [line for line in markdown(CASES["strange names"]).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {1 + 6 + 2}
+    assert not any("<" in row for row in rows)
+
+
+@pytest.mark.parametrize("case", ["usual", "nulls", "one of everything", "strange names"])
+def test_picture_is_1600_pixels_wide(case, tmp_path):
+    path = write_picture(CASES[case], tmp_path / "new" / "picture.png")
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    assert struct.unpack(">I", head[16:20]) == (1600,)
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_many_teachers_and_losses(tmp_path):
+    study = fake_study(tuple(f"teacher_{i}" for i in range(9)), tuple(f"loss_{i}" for i in range(5)), 3)
+    write_picture(study, tmp_path / "picture.png")
+    assert Page(page_of(study, tmp_path)).tags.count("svg") == 1 + 5 + 9
+
+
+def test_equal_ranks_keep_their_labels_apart(tmp_path):
+    study = fake_study(losses=("kd",))
+    for name in TEACHERS:
+        study["students"]["kd"][name] = study["students"]["kd"]["mse"]
+        study["teachers"][name]["optimum_brier"] = study["teachers"]["mse"]["optimum_brier"]
+    text = page_of(study, tmp_path)
+    panel = re.findall(r"<svg.*?</svg>", text, re.DOTALL)[1]
+    heights = [re.search(rf'y="([\d.]+)"[^>]*>{name}<', panel) for name in TEACHERS]
+    assert len({match and match[1] for match in heights}) == len(TEACHERS)
+
+
+def test_matplotlib_comes_late_and_leaves_no_trace(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(__file__).removesuffix("/study/test_report.py")!r})
+from preceptor.study import report
+assert not {{"matplotlib", "jinja2", "rich"}} & set(sys.modules)
+from study.fake import fake_study
+import matplotlib
+# To ask for the backend is to choose one, which imports pyplot.
+settings = lambda: {{key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}}
+before = settings()
+report.write_report(fake_study(("mse",), ("kd",), 2), {str(tmp_path / "report.html")!r})
+assert "matplotlib.pyplot" not in sys.modules
+assert settings() == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

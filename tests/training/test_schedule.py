@@ -1,0 +1,69 @@
+"""Learning rates against torch's own schedulers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, lr_scheduler
+
+from preceptor.recipe import Optimizer, Schedule
+from preceptor.training.schedule import make_optimizer, multiplier, set_lr
+
+STEPS, EPOCHS = 7, 6
+TOTAL = STEPS * EPOCHS
+
+
+def ours(schedule: Schedule) -> list[float]:
+    return [0.3 * multiplier(schedule, step, steps_per_epoch=STEPS, epochs=EPOCHS) for step in range(TOTAL)]
+
+
+def theirs(scheduler: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], steps: int) -> list[float]:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduled, rates = scheduler(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduled.step()
+    return rates
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_cosine(final: float) -> None:
+    expected = theirs(lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=0.3 * final), TOTAL)
+    assert ours(Schedule(final=final)) == pytest.approx(expected)
+
+
+def test_step() -> None:
+    expected = theirs(lambda o: lr_scheduler.MultiStepLR(o, [2 * STEPS, 4 * STEPS], gamma=0.2), TOTAL)
+    assert ours(Schedule(name="step", milestones=(2, 4), factor=0.2)) == pytest.approx(expected)
+
+
+def test_constant() -> None:
+    assert ours(Schedule(name="constant")) == [0.3] * TOTAL
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant", "step"])
+def test_warm_up(name: str) -> None:
+    warmup = 2 * STEPS
+    schedule = Schedule.model_validate({"name": name, "warmup_epochs": 2, "milestones": (4,)})
+    rising = theirs(lambda o: lr_scheduler.LinearLR(o, 1 / warmup, total_iters=warmup - 1), warmup)
+    assert ours(schedule)[:warmup] == pytest.approx(rising)
+    later = {
+        "cosine": theirs(lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL - warmup), TOTAL - warmup),
+        "constant": [0.3] * (TOTAL - warmup),
+        "step": theirs(lambda o: lr_scheduler.MultiStepLR(o, [2 * STEPS]), TOTAL - warmup),
+    }
+    assert ours(schedule)[warmup:] == pytest.approx(later[name])
+
+
+def test_optimizers_get_their_options() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    sgd = make_optimizer([weight], Optimizer(lr=0.2, momentum=0.5, nesterov=True, weight_decay=0.1))
+    assert isinstance(sgd, SGD)
+    assert {"lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1}.items() <= sgd.defaults.items()
+    adamw = make_optimizer([weight], Optimizer(name="adamw", lr=0.2, betas=(0.8, 0.9), weight_decay=0.1))
+    assert isinstance(adamw, AdamW)
+    assert {"lr": 0.2, "betas": (0.8, 0.9), "weight_decay": 0.1}.items() <= adamw.defaults.items()
+    set_lr(adamw, 0.7)
+    assert adamw.param_groups[0]["lr"] == 0.7
