@@ -1,6 +1,6 @@
 """Choose a study's hyper-parameters on held-out samples.
 
-    python benchmarks/tune.py quickstart benchmarks/grids/quickstart.yaml --out runs/tune-quickstart
+python benchmarks/tune.py quickstart benchmarks/grids/quickstart.yaml --out runs/tune-quickstart
 """
 
 from pathlib import Path
@@ -15,10 +15,18 @@ from preceptor.study.tune import tune
 from preceptor.training.files import write_json
 
 
-def main(recipe: str, grids: Path, out: Annotated[Path, typer.Option()]) -> None:
+def main(
+    recipe: str,
+    grids: Path,
+    overrides: Annotated[list[str] | None, typer.Argument()] = None,
+    *,
+    out: Annotated[Path, typer.Option()],
+) -> None:
     """Train every point of the grids; print and save each one's score and the choice."""
     points = read_yaml(grids)
-    found = tune(load(Study, find_recipe(recipe)), points, out, say=lambda text: typer.echo(text, err=True))
+    found = tune(
+        load(Study, find_recipe(recipe), overrides or []), points, out, say=lambda text: typer.echo(text, err=True)
+    )
     write_json(out / "tuned.json", found)
     for part in ("teachers", "losses", "baseline"):
         choices = {"baseline": found[part]} if part == "baseline" else found[part]

@@ -163,22 +163,35 @@ def quickstart(
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that quickstart, study or generations wrote.")],
     as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as GitHub markdown.")] = False,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw a study's pictures into a PNG.")] = None,
 ) -> None:
     """Print a study's table again and write its report anew, without training anything."""
     from preceptor.training.files import read_json
 
     if (folder / "generations.json").is_file():
-        from preceptor.study.generations import table
+        from preceptor.study import generations
 
         result = read_json(folder / "generations.json")
-        _print(result if as_json else table(result))
-    elif (folder / "study.json").is_file():
-        _report(read_json(folder / "study.json"), folder, as_json)
-    else:
+        if markdown:
+            typer.echo(generations.markdown(result))
+        else:
+            _print(result if as_json else generations.table(result))
+        return
+    if not (folder / "study.json").is_file():
         raise InputError(
             f"'{folder}' holds no study.json or generations.json; give a folder that a finished quickstart, study or "
             "generations wrote"
         )
+    from preceptor.study import report as reports
+
+    result = read_json(folder / "study.json")
+    if picture:
+        _say(f"picture: {reports.write_picture(result, picture)}")
+    if markdown:
+        typer.echo(reports.markdown(result))
+    else:
+        _report(result, folder, as_json)
 
 
 @app.callback(invoke_without_command=True)

@@ -127,9 +127,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _last_milestone(self) -> "Recipe":
         if self.schedule.name == "step" and not self.schedule.milestones:
-            raise ValueError(
-                "schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]"
-            )
+            raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
         if self.average and self.average.start_epoch >= self.training.epochs:
             raise ValueError(
                 f"average.start_epoch is {self.average.start_epoch}, but training ends after "
@@ -178,9 +176,7 @@ class DistillRecipe(Recipe):
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":
         if self.ce_weight == self.distill_weight == 0:
-            raise ValueError(
-                "ce_weight and distill_weight are both 0; a student needs something to learn from"
-            )
+            raise ValueError("ce_weight and distill_weight are both 0; a student needs something to learn from")
         return self
 
 
@@ -203,9 +199,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file"
-        ) from None
+        raise InputError(f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise InputError(f"the recipe '{path}' is not text; give the path of a YAML file") from None
     try:
@@ -214,9 +208,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise InputError(f"the recipe '{path}' is not valid YAML: {detail}") from None
     if not isinstance(value, dict):
-        raise InputError(
-            f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values"
-        )
+        raise InputError(f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values")
     return value
 
 
@@ -246,9 +238,7 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, An
         try:
             node[last] = yaml.load(text, _Loader)
         except yaml.YAMLError:
-            raise InputError(
-                f"the value in the override '{assignment}' is not valid YAML; quote it"
-            ) from None
+            raise InputError(f"the value in the override '{assignment}' is not valid YAML; quote it") from None
     return result
 
 

@@ -90,9 +90,9 @@ def test_image_models_refuse_other_inputs(name):
 
 
 def test_cnn_refuses_images_too_small_for_its_pools():
-    with pytest.raises(InputError, match="images of 8x4 pixels cannot be halved 3 times"):
-        build("cnn", 7, (1, 8, 4))
-    assert models.cnn(num_classes=7, input_shape=(1, 8, 4), widths=(16, 16))(torch.zeros(2, 1, 8, 4)).shape == (2, 7)
+    with pytest.raises(InputError, match="images of 8x3 pixels cannot be halved 2 times"):
+        build("cnn", 7, (1, 8, 3))
+    assert models.cnn(num_classes=7, input_shape=(1, 8, 3), widths=(16,))(torch.zeros(2, 1, 8, 3)).shape == (2, 7)
 
 
 def test_convolutions_start_from_kaiming_fan_out():

@@ -13,12 +13,14 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 import preceptor.training.checkpoint as checkpoint
 import preceptor.training.files as files
@@ -50,15 +52,26 @@ def run(verb: str, folder: Path) -> None:
     elif verb == "teach_stack":
         recipe = teach_recipe("objective=SoTeacher", "optimizer.name=adamw", "optimizer.lr=1e-2", "training.epochs=3")
         teach(recipe, folder, seeds=[0, 1])
+    elif verb == "teach_conv":
+        recipe = teach_recipe("training.checkpoint_every=2", "training.clip_norm=1.0")
+        teach(recipe, folder, model=conv)
     elif verb == "distill":
         distill(distill_recipe("training.checkpoint_every=2", "split.transfer=100"), folder, teacher=_teacher)
     else:
         table = torch.randn(1, 1797, 10, generator=torch.Generator().manual_seed(0))
         students = [
             Student(0, 0, Component(name="kd")),
-            Student(1, 0, Component(name="ttm", temperature=2.0)),
+            Student(1, 0, Component.model_validate({"name": "ttm", "temperature": 2.0})),
         ]
         distill_stack(distill_recipe("training.checkpoint_every=1"), students, table, folder)
+
+
+def conv(num_classes: int) -> nn.Module:
+    """Convolutions, whose weights have a memory format of their own, and batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(288, num_classes),
+    )  # fmt: skip
 
 
 def _teacher(batch: Any) -> torch.Tensor:
@@ -186,14 +199,17 @@ def child(verb: str, folder: Path, death: dict[str, Any]) -> None:
     """One start of the command: counts its optimizer steps, and notes what must be the same at the end."""
     log = open(folder.with_suffix(".steps"), "ab", buffering=0)  # noqa: SIM115 - closed by death
     step = loop.Loop._step
-    loop.Loop._step = lambda self, batches: (step(self, batches), log.write(b"."))[0]
-    lines = at_line(death.get("line", -1))
+    loop.Loop._step = lambda self, batches: (step(self, batches), log.write(b"."))[0]  # type: ignore
+    end: dict[str, Any] = {}
+    count = at_line(death["line"]) if "line" in death else None
     if "moment" in death:
         MOMENTS[death["moment"]](death["nth"])
     torch.manual_seed(5)
     run(verb, folder)
-    sys.settrace(None)
-    end = {"lines": lines(), "rng": torch.get_rng_state().tolist()}
+    if count is not None:
+        sys.settrace(None)
+        end["lines"] = count()
+    end["rng"] = torch.get_rng_state().tolist()
     folder.with_suffix(".end").write_text(json.dumps(end))
 
 
@@ -201,27 +217,28 @@ def start(verb: str, folder: Path, death: dict[str, Any]) -> int:
     """Fork a child; its exit status, negative if a signal ended it."""
     pid = os.fork()
     if pid == 0:
-        status = 1
         try:
             child(verb, folder, death)
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status) if status == 0 else sys.excepthook(*sys.exc_info())
-            os._exit(status)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # against power cuts; what a killed process wrote is there without
     teach(teach_recipe("objective=SoTeacher", "training.epochs=1"))  # whatever is imported late, is now
     lines: dict[str, int] = {}
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        verb, folder, statuses = job["verb"], Path(job["folder"]), []
-        for death in [*job["deaths"], {}]:
-            at = {"line": 1 + int(death["part"] * lines[verb])} if "part" in death else death
-            statuses.append(start(verb, folder, at))
-        lines.setdefault(verb, json.loads(folder.with_suffix(".end").read_text())["lines"])
+        verb, folder = job["verb"], Path(job["folder"])
+        if job["deaths"]:
+            deaths = [{"line": 1 + int(d["part"] * lines[verb])} if "part" in d else d for d in job["deaths"]]
+            statuses = [start(verb, folder, death) for death in [*deaths, {}]]
+        else:
+            statuses = [start(verb, folder, {"line": 0})]  # there is no line 0: the lines are only counted
+            lines[verb] = json.loads(folder.with_suffix(".end").read_text())["lines"]
         folder.with_suffix(".statuses").write_text(json.dumps(statuses))
 
 

@@ -50,7 +50,7 @@ def interrupted(folder: Path) -> None:
         last = self.accelerator.process_index == self.accelerator.num_processes - 1
         self._interrupted = last and self.progress.step == 4
 
-    Loop._step = interrupting
+    Loop._step = interrupting  # type: ignore
     try:
         teach(recipe, folder)
     except Interrupted:

@@ -306,3 +306,27 @@ def test_the_history_of_soteacher_is_in_the_checkpoint(tmp_path: Path) -> None:
     train = read_splits(tmp_path / "run")["train"]
     assert (visits[train] == 3).all()
     assert visits.sum() == 3 * 150
+
+
+def test_a_resumed_optimizer_keeps_its_memory_format(tmp_path: Path) -> None:
+    """Convolution kernels have their channels last; what is kept for them must, too, or sums round differently."""
+    formats: list[list[tuple[int, ...]]] = []
+
+    def model(num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(128, num_classes))
+
+    whole = Loop._step
+
+    def watching(self: Loop, batches: Any) -> None:
+        state = self.optimizer.state_dict()["state"]
+        formats.append([slots["momentum_buffer"].stride() for slots in state.values()])
+        whole(self, batches)
+
+    with stopped_at(5):
+        teach(teach_recipe("training.checkpoint_every=4"), tmp_path / "run", model=model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_step", watching)
+        teach(teach_recipe(), tmp_path / "whole", model=model)
+        teach(teach_recipe("training.checkpoint_every=4"), tmp_path / "run", model=model)
+    assert formats[6] == formats[4] != []
+    assert formats[4][2] == (36, 1, 12, 4)  # channels last

@@ -15,7 +15,13 @@ from training.toys import snapshot
 
 TESTS = Path(__file__).parents[1]
 KILLED = -9
-CHECKPOINT_EVERY = {"teach": 2, "teach_stack": 3, "distill": 2, "distill_stack": 1}  # in optimizer steps
+CHECKPOINT_EVERY = {
+    "teach": 2,
+    "teach_stack": 3,
+    "teach_conv": 2,
+    "distill": 2,
+    "distill_stack": 1,
+}  # in optimizer steps
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -42,6 +48,7 @@ AGAIN_AND_AGAIN = [{"part": part} for part in (0.3, 0.1, 0.25, 0.35, 0.2, 0.3)]
 DEATHS = {
     ("teach", "random"): random_parts("teach", 20),
     ("teach_stack", "random"): random_parts("teach_stack", 4),
+    ("teach_conv", "random"): random_parts("teach_conv", 4),
     ("distill", "random"): random_parts("distill", 4),
     ("distill_stack", "random"): random_parts("distill_stack", 4),
     ("teach", "worst"): worst_moments("teach"),

@@ -105,7 +105,7 @@ def stopped_at(step: int) -> Iterator[None]:
             raise Stopped
         whole(self, batches)
 
-    Loop._step = stopping
+    Loop._step = stopping  # type: ignore
     try:
         with contextlib.suppress(Stopped):
             yield

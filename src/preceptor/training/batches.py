@@ -1,6 +1,4 @@
-"""Which samples make which optimizer step, on which process, in which micro-batch: a pure function of the
-seed.
-"""
+"""Which samples make which optimizer step, process and micro-batch: a pure function of the seed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

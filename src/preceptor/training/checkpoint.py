@@ -69,8 +69,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not (path / _TENSORS).is_file() or _digest(path, state) != state.get("sha256"):
         raise InputError(
             f"the checkpoint '{path}' is damaged (its content does not match its SHA-256); remove that "
-            "folder to go on "
-            "from the checkpoint before it, or from the start if it is the only one"
+            "folder to go on from the checkpoint before it, or from the start if it is the only one"
         )
     return files.load_tensors(path / _TENSORS)[0], state
 
@@ -96,9 +95,14 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]
 ) -> None:
     """The inverse of `flatten_optimizer`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest["values"]}.items():
         index, name = key.split("/", 1)
+        parameter = parameters[int(index)]
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            # In the parameter's memory format: in another one the same sum may be rounded differently.
+            value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
 

@@ -58,8 +58,7 @@ def not_saved(path: Path, error: Exception) -> InputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return InputError(
         f"could not save '{path}': {reason}; what was saved before is untouched, so make room or give "
-        "another folder, "
-        "and run the same command again"
+        "another folder, and run the same command again"
     )
 
 

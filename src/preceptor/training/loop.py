@@ -236,9 +236,8 @@ class Loop:
         except NotFinite as error:
             raise self._diverged(error) from None
         raise InputError(
-            f"the loss is {loss.item()} in epoch {self.progress.epoch} though the model's logits are "
-            "finite; look for NaN "
-            f"in what the teacher or the objective gives{self._last_good()}"
+            f"the loss is {loss.item()} in epoch {self.progress.epoch} though the model's logits are finite; "
+            f"look for NaN in what the teacher or the objective gives{self._last_good()}"
         )
 
     def _diverged(self, error: NotFinite) -> InputError:
@@ -447,9 +446,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise InputError(
-                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the "
-                "model's has "
-                f"{tuple(own[name].shape)}; give the model that it was trained with"
+                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the model's "
+                f"has {tuple(own[name].shape)}; give the model that it was trained with"
             )
     model.load_state_dict(dict(tensors))
 

@@ -51,9 +51,8 @@ class MetricsLog:
         found = self.path.stat().st_size if self.path.exists() else 0
         if found < length:
             raise InputError(
-                f"'{self.path}' has {found} bytes where the checkpoint counts {length}; put the file "
-                "back as it was, or "
-                "remove the run folder to start afresh"
+                f"'{self.path}' has {found} bytes where the checkpoint counts {length}; put the file back as "
+                "it was, or remove the run folder to start afresh"
             )
         if found > length:
             os.truncate(self.path, length)

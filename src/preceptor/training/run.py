@@ -74,9 +74,8 @@ def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, A
     for position, (there, here) in enumerate(zip(theirs, members, strict=True)):
         if there != here:
             raise InputError(
-                f"the run folder '{folder}' holds another stack: member {position} is "
-                f"{json.dumps(there)} there and "
-                f"{json.dumps(here)} here; give another folder with --out"
+                f"the run folder '{folder}' holds another stack: member {position} is {json.dumps(there)} "
+                f"there and {json.dumps(here)} here; give another folder with --out"
             )
 
 
@@ -157,8 +156,7 @@ def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
     elif files.read_json(path) != content:
         raise InputError(
             f"'{path}' records another split than the data set gives now; put the data back as they were "
-            "when the run "
-            "began, or give another folder with --out"
+            "when the run began, or give another folder with --out"
         )
 
 
@@ -281,9 +279,8 @@ def load_teacher(reference: TeacherRef) -> Teacher:
         raise InputError(f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
     if reference.calibrated and not result.get("temperature"):
         raise InputError(
-            f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, "
-            "or set "
-            "calibrated=false"
+            f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, or "
+            "set calibrated=false"
         )
     model, weights = load_model(path)
     temperature = weights.temperature if reference.calibrated else 1.0

@@ -101,8 +101,7 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
 
 
 def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
-    """A model of the recipe, drawn from the ``initialization`` stream of `seed`; the global generator is left
-    alone.
+    """A model drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
 
     Raises:
         InputError: no such model or option, or what the factory returns is no module.
@@ -116,7 +115,10 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     if not isinstance(made, nn.Module):
         raise InputError(f"the model '{recipe.model.name}' is a {type(made).__name__}, not a torch.nn.Module")
     # Convolutions run about twice as fast on a CPU with their channels last; nothing else is touched.
-    return made.to(memory_format=torch.channels_last)
+    for parameter in made.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return made
 
 
 def check_output(model: nn.Module, data: Data, name: str) -> None:
@@ -139,8 +141,7 @@ def check_output(model: nn.Module, data: Data, name: str) -> None:
 
 
 def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | str) -> None:
-    """Refuse a teacher, on `device` already, whose output does not fit the data set: it is asked for two
-    samples.
+    """Refuse a teacher whose output does not fit the data set, by asking it, on `device`, for two samples.
 
     Raises:
         InputError: no tensor, another number of classes or examples, or a table of another number of samples.
@@ -148,9 +149,8 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
     for part in leaves(teacher):
         if isinstance(part, Lookup) and part.table.shape[-2] != len(samples.train):
             raise InputError(
-                f"the teacher's table has {part.table.shape[-2]} rows and the data set "
-                f"{len(samples.train)} samples; give one "
-                "row for each sample"
+                f"the teacher's table has {part.table.shape[-2]} rows and the data set {len(samples.train)} "
+                "samples; give one row for each sample"
             )
     batch = samples.train[samples.for_students[:2].tolist()]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -169,9 +169,7 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
 
 
 def repeats(dataset: Indexed) -> bool:
-    """Whether samples are the same in every epoch, tried on a few: a data set may have random transforms of
-    its own.
-    """
+    """Whether samples are the same in every epoch, tried on a few: transforms may draw at random."""
     if hasattr(dataset.dataset, "fetch"):  # deterministic by its contract
         return True
     few = list(range(min(32, len(dataset))))
@@ -208,9 +206,8 @@ def check_objective(objective: Callable[..., Tensor], component: Component, num_
     values = _try(lambda: objective(*arguments, mask=torch.tensor([True, True])), "objective", component)
     if not isinstance(values, Tensor) or values.shape != (2,):
         raise InputError(
-            f"the objective '{component.name}' gives {_what(values)} for 2 examples; return one value "
-            "per example, without "
-            "reduction"
+            f"the objective '{component.name}' gives {_what(values)} for 2 examples; return one value per "
+            "example, without reduction"
         )
 
 
@@ -239,8 +236,7 @@ def as_loss(function: Callable[..., Tensor], component: Component, num_classes: 
     if not isinstance(values, Tensor) or values.shape not in ((2,), ()):
         raise InputError(
             f"the loss '{component.name}' gives {_what(values)} for 2 examples; return one value per "
-            "example, or a scalar "
-            "if it is a statement about the batch"
+            "example, or a scalar if it is a statement about the batch"
         )
     return Loss(function, needs_labels, batch_level=values.ndim == 0)
 

@@ -214,6 +214,5 @@ def check_match(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise InputError(
             f"the teacher's output has shape {tuple(teacher.shape)} where the student's has "
-            f"{tuple(student.shape)}; "
-            "a teacher maps a batch to one row of logits per example"
+            f"{tuple(student.shape)}; a teacher maps a batch to one row of logits per example"
         )

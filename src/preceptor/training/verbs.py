@@ -48,7 +48,7 @@ def teach(
     Args:
         recipe: everything that decides the run.
         folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps
-        nothing.
+            nothing.
         data: your own `Data`, map-style data set or (train, test), in place of the recipe's.
         model: your own factory ``(num_classes, input_shape) -> nn.Module``, in place of the recipe's.
         objective: your own objective, in place of the recipe's.
@@ -88,8 +88,7 @@ def distill(
     loss: Callable[..., Tensor] | None = None,
     progress: bool = False,
 ) -> Result:
-    """Train a student from a teacher: any callable from batch to logits, a module, or a weighted list of
-    them.
+    """Train a student from a teacher: a callable from batch to logits, a module, or a weighted list of them.
 
     Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. Where inputs are the
     same in every epoch, the teacher is asked once for each sample (``recipe.cache``).
@@ -219,15 +218,13 @@ def _check_table(table: Tensor, students: Sequence[Student], num_samples: int, n
     if table.ndim != 3 or table.shape[1:] != (num_samples, num_classes):
         raise InputError(
             f"the teachers' table has shape {tuple(table.shape)}; give (teachers, {num_samples}, "
-            f"{num_classes}), one row for "
-            "each sample of the data set"
+            f"{num_classes}), one row for each sample of the data set"
         )
     for position, student in enumerate(students):
         if not 0 <= student.teacher < len(table):
             raise InputError(
-                f"student {position} learns from teacher {student.teacher}, but the table holds teachers "
-                "0 to "
-                f"{len(table) - 1}"
+                f"student {position} learns from teacher {student.teacher}, but the table holds teachers 0 "
+                f"to {len(table) - 1}"
             )
 
 
@@ -247,9 +244,8 @@ def _module(
 ) -> nn.Module:
     if isinstance(factory, nn.Module):
         raise InputError(
-            f"the model is a {type(factory).__name__} already made; give a function that makes one, so "
-            "that its initial "
-            "weights are drawn by the recipe's seed"
+            f"the model is a {type(factory).__name__} already made; give a function that makes one, so that "
+            "its initial weights are drawn by the recipe's seed"
         )
     data = sources[0].data
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
@@ -270,9 +266,7 @@ def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
 
 
 def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
-    """Refuse teachers whose classes differ from the student's in number, or in order where both carry
-    names.
-    """
+    """Refuse teachers with another number of classes, or another order of them where both carry names."""
     for part in leaves(teacher):
         theirs = part.class_names if isinstance(part, Teacher) else ()
         if theirs and len(theirs) != len(names):
@@ -287,8 +281,7 @@ def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
             if ours != other:
                 raise InputError(
                     f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the "
-                    "classes of the "
-                    "data set into the teacher's order"
+                    "classes of the data set into the teacher's order"
                 )
 
 
@@ -372,8 +365,7 @@ def _evaluator(
     accelerator: Accelerator,
     part: str,
 ) -> Evaluator:
-    # An `Indexed` of its own: if the data set has random transforms, they are drawn the same in every epoch
-    # and run.
+    # An `Indexed` of its own: random transforms of a data set are the same here in every epoch and run.
     used = sources[0].train if part == "heldout" else sources[0].test
     assert used is not None
     rows = [s.parts["heldout"] if part == "heldout" else s.test_indices for s in sources]
