@@ -7,7 +7,7 @@ quickstart: .venv/installed
 	$(BIN)/preceptor quickstart
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: .venv/linted
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="preceptor",
     cls=Verbs,
     help="Teach, assess, distill: knowledge distillation whose teachers are measured and chosen for their students.",

@@ -189,10 +189,10 @@ def test_random_transforms_are_reproducible(tmp_path: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_loading_processes_change_nothing(tmp_path: Any) -> None:
-    for workers in (0, 2):
+    for workers in (0, 1):
         recipe = teach_recipe(f"training.num_workers={workers}", "training.batch_size=40", "training.epochs=1")
         teach(recipe, tmp_path / str(workers), data=Noisy())
-    assert_close(weights(tmp_path / "2"), weights(tmp_path / "0"), 0)
+    assert_close(weights(tmp_path / "1"), weights(tmp_path / "0"), 0)
 
 
 def test_random_transforms_reach_a_live_teacher() -> None:

@@ -280,7 +280,8 @@ class Loop:
         progress.metrics_bytes = self.metrics.append(line)
         if self.recipe.training.trackers:
             self.accelerator.log(_flat(line), step=progress.step)
-        self.save()
+        if progress.epoch % self.recipe.training.checkpoint_epochs == 0 or progress.epoch == self.recipe.training.epochs:
+            self.save()
 
     def _means(self) -> dict[str, Any]:
         """The mean over the epoch's steps of each part of the loss: a number, or one per model."""

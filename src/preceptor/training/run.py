@@ -31,7 +31,7 @@ from preceptor.training.teacher import Teacher
 
 SCHEMA = 1
 # What may differ when a run is continued: where and how it is computed, not what.
-_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "keep", "device"}
+_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
 _MEMBERS = "# members: "
 
 
