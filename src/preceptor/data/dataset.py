@@ -78,7 +78,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.inputs = inputs
-        self.labels = check_labels(labels, num_classes)
+        self.labels: Tensor = check_labels(labels, num_classes)
         self.transform = transform
         if self.labels.ndim != 1:
             raise InputError(

@@ -20,11 +20,11 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = nn.Sequential()
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.downsample: nn.Sequential = nn.Sequential()
         if stride != 1 or channels != width:
             self.downsample.append(nn.Conv2d(channels, width, 1, stride, bias=False))
             self.downsample.append(nn.BatchNorm2d(width))
@@ -47,12 +47,12 @@ class ResNet(nn.Module):
     def __init__(self, depth: int, widths: Sequence[int], *, num_classes: int, input_shape: Sequence[int]) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(image_channels(input_shape), widths[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
-        self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
-        self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
-        self.fc = nn.Linear(widths[3], num_classes)
+        self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), widths[0], 3, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(widths[0])
+        self.layer1: nn.Sequential = _stage(widths[0], widths[1], blocks, stride=1)
+        self.layer2: nn.Sequential = _stage(widths[1], widths[2], blocks, stride=2)
+        self.layer3: nn.Sequential = _stage(widths[2], widths[3], blocks, stride=2)
+        self.fc: nn.Linear = nn.Linear(widths[3], num_classes)
         kaiming_(self)
 
     def forward(self, x: Tensor) -> Tensor:

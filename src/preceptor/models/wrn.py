@@ -18,12 +18,14 @@ class WideBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.shortcut = None if channels == width else nn.Conv2d(channels, width, 1, stride, bias=False)
+        self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = (
+            None if channels == width else nn.Conv2d(channels, width, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
@@ -48,12 +50,12 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks = (depth - 4) // 6
         widths = 16 * factor, 32 * factor, 64 * factor
-        self.conv1 = nn.Conv2d(image_channels(input_shape), 16, 3, padding=1, bias=False)
-        self.layer1 = _stage(16, widths[0], blocks, 1, dropout)
-        self.layer2 = _stage(widths[0], widths[1], blocks, 2, dropout)
-        self.layer3 = _stage(widths[1], widths[2], blocks, 2, dropout)
-        self.bn = nn.BatchNorm2d(widths[2])
-        self.fc = nn.Linear(widths[2], num_classes)
+        self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), 16, 3, padding=1, bias=False)
+        self.layer1: nn.Sequential = _stage(16, widths[0], blocks, 1, dropout)
+        self.layer2: nn.Sequential = _stage(widths[0], widths[1], blocks, 2, dropout)
+        self.layer3: nn.Sequential = _stage(widths[1], widths[2], blocks, 2, dropout)
+        self.bn: nn.BatchNorm2d = nn.BatchNorm2d(widths[2])
+        self.fc: nn.Linear = nn.Linear(widths[2], num_classes)
         kaiming_(self)
         nn.init.zeros_(self.fc.bias)
 

@@ -1,8 +1,9 @@
 """Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
 
+import contextlib
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,26 @@ def run_study(
     """
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
+    with _threads(study.threads):
+        result = _run(study, folder, progress, say)
+    result |= {"command": command, "time_total": round(time.perf_counter() - started, 1)}
+    write_json(folder / "study.json", result)
+    return result
+
+
+@contextlib.contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(study: Study, folder: Path, progress: bool, say: Say) -> dict[str, Any]:
+    """Train and score every cell."""
     data = setup.load_data(study.teach)
     teach_all(study, folder, data, progress=progress, say=say)
     say("hard labels: the student without a teacher")
@@ -60,10 +81,9 @@ def run_study(
     outputs = {name: _outputs(study, name, folder, data) for name in study.teachers}
     say(f"distill: {len(study.seeds)} seeds x {len(study.teachers)} teachers x {len(study.losses)} losses")
     students = _distill(study, outputs, folder, data, progress)
-    result = {
+    return {
         "schema_version": SCHEMA,
         "name": study.name,
-        "command": command,
         "data": study.teach.data.name,
         "seeds": list(study.seeds),
         "teachers": {name: _assessed(study, found) for name, found in outputs.items()},
@@ -71,10 +91,7 @@ def run_study(
         "students": students,
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(torch.device("cpu")),
-        "time_total": round(time.perf_counter() - started, 1),
     }
-    write_json(folder / "study.json", result)
-    return result
 
 
 # -- teach ------------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class Study(Strict):
     teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
     stack_teachers: bool = True
+    threads: Annotated[int, Field(ge=1)] | None = None  # CPU threads; stacks of very small networks are fastest on one
     workers: Annotated[int, Field(ge=1)] = 1  # processes that train teachers side by side, where they are not stacked
     students_per_stack: Literal["all", "seed"] = "all"
 

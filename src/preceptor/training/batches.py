@@ -46,6 +46,13 @@ class Batches:
         num_workers: processes that load samples ahead; 0 loads in this one.
     """
 
+    dataset: Indexed
+    indices: Tensor
+    streams: Streams
+    batch_size: int
+    augmentation: Augmentation | None
+    num_workers: int
+
     def __init__(
         self,
         dataset: Indexed,
@@ -124,6 +131,9 @@ class StackedBatches:
         sources: the distinct batch streams; they must have equal length.
         source_of: for each model, which of `sources` feeds it.
     """
+
+    sources: list[Batches]
+    source_of: Tensor
 
     def __init__(self, sources: Sequence[Batches], source_of: Sequence[int]) -> None:
         lengths = {len(source.indices) for source in sources}

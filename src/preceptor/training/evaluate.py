@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from preceptor import assess
 from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
+from preceptor.training.device import Accelerator
 from preceptor.training.stack import Stack
 from preceptor.training.teacher import TeacherFn, moved, read_logits
 
@@ -86,6 +86,12 @@ class Evaluator:
         distribution: how logits are read (`read_logits`).
         source_of: for each model of a stack, its row of `indices`.
     """
+
+    dataset: Indexed
+    indices: Tensor
+    distribution: str
+    source_of: list[int] | None
+    accelerator: Accelerator
 
     def __init__(
         self,

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
 from preceptor.recipe import Recipe
 from preceptor.teaching import average_weights
 from preceptor.training import checkpoint
 from preceptor.training.batches import Batch, Batches, Shard, StackedBatches
+from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite, refuse_not_finite
 from preceptor.training.files import remove_left_overs
 from preceptor.training.metrics import MetricsLog
@@ -93,6 +94,17 @@ class Loop:
         on_step: called after each optimizer step with (steps done, steps in all, latest scores).
     """
 
+    task: Task
+    batches: Batches | StackedBatches
+    recipe: Recipe
+    evaluate: Evaluate
+    folder: Path | None
+    on_step: Callable[[int, int, Scores], object]
+    accelerator: Accelerator
+    optimizer: torch.optim.Optimizer
+    best: dict[str, Tensor]
+    progress: Progress
+
     def __init__(
         self,
         task: Task,
@@ -106,8 +118,8 @@ class Loop:
     ) -> None:
         self.task, self.batches, self.recipe, self.evaluate = task, batches, recipe, evaluate
         self.accelerator, self.folder, self.on_step = accelerator, folder, on_step or (lambda *_: None)
-        self.lead = (task.model.size,) if isinstance(task.model, Stack) else ()
-        self.streams = Streams(recipe.seed, recipe.streams)
+        self.lead: tuple[int, ...] = (task.model.size,) if isinstance(task.model, Stack) else ()
+        self.streams: Streams = Streams(recipe.seed, recipe.streams)
         self.progress = Progress()
         self.latest: Scores = {}
         self._sums: dict[str, Tensor] = {}  # of each part of the loss over the epoch so far
@@ -117,15 +129,17 @@ class Loop:
         self._set_up()
 
     def _set_up(self) -> None:
-        self.raw_model = self.task.model.to(self.accelerator.device)
+        self.raw_model: nn.Module = self.task.model.to(self.accelerator.device)
         if self.task.state is not None:
             self.task.state.to(self.accelerator.device)
         average = self.recipe.average
-        self.averaged = average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
+        self.averaged: AveragedModel | None = (
+            average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
+        )
         optimizer = make_optimizer(self.raw_model.parameters(), self.recipe.optimizer)
         self.task.model, self.optimizer = self.accelerator.prepare(self.raw_model, optimizer)
         self.best = {name: tensor.detach().clone() for name, tensor in self.raw_model.state_dict().items()}
-        self.metrics = MetricsLog(self.folder, self.accelerator.is_main_process)
+        self.metrics: MetricsLog = MetricsLog(self.folder, self.accelerator.is_main_process)
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -280,7 +294,10 @@ class Loop:
         progress.metrics_bytes = self.metrics.append(line)
         if self.recipe.training.trackers:
             self.accelerator.log(_flat(line), step=progress.step)
-        if progress.epoch % self.recipe.training.checkpoint_epochs == 0 or progress.epoch == self.recipe.training.epochs:
+        if (
+            progress.epoch % self.recipe.training.checkpoint_epochs == 0
+            or progress.epoch == self.recipe.training.epochs
+        ):
             self.save()
 
     def _means(self) -> dict[str, Any]:
@@ -387,7 +404,9 @@ class Loop:
         tensors, state = checkpoint.load(found[-1])
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
         checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
-        self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}
+        self.best = {
+            n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()
+        }
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.within("average", tensors))
         if self.task.state is not None:
@@ -397,7 +416,7 @@ class Loop:
         for name, total in state["sums"].items():
             share = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
             self._sums[name] = share if self.accelerator.is_main_process else torch.zeros_like(share)
-        self.progress = Progress(**state["progress"])
+        self.progress: Progress = Progress(**state["progress"])
         # JSON has no infinity: it is stored as null.
         self.progress.best_score = [math.inf if score is None else score for score in self.progress.best_score]
         self.metrics.cut(self.progress.metrics_bytes)

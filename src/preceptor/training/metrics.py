@@ -21,7 +21,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path | None, active: bool) -> None:
-        self.path = folder / "metrics.jsonl" if folder and active else None
+        self.path: Path | None = folder / "metrics.jsonl" if folder and active else None
 
     def append(self, line: Mapping[str, Any]) -> int:
         """Append one line; return the file's length in bytes.

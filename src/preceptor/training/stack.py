@@ -39,7 +39,7 @@ class Stack(nn.Module):
             self.register_parameter(self._names[name], nn.Parameter(tensor.detach()))
         for name, tensor in buffers.items():
             self.register_buffer(self._names[name], tensor, persistent=name in shapes[0])
-        self.size = len(models)
+        self.size: int = len(models)
         rows = list(source_of) if source_of is not None else list(range(len(models)))
         self._shared = len(set(rows)) == 1
         self._rows = None if rows == list(range(len(models))) else torch.tensor(rows)

@@ -69,6 +69,9 @@ class TeachTask:
         num_samples: size of the data set that ``index`` points into, for stateful objectives.
     """
 
+    model: nn.Module
+    bare: nn.Module
+
     batch_level = False
 
     def __init__(
@@ -76,9 +79,9 @@ class TeachTask:
     ) -> None:
         self.model, self.bare = model, model  # the loop wraps the first for several processes
         self.objective: Any = objective
-        self.lead = int(isinstance(model, Stack))
-        self.state = objective if isinstance(objective, nn.Module) else None
-        self.observes = hasattr(objective, "observe")
+        self.lead: int = int(isinstance(model, Stack))
+        self.state: nn.Module | None = objective if isinstance(objective, nn.Module) else None
+        self.observes: bool = hasattr(objective, "observe")
         if hasattr(objective, "bind"):
             structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
             self.objective.bind(model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
@@ -147,6 +150,12 @@ class DistillTask:
             labelled.
     """
 
+    model: nn.Module
+    teacher: TeacherFn
+    loss: Loss | Sequence[tuple[list[int], Loss]]
+    ce_weight: float | Tensor
+    distill_weight: float | Tensor
+
     state: nn.Module | None = None
     observes = False
 
@@ -161,10 +170,10 @@ class DistillTask:
         labelled: Tensor | None = None,
     ) -> None:
         self.model, self.teacher, self.loss = student, teacher, loss
-        self.lead = int(isinstance(student, Stack))
+        self.lead: int = int(isinstance(student, Stack))
         self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
         losses = [loss] if isinstance(loss, Loss) else [each for _, each in loss]
-        self.batch_level = any(each.batch_level for each in losses)
+        self.batch_level: bool = any(each.batch_level for each in losses)
 
     def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
         logits = self.model(batch["input"])

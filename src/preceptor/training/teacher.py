@@ -27,6 +27,10 @@ class Teacher:
         class_names: names of the C classes, compared with the student's where both are known.
     """
 
+    distribution: str
+    temperature: float
+    class_names: tuple[str, ...]
+
     def __init__(
         self,
         model: nn.Module,
@@ -36,7 +40,7 @@ class Teacher:
         class_names: Sequence[str] = (),
     ) -> None:
         # Not registered anywhere: a teacher's parameters are no optimizer's business.
-        self.model = model.eval().requires_grad_(False)
+        self.model: nn.Module = model.eval().requires_grad_(False)
         self.distribution, self.temperature, self.class_names = distribution, temperature, tuple(class_names)
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -60,12 +64,14 @@ def read_logits(logits: Tensor, distribution: str = "softmax", temperature: floa
 class Mixture:
     """The weighted mean of several teachers' probabilities, as log-probabilities."""
 
+    weights: list[float]
+
     def __init__(self, teachers: Sequence[TeacherFn], weights: Sequence[float]) -> None:
         self.teachers, self.weights = list(teachers), list(weights)
 
     def to(self, device: torch.device | str) -> "Mixture":
         """Move the teachers that can be moved."""
-        self.teachers = [moved(teacher, device) for teacher in self.teachers]
+        self.teachers: list[TeacherFn] = [moved(teacher, device) for teacher in self.teachers]
         return self
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -86,7 +92,7 @@ class Lookup:
 
     def to(self, device: torch.device | str) -> "Lookup":
         """Move the table."""
-        self.table = self.table.to(device)
+        self.table: Tensor = self.table.to(device)
         self.row_of = None if self.row_of is None else self.row_of.to(device)
         return self
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Data, Indexed
@@ -19,6 +18,7 @@ from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.build import call
+from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import Evaluator, score, tabulate
 from preceptor.training.files import atomic_path, finite, save_tensors, write_json
 from preceptor.training.loop import Loop, make_accelerator
