@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -112,11 +114,28 @@ def teach_all(study: Study, folder: Path, data: Any, *, progress: bool = False, 
     threads = max(1, torch.get_num_threads() // study.workers)
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(study.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(study.workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_teach_one, recipe, place, threads): place for recipe, place in jobs}
-        for number, future in enumerate(as_completed(futures), 1):
-            accuracy = future.result()
-            say(f"teach {number}/{len(jobs)}: {futures[future].relative_to(folder)}, held-out accuracy {accuracy:.4f}")
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                accuracy = future.result()
+                place = futures[future].relative_to(folder)
+                say(f"teach {number}/{len(jobs)}: {place}, held-out accuracy {accuracy:.4f}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a study that was killed: it would go on writing into the study's folders."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _teach_one(recipe: TeachRecipe, folder: Path, threads: int) -> float:
