@@ -43,9 +43,7 @@ def by_minimize(probs: np.ndarray, eps: np.ndarray) -> np.ndarray:
     options = {"ftol": 1e-12, "maxiter": 500}
     return np.stack(
         [
-            minimize(
-                loss, p, (p,), "SLSQP", jac=gradient, bounds=bounds, constraints=simplex, options=options
-            ).x
+            minimize(loss, p, (p,), "SLSQP", jac=gradient, bounds=bounds, constraints=simplex, options=options).x
             for p in probs
         ]
     )
@@ -64,9 +62,7 @@ def best_of(function: Callable[[], object], repeats: int) -> float:
 def compare(name: str, degree: int, rows: int, classes: int, slow_rows: int, slow: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
-    eps = (2 * torch.rand(classes, degree, generator=generator, dtype=torch.float64) - 0.2) / (
-        1 + torch.arange(degree)
-    )
+    eps = (2 * torch.rand(classes, degree, generator=generator, dtype=torch.float64) - 0.2) / (1 + torch.arange(degree))
     sample = logits[:slow_rows]
     ours = best_of(lambda: proxy_teacher(logits, eps), 5) / rows
     theirs = best_of(lambda: slow(sample.softmax(-1).numpy(), eps.numpy()), 1) / slow_rows
