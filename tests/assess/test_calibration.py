@@ -52,11 +52,7 @@ def test_equal_mass_against_sorting():
 def test_classwise_against_sorting():
     logits, labels = draw(2, 600)
     probs = forecast(logits).probs
-    gaps = [
-        abs(probs[g, c].mean() - (labels[g] == c).mean())
-        for c in range(4)
-        for g in quantile_bins(probs[:, c], 15)
-    ]
+    gaps = [abs(probs[g, c].mean() - (labels[g] == c).mean()) for c in range(4) for g in quantile_bins(probs[:, c], 15)]
     assert classwise_calibration_error(logits, labels) == pytest.approx(np.mean(gaps))
 
 
@@ -165,9 +161,7 @@ def test_a_bin_of_one_sample_counts_as_calibrated():
     assert debiased_calibration_error([[3.0, 0.0], [2.0, 0.0]], [1, 1], bins=2) == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"bins": 0}, "bins is 0"), ({"binning": "depth"}, "'depth'")]
-)
+@pytest.mark.parametrize(("options", "message"), [({"bins": 0}, "bins is 0"), ({"binning": "depth"}, "'depth'")])
 def test_bad_binning(options, message):
     with pytest.raises(InputError, match=message):
         calibration_error(np.zeros((3, 2)), [0, 1, 0], **options)

@@ -71,9 +71,7 @@ def test_differences_are_paired_and_point_from_better_to_worse(drawn, comparison
     teachers, labels, _ = drawn
     assert len(comparison.differences) == 6
     for difference in comparison.differences:
-        paired = assess.brier(teachers[difference.first], labels) - assess.brier(
-            teachers[difference.second], labels
-        )
+        paired = assess.brier(teachers[difference.first], labels) - assess.brier(teachers[difference.second], labels)
         assert difference.estimate.value == pytest.approx(paired.mean())
         assert difference.estimate.value <= 0
         assert difference.tie == (difference.first == "overconfident" and difference.second == "shaky")
@@ -113,17 +111,13 @@ def test_tensors_lists_and_probabilities_give_the_same(drawn):
     assert compare(lists, labels.tolist(), resamples=50).to_dict() == expected
     probabilities = {name: assess.forecast(logits).probs for name, logits in teachers.items()}
     found = compare(probabilities, labels, probabilities=True, resamples=50)
-    assert found.teachers[0].scores["nll"].value == pytest.approx(
-        expected["teachers"][0]["scores"]["nll"]["value"]
-    )
+    assert found.teachers[0].scores["nll"].value == pytest.approx(expected["teachers"][0]["scores"]["nll"]["value"])
 
 
 def test_order_of_samples_and_of_teachers_does_not_matter(drawn, comparison):
     teachers, labels, _ = drawn
     order = np.random.default_rng(1).permutation(len(labels))
-    found = compare(
-        {name: teachers[name][order] for name in reversed(teachers)}, labels[order], temperature=4.0
-    )
+    found = compare({name: teachers[name][order] for name in reversed(teachers)}, labels[order], temperature=4.0)
     assert found.ranking == comparison.ranking
     assert found.tie_groups == comparison.tie_groups
     for ours, theirs in zip(found.teachers, comparison.teachers, strict=True):
@@ -285,17 +279,13 @@ def test_unlike_shapes():
     teachers, labels = small()
     for rows, columns in [(5, 3), (6, 2)]:
         cut = teachers["b"][:rows, :columns]
-        with pytest.raises(
-            InputError, match=rf"'b' have shape \({rows}, {columns}\) but those of 'a' \(6, 3\)"
-        ):
+        with pytest.raises(InputError, match=rf"'b' have shape \({rows}, {columns}\) but those of 'a' \(6, 3\)"):
             compare({"a": teachers["a"], "b": cut}, labels)
     with pytest.raises(InputError, match="'a' have shape"):
         compare({"a": np.zeros((2, 6, 3))}, labels)
 
 
-@pytest.mark.parametrize(
-    "labels", [None, [0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 3], [0, 1, 2, 0, 1, -1], [0.5] * 6]
-)
+@pytest.mark.parametrize("labels", [None, [0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 3], [0, 1, 2, 0, 1, -1], [0.5] * 6])
 def test_bad_labels(labels):
     with pytest.raises(InputError, match="label"):
         compare(small()[0], labels)

@@ -26,9 +26,7 @@ def assert_unbiased(estimates, expected):
 
 def test_squared_distance(known):
     teacher, _, truth = known
-    np.testing.assert_allclose(
-        squared_distance(teacher, truth), np.linalg.norm(teacher - truth, axis=-1) ** 2
-    )
+    np.testing.assert_allclose(squared_distance(teacher, truth), np.linalg.norm(teacher - truth, axis=-1) ** 2)
     stack = np.stack([teacher, truth])
     np.testing.assert_allclose(squared_distance(stack, truth)[1], 0, atol=1e-30)
     tensors = squared_distance(torch.tensor(teacher), torch.tensor(truth))

@@ -222,9 +222,7 @@ def test_non_convex_coefficients_descend_to_a_stationary_point(eps, scale):
 
 def test_without_convergence_it_raises_unless_told_not_to():
     teacher, eps = random_logits(5, 4), [2.0, -2.0, 0.5]
-    with pytest.raises(
-        InputError, match=r"did not converge on 5 of 5 examples in 2 iterations .*strict=False"
-    ):
+    with pytest.raises(InputError, match=r"did not converge on 5 of 5 examples in 2 iterations .*strict=False"):
         proxy_teacher(teacher, eps, max_iterations=2)
     result = proxy_teacher(teacher, eps, max_iterations=2, strict=False)
     assert not result.converged.any()

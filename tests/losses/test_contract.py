@@ -110,9 +110,7 @@ def test_mask_is_removal_even_of_nan(name, data):
 def test_all_masked_gives_zero_and_no_gradient(name):
     _, teacher, labels = random_batch(3, 4)
     student = torch.full((3, 4), torch.nan, dtype=torch.float64)
-    value, grad = value_and_grad(
-        LOSSES[name], student, teacher, labels, mask=torch.zeros(3, dtype=torch.bool)
-    )
+    value, grad = value_and_grad(LOSSES[name], student, teacher, labels, mask=torch.zeros(3, dtype=torch.bool))
     assert (value == 0).all()
     assert (grad == 0).all()
 

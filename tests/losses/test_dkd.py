@@ -46,9 +46,7 @@ def test_two_classes_have_no_other_term():
     others, grad = value_and_grad(dkd, student, teacher, labels, alpha=0.0, beta=1.0)
     assert (others == 0).all()
     assert (grad == 0).all()
-    torch.testing.assert_close(
-        dkd(student, teacher, labels, temperature=2.0), kd(student, teacher, temperature=2.0)
-    )
+    torch.testing.assert_close(dkd(student, teacher, labels, temperature=2.0), kd(student, teacher, temperature=2.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -56,9 +54,7 @@ def test_a_saturated_student_still_learns_about_the_target(dtype):
     """At q_y = 1 the target term is (1 - p_y) times the student's margin, not infinite."""
     student = torch.tensor([[1e4, -1e4, -1e4]], dtype=dtype)
     teacher = torch.tensor([[2.0, 1.0, 0.0]], dtype=dtype)
-    value, grad = value_and_grad(
-        dkd, student, teacher, torch.tensor([0]), alpha=1.0, beta=0.0, temperature=1.0
-    )
+    value, grad = value_and_grad(dkd, student, teacher, torch.tensor([0]), alpha=1.0, beta=0.0, temperature=1.0)
     rest = 1 - teacher.double().softmax(-1)[0, 0].item()
     margin = student[0, 0].item() - student[0, 1].item()
     assert value.item() == pytest.approx(rest * margin, rel=1e-3)

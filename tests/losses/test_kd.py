@@ -41,9 +41,7 @@ def test_standardized_kd_is_kd_of_z_scores(batch, temperature):
 def test_standardized_kd_ignores_shift_and_scale_of_either_side():
     student, teacher, _ = random_batch(4, 5)
     expected = standardized_kd(student, teacher)
-    torch.testing.assert_close(
-        standardized_kd(3 * student - 2, 0.5 * teacher + 7), expected, rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(standardized_kd(3 * student - 2, 0.5 * teacher + 7), expected, rtol=1e-6, atol=0)
 
 
 def test_standardized_kd_of_a_constant_student_moves_towards_the_teacher():

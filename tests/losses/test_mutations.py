@@ -81,8 +81,6 @@ def test_red_with_mutation(copied_package, name):
     mutation = MUTATIONS[name]
     file = copied_package / "preceptor" / mutation.file
     text = file.read_text()
-    assert text.count(mutation.old) == 1, (
-        f"the text to mutate is no longer in {mutation.file}: update the table"
-    )
+    assert text.count(mutation.old) == 1, f"the text to mutate is no longer in {mutation.file}: update the table"
     file.write_text(text.replace(mutation.old, mutation.new))
     assert not suite_is_green(copied_package, mutation.test)

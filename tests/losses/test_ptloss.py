@@ -17,9 +17,7 @@ def coefficients(draw, classes):
     shape = (classes, degree) if draw(st.booleans()) else (degree,)
     numbers = st.floats(-3, 3, allow_subnormal=False)
     count = int(np.prod(shape))
-    return torch.tensor(draw(st.lists(numbers, min_size=count, max_size=count)), dtype=torch.float64).view(
-        shape
-    )
+    return torch.tensor(draw(st.lists(numbers, min_size=count, max_size=count)), dtype=torch.float64).view(shape)
 
 
 @FEW

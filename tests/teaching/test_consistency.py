@@ -136,9 +136,7 @@ def test_a_first_visit_costs_nothing_even_late():
     assert cost[1] == 0
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"), [("linear", [0, 1.0, 1.5, 2.0]), ("constant", [0, 2.0, 2.0, 2.0])]
-)
+@pytest.mark.parametrize(("schedule", "expected"), [("linear", [0, 1.0, 1.5, 2.0]), ("constant", [0, 2.0, 2.0, 2.0])])
 def test_weight_of_each_epoch(schedule, expected):
     consistency = bound(weight=2.0, schedule=schedule)
     index = torch.tensor([0])
@@ -253,16 +251,12 @@ def test_a_stack_is_models_alone(stack):
     for epoch in range(EPOCHS):
         together.start_epoch(epoch, EPOCHS)
         logits = torch.randn(*stack, BATCH, C, generator=generator)
-        orders = [
-            torch.randperm(N, generator=generator)[:BATCH] for _ in range(models)
-        ]  # each its own data order
+        orders = [torch.randperm(N, generator=generator)[:BATCH] for _ in range(models)]  # each its own data order
         index = torch.stack(orders).view(*stack, BATCH)
         mask = torch.rand(*stack, BATCH, generator=generator) < 0.7
         costs = together(logits, index=index, mask=mask).view(models, BATCH)
         together.observe(logits, index, mask)
-        parts = zip(
-            alone, logits.view(-1, BATCH, C), index.view(-1, BATCH), mask.view(-1, BATCH), strict=True
-        )
+        parts = zip(alone, logits.view(-1, BATCH, C), index.view(-1, BATCH), mask.view(-1, BATCH), strict=True)
         for i, (consistency, z, rows, keep) in enumerate(parts):
             consistency.start_epoch(epoch, EPOCHS)
             torch.testing.assert_close(costs[i], consistency(z, index=rows, mask=keep))

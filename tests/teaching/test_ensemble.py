@@ -24,9 +24,7 @@ def test_weights_are_normalised(teachers, factor):
 
 
 def test_weight_zero_leaves_a_teacher_out(teachers):
-    torch.testing.assert_close(
-        average_probabilities(teachers, weights=[1, 0, 0]), teachers[0].log_softmax(-1)
-    )
+    torch.testing.assert_close(average_probabilities(teachers, weights=[1, 0, 0]), teachers[0].log_softmax(-1))
 
 
 def test_log_probabilities_with_zeros():

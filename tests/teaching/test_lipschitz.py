@@ -127,9 +127,7 @@ def test_vmap_over_a_stack_is_a_loop(norm):
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 20), (20, 3), (1, 5), (5, 1), (6, 4, 3, 3)])
 def test_singular_value_is_numpys(shape):
-    weight = torch.randn(
-        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    ).requires_grad_()
+    weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     u, s, v = np.linalg.svd(weight.detach().flatten(1).numpy(), full_matrices=False)
     value = largest_singular_value(weight, iterations=1000)
     value.backward()
@@ -155,9 +153,7 @@ def test_no_simple_kernel_is_missed(kernel):
 
 
 def test_gradient_holds_both_vectors_fixed_even_before_they_converge():
-    weight = torch.randn(
-        5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    ).requires_grad_()
+    weight = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     value = largest_singular_value(weight, iterations=1)
     value.backward()
     assert weight.grad is not None
@@ -185,9 +181,7 @@ def test_spectral_sum_by_numpy(net):
 
 def test_a_model_without_any_such_layer():
     model = nn.Sequential(nn.Embedding(3, 2), nn.ReLU())
-    with pytest.raises(
-        InputError, match=r"Sequential has no convolution.*weight of the Lipschitz penalty to 0"
-    ):
+    with pytest.raises(InputError, match=r"Sequential has no convolution.*weight of the Lipschitz penalty to 0"):
         penalty_of(model)
     assert penalty_of(model, weight=0.0).item() == 0
 

@@ -31,9 +31,7 @@ def test_logit_by_hand(reduction, expected):
 def test_scale_replaces_the_default():
     logits, labels = torch.randn(4, 10), torch.arange(4)
     torch.testing.assert_close(mse(logits, labels, scale=1.0) * 5, mse(logits, labels))
-    torch.testing.assert_close(
-        mse(logits, labels, on="logit", scale=2.0), 2 * mse(logits, labels, on="logit")
-    )
+    torch.testing.assert_close(mse(logits, labels, on="logit", scale=2.0), 2 * mse(logits, labels, on="logit"))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])

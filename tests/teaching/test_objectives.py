@@ -31,9 +31,7 @@ OBJECTIVES = {
     "top_score_difference": (top_score_difference, {}),
     "tolerant": (teaching.tolerant, {"eta": 0.45}),
 }
-every_objective = pytest.mark.parametrize(
-    ("objective", "options"), OBJECTIVES.values(), ids=OBJECTIVES.keys()
-)
+every_objective = pytest.mark.parametrize(("objective", "options"), OBJECTIVES.values(), ids=OBJECTIVES.keys())
 
 
 def softmax(z):
@@ -160,9 +158,7 @@ def test_under_compile(objective, options, logits, labels):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["cross_entropy", "label_smoothing", "confidence_penalty", "mse", "tolerant"]
-)
+@pytest.mark.parametrize("name", ["cross_entropy", "label_smoothing", "confidence_penalty", "mse", "tolerant"])
 def test_bad_labels_are_refused(name, logits, labels):
     objective, options = OBJECTIVES[name]
     with pytest.raises(InputError, match=r"\(5,\).*\(6, 7\)"):

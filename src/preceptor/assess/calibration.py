@@ -129,9 +129,7 @@ def brier_decomposition(
     return BrierParts(calibration, brier(predictions, labels).mean(-1) - calibration)
 
 
-def reliability(
-    logits: Array | Forecast, labels: Array, *, bins: int = 15, binning: Binning = "mass"
-) -> Reliability:
+def reliability(logits: Array | Forecast, labels: Array, *, bins: int = 15, binning: Binning = "mass") -> Reliability:
     """Count, mean confidence and accuracy of every top-label bin: what a reliability diagram draws.
 
     Arguments as in `calibration_error`.
@@ -199,9 +197,7 @@ def classwise_bins(predictions: Forecast, labels: Array, bins: int, binning: Bin
     """Bins of each class's probability against whether it is the label: one set a model and class."""
     classes = np.arange(predictions.num_classes)[:, None]
     is_label = check_labels(labels, predictions.probs.shape)[..., None, :] == classes
-    return _sort_into_bins(
-        np.ascontiguousarray(np.moveaxis(predictions.probs, -1, -2)), is_label, bins, binning
-    )
+    return _sort_into_bins(np.ascontiguousarray(np.moveaxis(predictions.probs, -1, -2)), is_label, bins, binning)
 
 
 def root(squared: np.ndarray) -> np.ndarray:

@@ -127,8 +127,7 @@ class Comparison:
                 for teacher in self.teachers
             ],
             "differences": [
-                {"first": d.first, "second": d.second, "tie": d.tie, **_plain(d.estimate)}
-                for d in self.differences
+                {"first": d.first, "second": d.second, "tie": d.tie, **_plain(d.estimate)} for d in self.differences
             ],
             "num_samples": self.num_samples,
             "num_classes": self.num_classes,
@@ -339,14 +338,10 @@ def _common_order(
     elif set(values) == set(teachers):
         lists = [to_numpy(values[name]) for name in teachers]
     else:
-        raise InputError(
-            f"{what} are given for {list(values)} but logits for {teachers}: name the same teachers."
-        )
+        raise InputError(f"{what} are given for {list(values)} but logits for {teachers}: name the same teachers.")
     for name, found in zip(teachers, lists, strict=True):
         if found.shape != (length,):
-            raise InputError(
-                f"The {what} of teacher {name!r} have shape {found.shape}: hand in {length} of them."
-            )
+            raise InputError(f"The {what} of teacher {name!r} have shape {found.shape}: hand in {length} of them.")
         differs = np.asarray(found != lists[0])
         if differs.any():
             i = first_row(differs)

@@ -91,9 +91,7 @@ def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray
         )
     raters = values.sum(-1).astype(np.float64)
     if not raters.all():
-        raise InputError(
-            f"Row {first_row(raters == 0)} of the counts is empty: drop samples without a rating."
-        )
+        raise InputError(f"Row {first_row(raters == 0)} of the counts is empty: drop samples without a rating.")
     return raters, values / raters[:, None]
 
 

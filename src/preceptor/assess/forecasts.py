@@ -59,9 +59,7 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
         return logits
     values = to_numpy(logits)
     if values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
-        raise InputError(
-            f"{what} have shape {values.shape}: hand in (samples, classes) with at least two classes."
-        )
+        raise InputError(f"{what} have shape {values.shape}: hand in (samples, classes) with at least two classes.")
     if values.dtype.kind not in "fiu":
         raise InputError(f"{what} hold {values.dtype} values: hand in real numbers.")
     values = values.astype(np.float64, copy=False)
@@ -95,9 +93,7 @@ def check_labels(labels: Array | None, shape: tuple[int, ...]) -> Int64[np.ndarr
             f"The labels have shape {values.shape} but the samples {tuple(samples)}: use one label a sample."
         )
     if values.dtype.kind not in "biuf":
-        raise InputError(
-            f"The labels are {values.dtype} values, some missing or not numbers: use class indices."
-        )
+        raise InputError(f"The labels are {values.dtype} values, some missing or not numbers: use class indices.")
     wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
     if wrong.any():
         raise InputError(
@@ -110,9 +106,7 @@ def check_labels(labels: Array | None, shape: tuple[int, ...]) -> Int64[np.ndarr
 def check_same_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raise an `InputError` unless the two shapes are equal."""
     if found != expected:
-        raise InputError(
-            f"{name} have shape {found} where {expected} is expected: use the same samples and classes."
-        )
+        raise InputError(f"{name} have shape {found} where {expected} is expected: use the same samples and classes.")
 
 
 def first_row(wrong: np.ndarray) -> int | tuple[int, ...]:

@@ -102,9 +102,7 @@ def bootstrap_interval(
     return Estimate(float(values.mean()), *(float(end[0]) for end in ends))
 
 
-def percentile_intervals(
-    means: Float64[np.ndarray, "resamples rows"], level: float
-) -> tuple[np.ndarray, np.ndarray]:
+def percentile_intervals(means: Float64[np.ndarray, "resamples rows"], level: float) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the percentile intervals, one a row of what was resampled."""
     _check_level(level)
     # Without interpolation, which makes a NaN of two infinities.

@@ -298,9 +298,7 @@ def _check_logits(teacher_logits: Tensor) -> None:
         raise InputError(f"teacher_logits are {teacher_logits.dtype}; give floating-point logits.")
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < 2:
         shape = tuple(teacher_logits.shape)
-        raise InputError(
-            f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes."
-        )
+        raise InputError(f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes.")
 
 
 def _coefficient_table(coefficients: Coefficients, teacher_logits: Tensor) -> Tensor:

@@ -10,9 +10,7 @@ from torch import Tensor
 def check_temperature(temperature: float) -> None:
     """Refuse a temperature that is not a positive finite number (nan included)."""
     if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature is {temperature}; give a positive finite number (1.0 changes nothing)."
-        )
+        raise ValueError(f"temperature is {temperature}; give a positive finite number (1.0 changes nothing).")
 
 
 def prepare(
@@ -34,9 +32,7 @@ def prepare(
     return student, teacher
 
 
-def zero_where_masked(
-    losses: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None
-) -> Float[Tensor, "*batch"]:
+def zero_where_masked(losses: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None) -> Float[Tensor, "*batch"]:
     """Exactly 0 at masked positions."""
     return losses if mask is None else torch.where(mask, losses, 0.0)
 

@@ -8,9 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 from preceptor.errors import InputError
 
 
-def average_weights(
-    model: nn.Module, *, kind: Literal["ema", "swa"] = "ema", decay: float = 0.999
-) -> AveragedModel:
+def average_weights(model: nn.Module, *, kind: Literal["ema", "swa"] = "ema", decay: float = 0.999) -> AveragedModel:
     """A copy of the model that averages its weights and buffers at each call of `update_parameters(model)`.
 
     "ema" forgets exponentially: average <- decay average + (1 - decay) model. "swa" (arXiv 1803.05407) is

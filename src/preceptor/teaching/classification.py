@@ -105,8 +105,6 @@ def confidence_penalty(
     return blank(-at_label(log_q, labels) - weight * entropy, mask)
 
 
-def at_label(
-    values: Float[Tensor, "*batch classes"], labels: Int64[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
+def at_label(values: Float[Tensor, "*batch classes"], labels: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The entry of each example's own class."""
     return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)

@@ -33,9 +33,7 @@ def average_probabilities(
     if not logits:
         raise InputError("there are no teachers to average: give the logits of at least one.")
     if len(shapes := {tuple(each.shape) for each in logits}) > 1:
-        raise InputError(
-            f"the teachers' logits have different shapes, {shapes}: give all of them the same batch."
-        )
+        raise InputError(f"the teachers' logits have different shapes, {shapes}: give all of them the same batch.")
     weights = [1.0] * len(logits) if weights is None else weights
     if len(weights) != len(logits) or min(weights) < 0 or sum(weights) <= 0:
         raise InputError(

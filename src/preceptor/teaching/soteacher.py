@@ -52,14 +52,10 @@ class Lipschitz(nn.Module):
     tensor(5.)
     """
 
-    def __init__(
-        self, weight: float = 1e-5, *, norm: Literal["l1", "spectral"] = "l1", iterations: int = 30
-    ) -> None:
+    def __init__(self, weight: float = 1e-5, *, norm: Literal["l1", "spectral"] = "l1", iterations: int = 30) -> None:
         super().__init__()
         if not weight >= 0:
-            raise InputError(
-                f"weight of the Lipschitz penalty is {weight}: choose 0 or more, for instance 1e-5."
-            )
+            raise InputError(f"weight of the Lipschitz penalty is {weight}: choose 0 or more, for instance 1e-5.")
         if norm not in ("l1", "spectral"):
             raise InputError(f"norm of the Lipschitz penalty is {norm!r}: choose 'l1' or 'spectral'.")
         if iterations < 1:
@@ -103,9 +99,7 @@ class Lipschitz(nn.Module):
             InputError: `bind` has not been called.
         """
         if self.constants is None:
-            raise InputError(
-                "the Lipschitz penalty knows no model: call bind(model=...) once, before training."
-            )
+            raise InputError("the Lipschitz penalty knows no model: call bind(model=...) once, before training.")
         return self.weight * sum((constant(tensors) for constant in self.constants), torch.zeros(()))
 
     def _layers(self, model: nn.Module) -> Iterator[Constant]:
@@ -222,21 +216,13 @@ class Consistency(nn.Module):
     ) -> None:
         super().__init__()
         if not weight >= 0:
-            raise InputError(
-                f"weight of the consistency penalty is {weight}: choose 0 or more, for instance 1."
-            )
+            raise InputError(f"weight of the consistency penalty is {weight}: choose 0 or more, for instance 1.")
         if schedule not in ("linear", "constant"):
-            raise InputError(
-                f"schedule of the consistency penalty is {schedule!r}: choose 'linear' or 'constant'."
-            )
+            raise InputError(f"schedule of the consistency penalty is {schedule!r}: choose 'linear' or 'constant'.")
         if average not in ("authors", "mean", "ema"):
-            raise InputError(
-                f"average of the consistency penalty is {average!r}: choose 'authors', 'mean' or 'ema'."
-            )
+            raise InputError(f"average of the consistency penalty is {average!r}: choose 'authors', 'mean' or 'ema'.")
         if not 0 <= decay < 1:
-            raise InputError(
-                f"decay of the consistency penalty is {decay}: choose it in [0, 1), for instance 0.9."
-            )
+            raise InputError(f"decay of the consistency penalty is {decay}: choose it in [0, 1), for instance 0.9.")
         self.weight = weight
         self.schedule = schedule
         self.average = average
@@ -348,9 +334,7 @@ class Consistency(nn.Module):
         if not self.history.numel():
             raise InputError("the consistency penalty has no history: call bind(...) once, before training.")
         if index is None:
-            raise InputError(
-                "the consistency penalty needs each sample's index: let the batch carry 'index'."
-            )
+            raise InputError("the consistency penalty needs each sample's index: let the batch carry 'index'.")
         if index.shape != logits.shape[:-1]:
             raise InputError(
                 f"index of shape {tuple(index.shape)} does not fit logits of shape {tuple(logits.shape)}: "
@@ -408,9 +392,7 @@ class SoTeacher(nn.Module):
         self.lipschitz = Lipschitz(lipschitz, norm=norm)
         self.consistency = Consistency(consistency, schedule=schedule, average=average, decay=decay)
 
-    def bind(
-        self, *, model: nn.Module, num_samples: int, num_classes: int, stack: tuple[int, ...] = ()
-    ) -> None:
+    def bind(self, *, model: nn.Module, num_samples: int, num_classes: int, stack: tuple[int, ...] = ()) -> None:
         """Remember the model's layers and make room for the history.
 
         Args:

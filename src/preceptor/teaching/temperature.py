@@ -39,9 +39,7 @@ def fit_temperature(logits: Float[Tensor, "examples classes"], labels: Int64[Ten
         raise InputError("there are no held-out examples to fit a temperature on: hold some out.")
     if not logits.isfinite().all():
         worst = int((~logits.isfinite()).any(-1).nonzero()[0])
-        raise InputError(
-            f"the logits of example {worst} are not finite: look at the teacher before calibrating it."
-        )
+        raise InputError(f"the logits of example {worst} are not finite: look at the teacher before calibrating it.")
     over_label = logits - at_label(logits, labels).unsqueeze(-1)
 
     def slope(log_temperature: float) -> float:

@@ -404,9 +404,7 @@ class Loop:
         tensors, state = checkpoint.load(found[-1])
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
         checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
-        self.best = {
-            n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()
-        }
+        self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.within("average", tensors))
         if self.task.state is not None:

@@ -1,0 +1,212 @@
+"""The command line: every verb on digits, and one clear sentence for what a user can get wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from preceptor.cli import app
+
+QUICK = ["training.epochs=2"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def refused(*arguments: object) -> str:
+    """The sentence of a command that must fail: exit code 2, one line, no traceback."""
+    outcome = run(*arguments)
+    assert outcome.exit_code == 2, outcome.output
+    line = outcome.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in outcome.stderr
+    return line
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    assert run("teach", "teach-digits", *QUICK, "--out", folder).exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(teacher: Path) -> Path:
+    folder = teacher.parent / "other"
+    assert run("teach", "teach-digits", *QUICK, "objective=mse", "training.clip_norm=1", "-o", folder).exit_code == 0
+    return folder
+
+
+def test_teach_assess_distill(teacher: Path, other: Path, tmp_path: Path) -> None:
+    student = run("distill", "distill-digits", *QUICK, "--teacher", teacher, "--out", tmp_path / "s", "--json")
+    assert student.exit_code == 0
+    assert json.loads(student.stdout)["verb"] == "distill"
+    ranking = run("assess", teacher, f"{teacher}:best", other, "--json")
+    assert len(json.loads(ranking.stdout)["ranking"]) == 3
+    assert "rank" in run("assess", teacher, other).stdout
+
+
+def test_a_complete_run_is_returned_as_it_is(teacher: Path) -> None:
+    before = (teacher / "last.safetensors").stat().st_mtime_ns
+    assert run("teach", "teach-digits", *QUICK, "--out", teacher).exit_code == 0
+    assert (teacher / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_dry_run_prints_a_recipe_that_runs(tmp_path: Path) -> None:
+    printed = run("teach", "teach-digits", "optimizer.lr=1e-3", "--dry-run")
+    path = tmp_path / "again.yaml"
+    path.write_text(printed.stdout)
+    assert run("teach", path, "--dry-run").stdout == printed.stdout
+    assert "lr: 0.001" in printed.stdout
+
+
+def test_generations_and_report(tmp_path: Path) -> None:
+    recipe = tmp_path / "chain.yaml"
+    recipe.write_text(
+        """
+name: chain
+seeds: [0, 1]
+generations: 3
+teach: &common
+  data: digits
+  split: {train: 300, heldout: 200, test: rest}
+  model: {name: mlp, hidden: [16]}
+  training: {epochs: 2, batch_size: 64, device: cpu}
+distill: {<<: *common, loss: {name: kd, temperature: 1.0}, ce_weight: 0.5, distill_weight: 0.5}
+starts: {strict: {objective: cross_entropy}, tolerant: {objective: tolerant}}
+"""
+    )
+    out = tmp_path / "out"
+    result = json.loads(run("generations", recipe, "--out", out, "--json").stdout)
+    assert [link["generation"] for link in result["chains"]["tolerant"]] == [0, 1, 2]
+    first = result["chains"]["strict"][0]
+    assert first["ensemble"]["brier"] == pytest.approx(first["test"]["brier"], abs=1e-6)
+    markdown = run("report", out, "--markdown").stdout
+    assert sum(line.startswith("| ") for line in markdown.splitlines()) == 1 + 2 * 3
+    assert "strict" in run("report", out).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["teach", "teach-digit"], "did you mean 'teach-digits'"),
+        (["teach", "nowhere.yaml"], "nowhere.yaml"),
+        (["teach", "teach-digits", "optimzer.lr=1"], "did you mean 'optimizer'"),
+        (["teach", "teach-digits", "optimizer.lrr=1"], "did you mean 'lr'"),
+        (["teach", "teach-digits", "optimizer.lr=-1"], "greater than 0"),
+        (["teach", "teach-digits", "optimizer.lr"], "key.key=value"),
+        (["teach", "teach-digits", "objective=msee"], "did you mean 'mse'"),
+        (["teach", "teach-digits", "objective=mse", "objective.reductoin=sum"], "did you mean 'reduction'"),
+        (["teach", "teach-digits", "objective=tolerant", "objective.k=1"], "k"),
+        (["teach", "teach-digits", "objective=tolerant", "objective.k=11"], "11"),
+        (["teach", "teach-digits", "model=mpl"], "did you mean 'mlp'"),
+        (["teach", "teach-digits", "data=digit"], "did you mean 'digits'"),
+        (["teach", "teach-digits", "data=no.such:thing"], "no.such:thing"),
+        (["teach", "teach-digits", "split.train=2000"], "2"),
+        (["teach", "teach-digits", "training.precision=fp16"], "fp16"),
+        (["distill", "distill-digits"], "teacher"),
+        (["distill", "distill-digits", "teacher=nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["assess", "nowhere"], "nowhere"),
+        (["quickstart", "--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_refused(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(*arguments)
+    assert not any(tmp_path.iterdir()), "a refused command must leave nothing behind"
+
+
+@pytest.mark.parametrize("loss", ["kd", "ttm", "wttm"])
+def test_temperature_must_be_positive(loss: str, teacher: Path, tmp_path: Path) -> None:
+    options = [f"loss={loss}", "loss.temperature=0"]
+    assert "temperature" in refused("distill", "distill-digits", *options, "--teacher", teacher, "-o", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_with_another_recipe(teacher: Path) -> None:
+    assert "training.epochs is 2 there and 3 here" in refused(
+        "teach", "teach-digits", "training.epochs=3", "--out", teacher
+    )
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    refused("teach", "teach-digits", "--out", tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_data_dir_reaches_the_loader(tmp_path: Path) -> None:
+    line = refused("teach", "teach-cifar100", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    assert str(tmp_path) in line
+    assert "cifar-100" in line
+
+
+def test_assess_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 50)
+    good = rng.normal(size=(50, 3))
+    good[np.arange(50), labels] += 2
+    np.savez(tmp_path / "good.npz", logits=good, labels=labels)
+    np.save(tmp_path / "bad.npy", rng.normal(size=(50, 3)))
+    comparison = json.loads(run("assess", tmp_path / "good.npz", tmp_path / "bad.npy", "--json").stdout)
+    assert comparison["ranking"] == ["good", "bad"]
+    assert "labels" in refused("assess", tmp_path / "bad.npy")
+    np.savez(tmp_path / "empty.npz", nothing=labels)
+    assert "logits" in refused("assess", tmp_path / "empty.npz")
+    np.save(tmp_path / "short.npy", good[:40])
+    assert "40" in refused("assess", tmp_path / "good.npz", tmp_path / "short.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
+    assert "objects" in refused("assess", tmp_path / "objects.npy")
+    probabilities = np.exp(good) / np.exp(good).sum(1, keepdims=True)
+    np.savez(tmp_path / "probabilities.npz", logits=probabilities, labels=labels)
+    assert "probabilities" in refused("assess", tmp_path / "probabilities.npz")
+    assert run("assess", tmp_path / "probabilities.npz", "--probabilities").exit_code == 0
+    assert "twice" in refused("assess", tmp_path / "good.npz", tmp_path / "good.npz")
+
+
+def test_assess_refuses_a_teacher_that_saw_the_held_out_samples(teacher: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    assert run("teach", "teach-digits", *QUICK, "seed=1", "--out", seen).exit_code == 0
+    assert "trained on" in refused("assess", teacher, seen)
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom preceptor.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'scipy', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_recipes_are_free_of_torch() -> None:
+    code = "import sys, preceptor.recipe, preceptor.study.recipe; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT to a child is a POSIX affair")
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "preceptor", "teach", "teach-digits", "training.epochs=400", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert not (out / "result.json").exists()
+    assert list((out / "checkpoints").iterdir())
+    epochs = len((out / "metrics.jsonl").read_text().splitlines())
+    assert run("teach", "teach-digits", "training.epochs=400", "--out", out).exit_code == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 400 > epochs
