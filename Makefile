@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint package clean
 
 quickstart: .venv/installed
 	$(BIN)/preceptor quickstart
@@ -14,6 +14,12 @@ lint: .venv/linted
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes preceptor
+
+package: .venv/tested
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pip install --quiet --no-deps --target dist/installed dist/*.whl
+	cd dist && PYTHONPATH=installed ../$(BIN)/python -P ../tests/smoke_package.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
