@@ -138,6 +138,10 @@ def test_a_folder_with_another_recipe(teacher: Path) -> None:
     )
 
 
+def test_quickstart_starts_afresh_unless_told_to_resume(tmp_path: Path) -> None:
+    assert f"--resume {tmp_path}" in refused("quickstart", "--out", tmp_path)
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     refused("teach", "teach-digits", "--out", tmp_path)

@@ -155,6 +155,8 @@ def quickstart(
 
     if resume and not resume.is_dir():
         raise InputError(f"there is no quickstart to resume at '{resume}'; give the folder that it printed")
+    if out and out.exists() and not resume:
+        raise InputError(f"'{out}' exists already; go on with it by --resume {out}, or give a new folder")
     folder = resume or out or Path(f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}")
     _run_study(load(Study, _find_recipe("quickstart"), overrides or []), folder, as_json)
 

@@ -1,0 +1,95 @@
+"""Grids: the best point is found, and unequal grids are refused. Shipped recipes: all of them can run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import preceptor
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, load, parse
+from preceptor.study.recipe import Generations, Study
+from preceptor.study.tune import tune
+from preceptor.training import setup
+
+RECIPES = sorted((Path(preceptor.__file__).parent / "recipes").glob("*.yaml"))
+KINDS = {
+    "teach": TeachRecipe,
+    "distill": DistillRecipe,
+    "study": Study,
+    "generations": Generations,
+    "quickstart": Study,
+}
+
+
+def tiny_study() -> Study:
+    base: dict[str, Any] = {
+        "data": "digits",
+        "split": {"train": 200, "heldout": 100, "transfer": 200, "test": "rest"},
+        "model": {"name": "mlp", "hidden": [16]},
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "training": {"epochs": 3, "batch_size": 32, "device": "cpu"},
+    }
+    return parse(
+        Study,
+        {
+            "name": "tiny", "seeds": [0], "teach": base, "distill": base, "baseline": base,
+            "teachers": {"cross_entropy": {"objective": "cross_entropy"}},
+            "losses": {"kd": {"loss": {"name": "kd", "temperature": 1.0}}},
+        },
+    )  # fmt: skip
+
+
+def tiny_grids() -> dict[str, Any]:
+    """In each grid one point cannot learn."""
+    return {
+        "seeds": [7, 8],
+        "teachers": {"cross_entropy": [["settings.optimizer.lr=1e-7"], ["settings.optimizer.lr=0.01"]]},
+        "losses": {"kd": [["ce_weight=0.0", "distill_weight=0.0000001"], ["loss.temperature=2.0"]]},
+        "baseline": [["optimizer.lr=0.01"], ["optimizer.lr=1e-7"]],
+    }
+
+
+def test_tune_finds_the_points_that_learn(tmp_path: Path) -> None:
+    found = tune(tiny_study(), tiny_grids(), tmp_path)
+    assert found["teachers"]["cross_entropy"]["chosen"] == 1
+    assert found["baseline"]["chosen"] == 0
+    scores = found["teachers"]["cross_entropy"]["scores"]
+    assert scores[1] < scores[0]
+    assert len(found["losses"]["kd"]["scores"]) == 2
+
+
+def test_tune_refuses_unequal_grids(tmp_path: Path) -> None:
+    grids = tiny_grids()
+    grids["baseline"].append(["optimizer.lr=0.1"])
+    with pytest.raises(InputError, match="same number"):
+        tune(tiny_study(), grids, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tune_refuses_a_teacher_without_a_grid(tmp_path: Path) -> None:
+    grids = tiny_grids() | {"teachers": {}}
+    with pytest.raises(InputError, match="cross_entropy"):
+        tune(tiny_study(), grids, tmp_path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipe(path: Path) -> None:
+    """Each opens with the command that runs it, and every name and option in it exists."""
+    words = path.read_text().splitlines()[0].removeprefix("# ").split()
+    assert words[0] == "preceptor"
+    assert words[-1] == path.stem or path.stem in words
+    recipe = load(KINDS[words[1]], path)
+    if isinstance(recipe, Study):
+        parts: list[Recipe] = [recipe.teach_recipe(name) for name in recipe.trained] + [recipe.baseline]
+        losses = [entry.loss for entry in recipe.losses.values()]
+    elif isinstance(recipe, Generations):
+        parts, losses = [recipe.teach_recipe(name) for name in recipe.starts], [recipe.distill.loss]
+    else:
+        parts = [recipe]
+        losses = [recipe.loss] if isinstance(recipe, DistillRecipe) else []
+    for part in parts:
+        if isinstance(part, TeachRecipe):
+            setup.new_objective(part.objective, num_classes=10)
+    for loss in losses:
+        setup.new_loss(loss, num_classes=10)
