@@ -17,6 +17,7 @@ from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.files import load_tensors, write_json
+from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
 SCHEMA = 1
@@ -65,7 +66,7 @@ def run_generations(
         "top_k": study.top_k,
         "chains": {start: _chain(study, folder, start) for start in starts},
         "recipe": study.model_dump(mode="json"),
-        "circumstances": runs.circumstances("cpu"),
+        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
         "time_total": round(time.perf_counter() - started, 1),
     }
     write_json(folder / "generations.json", result)

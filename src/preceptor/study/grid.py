@@ -23,6 +23,7 @@ from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors, write_json
+from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
 SCHEMA = 1
@@ -92,7 +93,7 @@ def _run(study: Study, folder: Path, progress: bool, say: Say) -> dict[str, Any]
         "baseline": _kept(baseline, "last"),
         "students": students,
         "recipe": study.model_dump(mode="json"),
-        "circumstances": runs.circumstances(torch.device("cpu")),
+        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
     }
 
 
