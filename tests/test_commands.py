@@ -107,6 +107,7 @@ starts: {strict: {objective: cross_entropy}, tolerant: {objective: tolerant}}
         (["teach", "teach-digits", "objective=mse", "objective.reductoin=sum"], "did you mean 'reduction'"),
         (["teach", "teach-digits", "objective=tolerant", "objective.k=1"], "k"),
         (["teach", "teach-digits", "objective=tolerant", "objective.k=11"], "11"),
+        (["teach", "teach-digits", "distribution=clip", "calibrate=true"], "calibrate"),
         (["teach", "teach-digits", "model=mpl"], "did you mean 'mlp'"),
         (["teach", "teach-digits", "data=digit"], "did you mean 'digits'"),
         (["teach", "teach-digits", "data=no.such:thing"], "no.such:thing"),

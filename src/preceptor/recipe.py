@@ -147,6 +147,15 @@ class TeachRecipe(Recipe):
     distribution: Literal["softmax", "clip"] = "softmax"
     calibrate: bool = False
 
+    @model_validator(mode="after")
+    def _temperature_of_logits(self) -> "TeachRecipe":
+        if self.calibrate and self.distribution == "clip":
+            raise ValueError(
+                "calibrate is true with distribution 'clip', but a temperature divides logits, which clipping does not "
+                "use; choose distribution 'softmax' or leave calibrate out"
+            )
+        return self
+
 
 class TeacherRef(Strict):
     """One teacher of a student: a run folder, which of its weights, and its share in the mixture."""
