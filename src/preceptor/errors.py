@@ -17,5 +17,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'known: alpha, temperature.'
     """
     names = sorted(known)
+    if not names:
+        return "it takes none."
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."

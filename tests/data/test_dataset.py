@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from preceptor.data.dataset import (
     ArrayDataset,
     Data,
+    Gathered,
     Indexed,
     as_data,
     check_labels,
@@ -36,6 +37,15 @@ class Stream(IterableDataset):
 
     def __iter__(self):
         return iter(self.samples)
+
+
+class SizedStream(Stream):
+    def __init__(self, samples, claimed=None):
+        super().__init__(samples)
+        self.claimed = len(samples) if claimed is None else claimed
+
+    def __len__(self):
+        return self.claimed
 
 
 def arrays(n=6, **options):
@@ -209,12 +219,32 @@ def test_labels_of_reads_samples_where_it_must():
         labels_of([(0, 0.5)])
 
 
+def numbered(*order: int) -> list[dict[str, int]]:
+    return [{"input": 10 * index, "label": index % 2, "index": index} for index in order]
+
+
 def test_require_index():
     require_index(arrays())
-    require_index(Stream([{"input": 0, "label": 0, "index": 3}]))
-    for samples in ([(0, 0)], [{"input": 0, "label": 0}], []):
+    require_index(Gathered(SizedStream(numbered(0, 1))))
+    for samples in ([(0, 0)], [{"input": 0, "label": 0}]):
         with pytest.raises(InputError, match=r"soteacher needs to know each sample again.*'index'"):
-            require_index(Stream(samples), "soteacher")
+            require_index(Gathered(SizedStream(samples)), "soteacher")
+
+
+def test_gathered_is_in_the_order_of_its_index():
+    assert [sample["input"] for sample in Gathered(SizedStream(numbered(2, 0, 1)))] == [0, 10, 20]
+    assert Gathered(SizedStream([(5, 1), (4, 0)])).samples == [(5, 1), (4, 0)]
+    assert len(as_data(SizedStream(numbered(1, 0))).train) == 2  # type: ignore[arg-type]
+
+
+def test_gathered_refuses():
+    with pytest.raises(InputError, match="does not say how long"):
+        Gathered(Stream([(0, 0)]))
+    with pytest.raises(InputError, match="index 1 to two samples"):
+        Gathered(SizedStream(numbered(1, 0, 1)))
+    for claimed, found in ((1, "more"), (3, "2")):
+        with pytest.raises(InputError, match=f"holds {claimed} samples and gives {found}"):
+            Gathered(SizedStream([(0, 0), (0, 1)], claimed))
 
 
 def test_as_data():

@@ -1,10 +1,11 @@
 """What a data set is to Preceptor: arrays in memory, batches with a stable index, labels that are checked."""
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -274,27 +275,65 @@ def require_map_style(dataset: Any) -> None:
         )
 
 
-def require_index(dataset: Any, what: str = "this objective") -> None:
-    """Refuse a data set whose samples cannot be told apart from one epoch to the next.
+class Gathered(Dataset[Any]):
+    """An iterable-style data set that was read once, into memory, so that its samples can be shuffled and split.
 
-    A map-style data set always passes. An iterable one passes if its samples are mappings with an `index`
-    (its first sample is read).
+    Samples that are mappings with an `index` are put into its order; others stay in the order in which they came, which
+    another reading of the stream may not repeat (`has_index` is False).
+
+    Args:
+        stream: an iterable-style data set with a `__len__`, which says that it ends.
+
+    Raises:
+        InputError: no `__len__`, a length that is not kept, or an index that two samples share.
+    """
+
+    def __init__(self, stream: "IterableDataset[Any]") -> None:
+        name = type(stream).__name__
+        if not isinstance(stream, Sized):
+            raise InputError(
+                f"{name} can only be iterated and does not say how long it is; give it a __len__, and it is read into "
+                "memory, or give a map-style data set (one with __getitem__ and __len__)"
+            )
+        samples = list(itertools.islice(stream, len(stream) + 1))
+        if len(samples) != len(stream):
+            found = "more" if len(samples) > len(stream) else str(len(samples))
+            raise InputError(f"{name} says that it holds {len(stream)} samples and gives {found}; mend its __len__")
+        self.name: str = name
+        self.has_index: bool = all(isinstance(sample, Mapping) and "index" in sample for sample in samples)
+        if self.has_index:
+            samples.sort(key=lambda sample: int(sample["index"]))
+            for one, other in itertools.pairwise(samples):
+                if int(one["index"]) == int(other["index"]):
+                    raise InputError(f"{name} gives the index {int(one['index'])} to two samples; number each once")
+        self.samples: list[Any] = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+
+def require_index(dataset: Any, what: str = "this objective") -> None:
+    """Refuse a data set whose samples cannot be told apart from one run to the next.
+
+    A map-style data set passes; one gathered from a stream passes if its samples brought an `index`.
 
     Raises:
         InputError: naming `what` needs the index, and the two remedies.
     """
-    if not isinstance(dataset, IterableDataset):
-        return
-    sample = next(iter(dataset), None)
-    if not (isinstance(sample, Mapping) and "index" in sample):
+    if isinstance(dataset, Gathered) and not dataset.has_index:
         raise InputError(
-            f"{what} needs to know each sample again, but {type(dataset).__name__} is iterable-style and its "
+            f"{what} needs to know each sample again, but {dataset.name} is iterable-style and its "
             "samples carry no index; yield mappings with 'input', 'label', 'index', or use a map-style one"
         )
 
 
 def as_data(found: Any) -> Data:
     """What a user's factory returned, as `Data`: a `Data`, one map-style data set, or a pair (train, test).
+
+    An iterable-style data set is read into memory (`Gathered`).
 
     Class names are taken from the training set's `classes` or `class_names`; without them they are "0", "1",
     ... up to the largest training label.
@@ -306,8 +345,9 @@ def as_data(found: Any) -> Data:
     ('0', '1')
     """
     if isinstance(found, Data):
-        return found
-    train, test = cast(Any, found if isinstance(found, tuple) and len(found) == 2 else (found, None))
+        streams = isinstance(found.train, IterableDataset) or isinstance(found.test, IterableDataset)
+        return replace(found, train=_gathered(found.train), test=_gathered(found.test)) if streams else found
+    train, test = map(_gathered, cast(Any, found if isinstance(found, tuple) and len(found) == 2 else (found, None)))
     require_map_style(train)
     if test is not None:
         require_map_style(test)
@@ -315,6 +355,11 @@ def as_data(found: Any) -> Data:
     if names is None:
         names = range(int(labels_of(train).max()) + 1)
     return Data(train, test, tuple(str(name) for name in names))
+
+
+def _gathered(dataset: Any) -> Any:
+    """A stream as something with numbered samples; anything else as it is."""
+    return Gathered(dataset) if isinstance(dataset, IterableDataset) else dataset
 
 
 def seed_generators(*key: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.dataset import Data, Indexed
+from preceptor.data.dataset import Data, Indexed, require_index
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
 from preceptor.teaching import fit_temperature
@@ -69,6 +69,8 @@ def teach(
         objective = setup.new_objective(recipe.objective, found.num_classes)
     else:
         setup.check_objective(objective, _named(objective), found.num_classes)
+    if hasattr(objective, "observe"):
+        require_index(found.train, f"the objective '{recipe.objective.name}'")
     module = _module(recipe, sources, seeds or [recipe.seed], model, stacked=bool(seeds))
     task = TeachTask(module, objective, num_samples=len(sources[0].train), num_classes=found.num_classes)
     source_of = list(range(len(seeds))) if seeds else None
