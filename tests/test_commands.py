@@ -176,12 +176,31 @@ def test_assess_files(tmp_path: Path) -> None:
     assert "probabilities" in refused("assess", tmp_path / "probabilities.npz")
     assert run("assess", tmp_path / "probabilities.npz", "--probabilities").exit_code == 0
     assert "twice" in refused("assess", tmp_path / "good.npz", tmp_path / "good.npz")
+    np.savez(tmp_path / "shuffled.npz", logits=good[::-1], labels=labels[::-1])
+    assert "labels of 'shuffled'" in refused("assess", tmp_path / "good.npz", tmp_path / "shuffled.npz")
 
 
 def test_assess_refuses_a_teacher_that_saw_the_held_out_samples(teacher: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     assert run("teach", "teach-digits", *QUICK, "seed=1", "--out", seen).exit_code == 0
     assert "trained on" in refused("assess", teacher, seen)
+
+
+def test_distill_refuses_a_teacher_that_saw_the_test_samples(teacher: Path, tmp_path: Path) -> None:
+    line = refused("distill", "distill-digits", *QUICK, "--teacher", teacher, "seed=1", "--out", tmp_path / "s")
+    assert "was trained on" in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_folder_that_holds_another_study(tmp_path: Path) -> None:
+    few = ["seeds=[0]", "teach.training.epochs=1", "distill.training.epochs=1", "baseline.training.epochs=1"]
+    out = tmp_path / "q"
+    assert run("quickstart", *few, "--out", out).exit_code == 0
+    assert "holds another study" in refused("quickstart", *few, "losses.kd.ce_weight=0.3", "--resume", out)
+
+
+def test_a_study_whose_teachers_see_other_samples_than_its_students() -> None:
+    assert "must share one split" in refused("quickstart", "teach.split.train=200")
 
 
 def test_help_is_light() -> None:

@@ -25,7 +25,7 @@ class Verbs(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            typer.echo("stopped and saved; the same command goes on (quickstart: with --resume FOLDER)", err=True)
             raise typer.Exit(130) from None
 
 
@@ -158,7 +158,9 @@ def quickstart(
     if out and out.exists() and not resume:
         raise InputError(f"'{out}' exists already; go on with it by --resume {out}, or give a new folder")
     folder = resume or out or Path(f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}")
-    _run_study(load(Study, _find_recipe("quickstart"), overrides or []), folder, as_json)
+    loaded = load(Study, _find_recipe("quickstart"), overrides or [])
+    _say(f"folder: {folder} (interrupted, it goes on with --resume {folder})")
+    _run_study(loaded, folder, as_json)
 
 
 @app.command()

@@ -112,7 +112,7 @@ def test_what_is_no_teacher(teacher: Any, sentence: str) -> None:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("taught")
     teach(teach_recipe("calibrate=true", "average.decay=0.5"), folder / "a")
-    teach(teach_recipe("objective=mse", "distribution=clip", "seed=1"), folder / "b")
+    teach(teach_recipe("objective=mse", "distribution=clip", "streams.initialization=1"), folder / "b")
     return folder
 
 

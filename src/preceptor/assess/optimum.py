@@ -13,7 +13,7 @@ from preceptor.errors import InputError, did_you_mean
 
 __all__ = ["optimum"]
 
-_LOSSES = ("kd", "ttm", "wttm", "ptloss")
+OPTIMA: tuple[str, ...] = ("kd", "ttm", "wttm", "ptloss")
 
 
 def optimum(
@@ -33,8 +33,8 @@ def optimum(
     >>> np.exp(optimum([[2 * np.log(3.0), 0.0]], "ttm", temperature=2.0)).round(4).tolist()
     [[0.75, 0.25]]
     """
-    if loss not in _LOSSES:
-        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, _LOSSES)}")
+    if loss not in OPTIMA:
+        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
     if not temperature > 0:
         raise InputError(f"temperature is {temperature}: it must be above 0.")
     if (coefficients is not None) != (loss == "ptloss"):

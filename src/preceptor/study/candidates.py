@@ -44,9 +44,9 @@ def compare_candidates(
     repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
     if repeated:
         raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
+    _refuse_seen(found)
     truth = _labels(found, labels)
     ids = {c.name: c.ids for c in found if c.ids is not None}
-    _refuse_seen(found)
     shared = ids if len(ids) == len(found) else None
     logits: dict[str, Any] = {c.name: c.logits for c in found}
     return assess.compare(logits, truth, ids=shared, level=level, probabilities=probabilities)
@@ -104,9 +104,16 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 def _labels(found: Sequence[Candidate], path: Path | None) -> np.ndarray:
     if path is not None:
         return _load(path).get("array", np.empty(0))
-    for candidate in found:
-        if candidate.labels is not None:
-            return candidate.labels
+    own = [candidate for candidate in found if candidate.labels is not None]
+    for candidate in own[1:]:
+        if not np.array_equal(candidate.labels, own[0].labels):  # type: ignore[arg-type]
+            raise InputError(
+                f"the labels of '{candidate.name}' are not those of '{own[0].name}': made for other samples or in "
+                "another order; give predictions for the same samples"
+            )
+    if own:
+        assert own[0].labels is not None
+        return own[0].labels
     raise InputError("there are no labels: give --labels FILE.npy, or .npz files with an array 'labels'")
 
 

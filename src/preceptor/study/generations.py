@@ -11,12 +11,12 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import load_stack, table_of
+from preceptor.study.outputs import claim, load_stack, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.files import load_tensors, write_json
+from preceptor.training.files import load_tensors, read_json, write_json
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -41,6 +41,9 @@ def run_generations(
         far (mean of probabilities), one value per seed.
     """
     started = time.perf_counter()
+    claim(folder, study)
+    if (folder / "generations.json").exists():  # complete: its time and date are those of its making
+        return read_json(folder / "generations.json")
     data = setup.load_data(study.teach)
     starts, seeds = list(study.starts), list(study.seeds)
     for start in starts:

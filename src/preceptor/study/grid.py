@@ -1,6 +1,7 @@
 """Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
 
 import contextlib
+import inspect
 import multiprocessing
 import os
 import threading
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.errors import InputError
+from preceptor.assess.optimum import OPTIMA
 from preceptor.recipe import TeachRecipe
-from preceptor.study.outputs import load_stack, table_of
+from preceptor.study.outputs import claim, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import run as runs
 from preceptor.training import setup
+from preceptor.training.build import find
 from preceptor.training.evaluate import score
-from preceptor.training.files import load_tensors, write_json
+from preceptor.training.files import load_tensors, read_json, write_json
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -55,7 +57,9 @@ def run_study(
         What ``study.json`` holds (docs/run-folder.md).
     """
     started = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, study)
+    if (folder / "study.json").exists():  # complete: its time and date are those of its making
+        return read_json(folder / "study.json")
     with _threads(study.threads):
         result = _run(study, folder, progress, say)
     result |= {"command": command, "time_total": round(time.perf_counter() - started, 1)}
@@ -142,7 +146,10 @@ def _end_with_parent() -> None:
 def _teach_one(recipe: TeachRecipe, folder: Path, threads: int) -> float:
     """One teacher, in a process of its own."""
     torch.set_num_threads(threads)
-    return teach(recipe, folder)["heldout"]["last"]["accuracy"]
+    try:
+        return teach(recipe, folder)["heldout"]["last"]["accuracy"]
+    except KeyboardInterrupt:  # saved; were it handed back as a result, this process would take the next job
+        os._exit(130)
 
 
 def _teach_stack(recipe: TeachRecipe, seeds: list[int], folder: Path, data: Any, progress: bool) -> dict[str, Any]:
@@ -210,12 +217,14 @@ def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
 
 
 def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[float]:
-    options = entry.loss.options
-    known: dict[str, Any] = {k: options[k] for k in ("temperature", "coefficients") if k in options}
-    try:
-        target = assess.optimum(log_probs, entry.loss.name, **known)
-    except InputError:  # a loss whose optimum we do not know: the teacher itself is the best guess
-        target = log_probs
+    name = entry.loss.name
+    if name not in OPTIMA:  # a loss whose optimum we do not know: the teacher itself is the best guess
+        return assess.brier(log_probs, labels).mean(-1).tolist()
+    defaults = inspect.signature(find("loss", name)).parameters
+    known: dict[str, Any] = {}
+    for key in {"temperature", "coefficients"} & set(defaults):
+        known[key] = entry.loss.options.get(key, defaults[key].default)
+    target = assess.optimum(log_probs, name, **known)
     return assess.brier(target, labels).mean(-1).tolist()
 
 

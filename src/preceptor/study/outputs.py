@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Indexed
-from preceptor.recipe import Recipe
+from preceptor.errors import InputError
+from preceptor.recipe import Recipe, dump
+from preceptor.study.recipe import Generations, Study
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import predict, read_logits
+from preceptor.training.files import make_folder, write_text
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.stack import Stack
 
@@ -50,3 +53,19 @@ def table_of(
     rows = indices if source_of is None else indices[list(source_of)]
     table = torch.full((*seen.shape[:-2], len(dataset), seen.shape[-1]), torch.nan)
     return table.scatter_(-2, rows[..., None].expand_as(seen), seen)
+
+
+def claim(folder: Path, study: Study | Generations) -> None:
+    """Write a study's recipe into its folder, or refuse a folder that holds another one.
+
+    Students are stored by the row of their teacher, so even another order of the teachers is another study.
+    """
+    path = folder / "study.yaml"
+    # How many processes and threads compute it changes no number.
+    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
+    text = dump(study.model_copy(update=changes))
+    if not path.exists():
+        make_folder(folder)
+        write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise InputError(f"the folder '{folder}' holds another study (see its study.yaml); give another one with --out")

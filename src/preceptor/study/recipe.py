@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from preceptor.errors import did_you_mean
-from preceptor.recipe import Component, DistillRecipe, Named, Strict, TeachRecipe, parse
+from preceptor.recipe import Component, DistillRecipe, Named, Recipe, Strict, TeachRecipe, parse
 
 
 class TeacherEntry(Strict):
@@ -59,8 +59,13 @@ class Study(Strict):
         for name, entry in self.teachers.items():
             if entry.of and entry.of not in trained:
                 raise ValueError(f"teachers.{name}.of is '{entry.of}'; {did_you_mean(entry.of, trained)}")
+            if entry.calibrated and not self.teach_recipe(entry.of or name).calibrate:
+                raise ValueError(f"teachers.{name} is calibrated, but its training has no calibrate: true; add it")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}; give each once")
+        same_samples(teach=self.teach, distill=self.distill, baseline=self.baseline)
+        for name in self.trained:
+            same_samples(**{"teach": self.teach, f"teachers.{name}.settings": self.teach_recipe(name)})
         return self
 
     def teach_recipe(self, name: str) -> TeachRecipe:
@@ -93,6 +98,7 @@ class Generations(Strict):
         derived = [name for name, entry in self.starts.items() if entry.objective is None]
         if derived:
             raise ValueError(f"starts.{derived[0]} has no objective; generation 0 of each chain is trained under one")
+        same_samples(teach=self.teach, distill=self.distill)
         if self.distill.model != self.teach.model:
             raise ValueError("distill.model differs from teach.model; all generations share one architecture")
         return self
@@ -100,6 +106,16 @@ class Generations(Strict):
     def teach_recipe(self, name: str) -> TeachRecipe:
         """The recipe of generation 0 of one chain."""
         return taught(self.teach, self.starts[name])
+
+
+def same_samples(**recipes: Recipe) -> None:
+    """Refuse recipes whose splits would differ: a student's test samples could be its teacher's training samples."""
+    (first, base), *others = recipes.items()
+    for name, recipe in others:
+        for key in ("data", "split", "streams"):
+            ours, theirs = getattr(base, key), getattr(recipe, key)
+            if ours != theirs:
+                raise ValueError(f"{name}.{key} differs from {first}.{key}; teachers and students must share one split")
 
 
 def taught(base: TeachRecipe, entry: TeacherEntry) -> TeachRecipe:

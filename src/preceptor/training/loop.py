@@ -170,6 +170,7 @@ class Loop:
             self._between_steps()
         self._end_epoch(time.perf_counter() - started)
         if self._asked_to_stop():
+            self.save()
             raise Interrupted
 
     @property

@@ -104,6 +104,8 @@ def distill(
         bound = setup.as_loss(loss, _named(loss), found.num_classes)
     given = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
     _check_class_names(given, found.class_names)
+    if teacher is None and data is None:
+        _refuse_leak(recipe, samples)
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
@@ -265,6 +267,22 @@ def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
         raise InputError("the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote")
     loaded = [(runs.load_teacher(reference), reference.weight) for reference in recipe.teacher]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
+
+
+def _refuse_leak(recipe: DistillRecipe, samples: Samples) -> None:
+    """Refuse a teacher that was trained on samples that the student is scored on."""
+    for reference in recipe.teacher:
+        if runs.read_recipe(reference.run).data != recipe.data:
+            continue  # the indices are those of another data set
+        trained = runs.read_splits(reference.run)["train"]
+        for part in ("heldout", "test"):
+            scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
+            seen = scored[torch.isin(scored, trained)]
+            if len(seen):
+                raise InputError(
+                    f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
+                    f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
+                )
 
 
 def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
