@@ -157,6 +157,32 @@ class TeachRecipe(Recipe):
         return self
 
 
+class Temperature(Strict):
+    """Temperature scaling: the logits divided by one number."""
+
+    kind: Literal["temperature"] = "temperature"
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class VectorScaling(Strict):
+    """Vector scaling: each class's log-probability times a scale, plus a bias."""
+
+    kind: Literal["vector"] = "vector"
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+class Proxy(Strict):
+    """The proxy teacher of PTLoss: coefficients shared by the classes, (M,), or one row a class, (C, M)."""
+
+    kind: Literal["proxy"] = "proxy"
+    coefficients: tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+Transform = Annotated[Temperature | VectorScaling | Proxy, Field(discriminator="kind")]
+"""What is done to a teacher's output after training, before a student sees it."""
+
+
 class TeacherRef(Strict):
     """One teacher of a student: a run folder, which of its weights, and its share in the mixture."""
 

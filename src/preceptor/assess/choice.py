@@ -1,0 +1,223 @@
+"""Choice of what a student should learn from: which teachers, in what mixture, under which transform.
+
+`compare` ranks teachers as they are. `choose` goes on: from the best of them to a mixture, and from that to a
+transform, each step taken only where its cross-fitted gain is beyond doubt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.optimize import minimize
+from torch import Tensor
+
+from preceptor.assess.families import FAMILIES
+from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
+from preceptor.assess.intervals import Estimate
+from preceptor.assess.scores import brier
+from preceptor.assess.search import folds_of, lower_bound, search
+from preceptor.assess.transform import transformed
+from preceptor.errors import InputError
+from preceptor.recipe import Proxy, Transform
+
+__all__ = ["Choice", "Step", "choose", "mixture_weights"]
+
+SCHEMA_VERSION = 1
+# A mixture's smaller parts cost as much to run as its larger ones and hardly change it.
+_SMALLEST_WEIGHT = 0.02
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that was tried: by how much it lowers the Brier score on samples it was not fitted to."""
+
+    name: str
+    gain: Estimate
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a student should learn from, and why; made by `choose`.
+
+    Attributes:
+        loss: the student's loss that this was chosen for.
+        single: the one teacher with the lowest Brier score.
+        weights: of the teachers in the mixture, by name; they sum to 1.
+        transform: of the mixture's output; None leaves it as it is.
+        steps: all that was tried.
+        brier: mean held-out Brier score of what the loss makes of the single teacher, and, optimistically as it
+            was fitted on the same samples, of the choice.
+    """
+
+    loss: str
+    temperature: float
+    single: str
+    weights: Mapping[str, float]
+    transform: Transform | None
+    steps: tuple[Step, ...]
+    brier: tuple[float, float]
+
+    @property
+    def coefficients(self) -> tuple[float, ...] | tuple[tuple[float, ...], ...] | None:
+        """PTLoss's coefficients, where these were searched for; (M,) or (C, M)."""
+        return self.transform.coefficients if isinstance(self.transform, Proxy) else None
+
+    def log_probs(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The chosen teacher's log-probabilities `(..., C)`, from the outputs of those it is made of."""
+        return transformed(mixed(outputs, self.weights), self.transform)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as plain data for JSON, with a `schema_version`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "loss": self.loss,
+            "temperature": self.temperature,
+            "single": self.single,
+            "weights": dict(self.weights),
+            "transform": None if self.transform is None else self.transform.model_dump(mode="json"),
+            "steps": [
+                {"name": s.name, "taken": s.taken, "gain": s.gain.value, "lower_bound": s.gain.low} for s in self.steps
+            ],
+            "brier": {"single": self.brier[0], "chosen": self.brier[1]},
+        }
+
+
+def choose(
+    teachers: Mapping[str, Array | Forecast],
+    labels: Array,
+    *,
+    loss: str = "kd",
+    temperature: float = 1.0,
+    families: Sequence[str] | None = None,
+    mix: bool = True,
+    folds: int = 5,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Choice:
+    """Choose what a student should learn from, from labels that no teacher was trained on.
+
+    Three steps. The teacher with the lowest Brier score; the mixture of all teachers with the lowest (weights
+    on the simplex, a convex problem: Breiman's stacking, 1996); the transform of it with the largest gain,
+    searched for under the student's loss. Mixture and transform are taken only if the one-sided lower bound
+    of their cross-fitted gain is above 0.
+
+    Args:
+        teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
+            several runs, or the checkpoints of one.
+        labels: class indices `(N,)`.
+        loss: what the student will minimise; `ptloss` searches its coefficients only.
+        temperature: of `ttm` and `wttm`, whose students see the teacher softened by it; others look at the
+            teacher as it is.
+        families: of transforms to search (`search`); all of them by default, for `ptloss` its proxies.
+        mix: consider mixtures.
+        folds: of the cross-fitting.
+        level: of the one-sided bounds.
+        seed: of the folds.
+
+    Raises:
+        InputError: no teacher, teachers of unlike shape, or anything that `search` refuses.
+
+    >>> rng = np.random.default_rng(0)
+    >>> sure = rng.normal(size=(2000, 3)) * 4
+    >>> labels = [rng.choice(3, p=p) for p in forecast(sure / 4).probs]
+    >>> choice = choose({"sure": sure, "noise": rng.normal(size=(2000, 3)) * 4}, labels)
+    >>> choice.single, choice.transform.kind
+    ('sure', 'temperature')
+    """
+    outputs = {name: forecast(logits, what=f"The logits of teacher {name!r}") for name, logits in teachers.items()}
+    if not outputs:
+        raise InputError("There is no teacher to choose from: hand in at least one array of logits, by name.")
+    shapes = {name: found.probs.shape for name, found in outputs.items()}
+    if len(set(shapes.values())) > 1:
+        raise InputError(f"the teachers' logits have unlike shapes {shapes}; hand in the same samples for each")
+    targets = check_labels(labels, next(iter(shapes.values())))
+    softened = temperature if loss in ("ttm", "wttm") else 1.0
+    single = min(outputs, key=lambda name: brier(outputs[name], targets).mean())
+    weights, steps = {single: 1.0}, []
+    if mix and len(outputs) > 1:
+        found, step = _mixture(outputs, targets, folds, level, seed)
+        steps.append(step)
+        weights = found if step.taken else weights
+    base = mixed({name: torch.tensor(outputs[name].log_probs) for name in weights}, weights)
+    wanted = [f for f in FAMILIES if loss != "ptloss" or f.startswith("proxy")] if families is None else families
+    searches = [search(base, targets, f, temperature=softened, folds=folds, level=level, seed=seed) for f in wanted]
+    best = max((s for s in searches if s.worthwhile), key=lambda s: s.gain.value, default=None)
+    steps += [Step(s.family, s.gain, s is best) for s in searches]
+    transform = best.transform if best else None
+    scores = [
+        float(brier(forecast(output / softened), targets).mean())
+        for output in (torch.tensor(outputs[single].log_probs), transformed(base, transform))
+    ]
+    return Choice(loss, softened, single, weights, transform, tuple(steps), (scores[0], scores[1]))
+
+
+def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """ln of the weighted mean of the teachers' probabilities."""
+    if len(weights) == 1:
+        return outputs[next(iter(weights))]
+    return torch.logsumexp(
+        torch.stack([outputs[name].log_softmax(-1) + float(np.log(weight)) for name, weight in weights.items()]), 0
+    )
+
+
+def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -> Float64[np.ndarray, "teachers"]:
+    """The weights, 0 or more and of sum 1, whose mixture has the lowest mean Brier score.
+
+    `mean ||sum_k w_k p_k - e_y||^2` is quadratic and convex in the weights. Weights below 0.02 are set to 0 and
+    the rest solved again.
+
+    >>> mixture_weights(np.array([[[1.0, 0.0]] * 4, [[0.0, 1.0]] * 4]), [0, 0, 0, 1]).round(3).tolist()
+    [0.75, 0.25]
+    """
+    targets = check_labels(labels, probs.shape[1:])
+    products = np.einsum("knc,lnc->kl", probs, probs, optimize=True) / len(targets)
+    at_label = probs[:, np.arange(len(targets)), targets].mean(-1)
+    kept = np.arange(len(probs))
+    while True:
+        weights = _on_simplex(products[np.ix_(kept, kept)], at_label[kept])
+        small = weights < _SMALLEST_WEIGHT
+        if not small.any() or small.all():
+            break
+        kept = kept[~small]
+    result = np.zeros(len(probs))
+    result[kept] = weights
+    return result
+
+
+def _on_simplex(products: np.ndarray, at_label: np.ndarray) -> np.ndarray:
+    """The w >= 0 of sum 1 that minimises w' products w - 2 at_label' w."""
+    found = minimize(
+        lambda w: float(w @ products @ w - 2 * at_label @ w),
+        np.full(len(at_label), 1 / len(at_label)),
+        jac=lambda w: 2 * (products @ w - at_label),
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * len(at_label),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"maxiter": 500, "ftol": 1e-10},
+    )
+    weights = found.x.clip(0.0)
+    return weights / weights.sum()
+
+
+def _mixture(
+    outputs: Mapping[str, Forecast], labels: np.ndarray, folds: int, level: float, seed: int
+) -> tuple[dict[str, float], Step]:
+    """The mixture fitted on all samples, and its cross-fitted gain over the best single teacher."""
+    names = list(outputs)
+    probs = np.stack([output.probs for output in outputs.values()])
+    scores = np.stack([brier(output, labels) for output in outputs.values()])
+    gain = np.empty(len(labels))
+    for test in folds_of(len(labels), folds, seed):
+        train = np.setdiff1d(np.arange(len(labels)), test)
+        weights = mixture_weights(probs[:, train], labels[train])
+        blend = forecast(np.einsum("k,knc->nc", weights, probs[:, test]), probabilities=True)
+        # The single teacher, too, is the one that the other folds would choose.
+        gain[test] = scores[scores[:, train].mean(-1).argmin(), test] - brier(blend, labels[test])
+    bound = lower_bound(gain, level)
+    weights = mixture_weights(probs, labels)
+    found = {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
+    return found, Step("mixture", bound, bound.low > 0)
