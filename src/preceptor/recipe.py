@@ -103,7 +103,8 @@ class Training(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
     select: Literal["brier", "nll", "accuracy"] = "brier"
-    checkpoint_epochs: Annotated[int, Field(ge=1)] = 1  # a checkpoint after every so many epochs, and after the last
+    # A checkpoint after every so many epochs, or after those listed; after the last one always.
+    checkpoint_epochs: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 1
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None  # and after every so many optimizer steps
     keep: Literal["last", "all"] = "last"
     num_workers: Annotated[int, Field(ge=0)] = 0

@@ -12,8 +12,15 @@ from preceptor.assess.calibration import (
     debiased_calibration_error,
     reliability,
 )
+from preceptor.assess.choice import Choice, Step, choose, mixture_weights
 from preceptor.assess.comparison import Comparison, Difference, TeacherScores, compare
-from preceptor.assess.distance import rater_distance, rater_distance_difference, squared_distance
+from preceptor.assess.distance import (
+    rater_distance,
+    rater_distance_difference,
+    rater_frequencies,
+    squared_distance,
+)
+from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Forecast, forecast
 from preceptor.assess.intervals import (
     Estimate,
@@ -34,15 +41,21 @@ from preceptor.assess.scores import (
     sharpness,
     top_k_mass,
 )
+from preceptor.assess.search import Search, search
+from preceptor.assess.transform import transformed
 
 __all__ = [
+    "FAMILIES",
     "BrierParts",
+    "Choice",
     "Comparison",
     "Difference",
     "Estimate",
     "Forecast",
     "ProxyTeacher",
     "Reliability",
+    "Search",
+    "Step",
     "TeacherScores",
     "accuracy",
     "bootstrap_interval",
@@ -50,22 +63,27 @@ __all__ = [
     "brier",
     "brier_decomposition",
     "calibration_error",
+    "choose",
     "classwise_calibration_error",
     "compare",
     "debiased_calibration_error",
     "entropy",
     "forecast",
     "mean_interval",
+    "mixture_weights",
     "nll",
     "optimum",
     "power_sum",
     "proxy_teacher",
     "rater_distance",
     "rater_distance_difference",
+    "rater_frequencies",
     "reliability",
     "renyi_entropy",
+    "search",
     "sharpness",
     "simultaneous_differences",
     "squared_distance",
     "top_k_mass",
+    "transformed",
 ]

@@ -12,7 +12,7 @@ from preceptor.assess.forecasts import Array, check_same_shape, first_row, forec
 from preceptor.assess.scores import PerSample
 from preceptor.errors import InputError
 
-__all__ = ["rater_distance", "rater_distance_difference", "squared_distance"]
+__all__ = ["rater_distance", "rater_distance_difference", "rater_frequencies", "squared_distance"]
 
 
 def squared_distance(probs: Array, truth: Array) -> PerSample:

@@ -25,6 +25,8 @@ from preceptor.losses.ptloss import Coefficients, coefficient_tensor, ptloss
 _BLOCK_ENTRIES = 1 << 15
 # Roots are found to this relative precision; Newton's last step lands well within it.
 _PRECISION = 1e-13
+# Newton on the whole system converges in a few steps or not at all.
+_NEWTON_STEPS = 20
 # Probabilities below this are solved as if they had it; no result depends on it in float64.
 _SMALLEST = 1e-300
 
@@ -112,7 +114,11 @@ def _solve(log_p: Tensor, eps: Tensor, tolerance: float, max_iterations: int) ->
         if single:
             odds = _odds_by_one_root(p, eps, max_iterations)
         elif convex:
-            odds = _odds_by_nested_roots(p, eps, max_iterations)
+            odds = _odds_by_newton(p, eps)
+            # From afar, or where the loss is all but flat, Newton may fail: only those rows pay for the sure way.
+            hard = ~(_gradient_at(p, p / odds, eps).abs().amax(-1) <= 1e-3 * tolerance)
+            if hard.any():
+                odds[hard] = _odds_by_nested_roots(p[hard], eps, max_iterations)
         else:
             odds = _odds_by_fixed_point(p, eps, tolerance, max_iterations)
         log_q.append(block - odds.log())
@@ -146,6 +152,28 @@ def _odds_by_one_root(p: Tensor, eps: Tensor, max_iterations: int) -> Tensor:
     start = after_one_step.clamp(low, high)
     log_base = _increasing_root(log_deficit, low.log(), high.log(), start.log(), max_iterations, unit=1.0)
     return log_base.exp() + gap
+
+
+def _odds_by_newton(p: Tensor, eps: Tensor) -> Tensor:
+    """Newton on all classes and the level at once, in the log of the odds, from q = p; it may fail.
+
+    Stationarity, F_c = odds_c + p_c s_c - level = 0, and sum q = 1 are linear in the step but for their diagonal: the
+    step of the level follows in closed form, and from it that of each class.
+    """
+    odds, level = torch.ones_like(p), (p * (1 + p * _series(p, eps)[0])).sum(-1, keepdim=True)
+    for _ in range(_NEWTON_STEPS):
+        q = p / odds
+        s, slope = _series(q, eps)
+        missed, curvature = odds + p * s - level, 1 - q.square() * slope
+        given = q / (odds * curvature)
+        step_of_level = (q.sum(-1, keepdim=True) - 1 + (given * missed).sum(-1, keepdim=True)) / given.sum(
+            -1, keepdim=True
+        )
+        step = ((step_of_level - missed) / (odds * curvature)).clamp(-1, 1)
+        odds, level = odds * step.exp(), level + step_of_level
+        if not (step.abs() > _PRECISION).any():
+            break
+    return odds
 
 
 def _odds_by_nested_roots(p: Tensor, eps: Tensor, max_iterations: int) -> Tensor:

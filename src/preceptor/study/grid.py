@@ -217,15 +217,19 @@ def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
 
 
 def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[float]:
+    return assess.brier(optimum_of(entry, log_probs), labels).mean(-1).tolist()
+
+
+def optimum_of(entry: LossEntry, log_probs: Tensor) -> Any:
+    """What a study's loss makes of a teacher: the log-probabilities of its optimal student."""
     name = entry.loss.name
     if name not in OPTIMA:  # a loss whose optimum we do not know: the teacher itself is the best guess
-        return assess.brier(log_probs, labels).mean(-1).tolist()
+        return log_probs
     defaults = inspect.signature(find("loss", name)).parameters
     known: dict[str, Any] = {}
     for key in {"temperature", "coefficients"} & set(defaults):
         known[key] = entry.loss.options.get(key, defaults[key].default)
-    target = assess.optimum(log_probs, name, **known)
-    return assess.brier(target, labels).mean(-1).tolist()
+    return assess.optimum(log_probs, name, **known)
 
 
 # -- distill ----------------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
 from preceptor.recipe import Recipe, dump
-from preceptor.study.recipe import Generations, Study
+from preceptor.study.recipe import Study
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import predict, read_logits
@@ -55,7 +56,7 @@ def table_of(
     return table.scatter_(-2, rows[..., None].expand_as(seen), seen)
 
 
-def claim(folder: Path, study: Study | Generations) -> None:
+def claim(folder: Path, study: BaseModel) -> None:
     """Write a study's recipe into its folder, or refuse a folder that holds another one.
 
     Students are stored by the row of their teacher, so even another order of the teachers is another study.

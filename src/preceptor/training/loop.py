@@ -295,10 +295,9 @@ class Loop:
         progress.metrics_bytes = self.metrics.append(line)
         if self.recipe.training.trackers:
             self.accelerator.log(_flat(line), step=progress.step)
-        if (
-            progress.epoch % self.recipe.training.checkpoint_epochs == 0
-            or progress.epoch == self.recipe.training.epochs
-        ):
+        wanted = self.recipe.training.checkpoint_epochs
+        due = progress.epoch in wanted if isinstance(wanted, tuple) else progress.epoch % wanted == 0
+        if due or progress.epoch == self.recipe.training.epochs:
             self.save()
 
     def _means(self) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What a prediction study is: candidate teachers, fixed before any student runs. Does not import torch."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from preceptor.errors import did_you_mean
+from preceptor.recipe import DistillRecipe, Strict, TeachRecipe
+from preceptor.study.recipe import LossEntry, TeacherEntry, same_samples, taught
+
+
+def _members(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class Candidate(Strict):
+    """A teacher that a practitioner would try: one checkpoint or the mean of several, and what is done to its output.
+
+    ``of`` names checkpoints as ``teacher@epoch``. ``temperature`` is fixed; ``family`` is fitted on the held-out labels
+    (one of `preceptor.assess.FAMILIES`), whatever it is worth.
+    """
+
+    of: Annotated[tuple[str, ...], BeforeValidator(_members), Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    family: str | None = None
+
+    @model_validator(mode="after")
+    def _one_transform(self) -> "Candidate":
+        if self.temperature is not None and self.family is not None:
+            raise ValueError("a candidate has either a fixed 'temperature' or a fitted 'family'; leave one out")
+        return self
+
+
+class Prediction(Strict):
+    """Candidate teachers x losses x seeds, beside the student of the labels, of the truth, and of ``auto``'s choice.
+
+    Every seed draws its own split, its own teachers and its own students; ``teach.training.checkpoint_epochs`` lists the
+    epochs that candidates may be made of, and that ``auto`` chooses from.
+    """
+
+    name: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=2)]
+    teach: TeachRecipe
+    distill: DistillRecipe
+    teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
+    candidates: Annotated[dict[str, Candidate], Field(min_length=2)]
+    losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known_members(self) -> "Prediction":
+        if not isinstance(self.teach.training.checkpoint_epochs, tuple) or self.teach.training.keep != "all":
+            raise ValueError(
+                "teach.training needs checkpoint_epochs as a list, and keep: all; candidates are made of them"
+            )
+        for name, candidate in self.candidates.items():
+            for member in candidate.of:
+                if member not in self.members:
+                    raise ValueError(f"candidates.{name}.of has '{member}'; {did_you_mean(member, self.members)}")
+        same_samples(teach=self.teach, distill=self.distill)
+        return self
+
+    @property
+    def members(self) -> list[str]:
+        """Every checkpoint of every teacher, ``teacher@epoch``."""
+        return [
+            f"{name}@{epoch}"
+            for name in self.teachers
+            for epoch in sorted(set(self.teach_recipe(name).training.checkpoint_epochs))  # type: ignore[arg-type]
+        ]
+
+    def teach_recipe(self, name: str) -> TeachRecipe:
+        """The recipe of one teacher."""
+        return taught(self.teach, self.teachers[name])

@@ -1,0 +1,269 @@
+"""Run a prediction study: teach, assess, choose, distill. An interrupted one goes on where it stood."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor import assess
+from preceptor.assess import Choice, choose, forecast, search, transformed
+from preceptor.assess.choice import mixed
+from preceptor.assess.distance import rater_noise
+from preceptor.data.dataset import Data
+from preceptor.recipe import Component, Proxy, Temperature
+from preceptor.study.grid import optimum_of
+from preceptor.study.outputs import claim
+from preceptor.study.prediction.recipe import Candidate, Prediction
+from preceptor.study.recipe import LossEntry
+from preceptor.training import checkpoint, setup
+from preceptor.training import run as runs
+from preceptor.training.evaluate import predict, read_logits
+from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.loop import load_weights, make_accelerator
+from preceptor.training.setup import Samples, stack_of
+from preceptor.training.stack import Stack
+from preceptor.training.verbs import Student, distill_stack, teach
+
+SCHEMA = 1
+Say = Callable[[str], None]
+Table = Mapping[str, Tensor]  # by checkpoint: log-probabilities (S, N, C)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The true label distribution of every sample of a data set, as far as it is known.
+
+    Args:
+        probs: (N, C): the posterior itself, or the raters' frequencies.
+        noise: (N,): unbiased estimate of the squared distance of `probs` from the truth; 0 where it is the truth.
+    """
+
+    probs: np.ndarray
+    noise: np.ndarray
+
+    @staticmethod
+    def of_counts(counts: np.ndarray) -> "Truth":
+        """From two ratings or more a sample, (N, C)."""
+        raters, frequency = assess.rater_frequencies(counts, counts.shape)
+        return Truth(frequency, rater_noise(raters, frequency))
+
+    @staticmethod
+    def exact(probs: np.ndarray) -> "Truth":
+        """A known posterior (N, C)."""
+        return Truth(probs, np.zeros(len(probs)))
+
+    def distance(self, probs: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Mean squared distance, corrected for the raters' noise; probs (..., n, C), index (n,)."""
+        return (((probs - self.probs[index]) ** 2).sum(-1) - self.noise[index]).mean(-1)
+
+    def accuracy(self, probs: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Expected accuracy against a label drawn from the truth: less noisy than against one drawn label."""
+        chosen = probs.argmax(-1)
+        return np.take_along_axis(np.broadcast_to(self.probs[index], probs.shape), chosen[..., None], -1)[..., 0].mean(
+            -1
+        )
+
+
+def run_prediction(
+    study: Prediction,
+    data: Data,
+    truth: Truth,
+    folder: Path,
+    *,
+    command: str,
+    progress: bool = False,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Run every part of a prediction study that is not done yet, and write ``prediction.json``.
+
+    Args:
+        data: without a test set of its own; labels drawn from the truth.
+        truth: of every sample of ``data.train``. Seen by the oracle student and by the scores, never by ``auto``.
+        folder: teachers and students are run folders inside.
+
+    Returns:
+        What ``prediction.json`` holds: predictions and outcomes, one value a seed.
+    """
+    claim(folder, study)
+    path = folder / "prediction.json"
+    if path.exists():
+        return read_json(path)
+    started = time.perf_counter()
+    for number, name in enumerate(study.teachers, 1):
+        say(f"teach {number}/{len(study.teachers)}: {name}, {len(study.seeds)} seeds")
+        teach(study.teach_recipe(name), folder / "teachers" / name, data=data, seeds=study.seeds, progress=progress)
+    samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+    say("assess: every checkpoint of every teacher")
+    table = {member: _outputs(study, member, folder, data, samples) for member in study.members}
+    shown = {name: _candidate(candidate, table, samples) for name, candidate in study.candidates.items()}
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA,
+        "name": study.name,
+        "command": command,
+        "seeds": list(study.seeds),
+        "candidates": {name: _assessed(study, probs, samples, truth) for name, probs in shown.items()},
+        "losses": {},
+    }
+    hard = _hard_students(study, samples, folder, data, progress)
+    result["hard"] = _outcomes(hard, samples, truth)
+    for number, (name, entry) in enumerate(study.losses.items(), 1):
+        say(f"distill {number}/{len(study.losses)}: {name}, {len(shown) + 2} teachers x {len(study.seeds)} seeds")
+        result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, folder, data, progress)
+    result["recipe"] = study.model_dump(mode="json")
+    result["circumstances"] = runs.circumstances(make_accelerator(study.teach, None).device)
+    result["time_total"] = round(time.perf_counter() - started, 1)
+    write_json(path, result)
+    return result
+
+
+# -- what teachers say ------------------------------------------------------------------------------------------------
+
+
+def _outputs(study: Prediction, member: str, folder: Path, data: Data, samples: list[Samples]) -> Tensor:
+    """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
+    name, epoch = member.rsplit("@", 1)
+    recipe = study.teach_recipe(name)
+    [path] = (folder / "teachers" / name / "checkpoints").glob(f"epoch-{int(epoch):04d}-step-*")
+    tensors, _ = checkpoint.load(path)
+    model = Stack([setup.new_model(recipe, data, seed) for seed in study.seeds], [0] * len(study.seeds))
+    load_weights(model, checkpoint.within("model", tensors), f"'{path}'")
+    accelerator = make_accelerator(recipe, None)
+    everyone = torch.arange(len(samples[0].train))[None]
+    logits, _ = predict(model.to(accelerator.device), samples[0].train, everyone, accelerator)
+    return read_logits(logits, recipe.distribution).log_softmax(-1)
+
+
+def _candidate(candidate: Candidate, table: Table, samples: list[Samples]) -> Tensor:
+    """Log-probabilities (S, N, C) of a candidate; a fitted transform is each seed's own."""
+    base = mixed({m: table[m] for m in candidate.of}, dict.fromkeys(candidate.of, 1 / len(candidate.of)))
+    if candidate.temperature is not None:
+        return transformed(base, Temperature(temperature=candidate.temperature))
+    if candidate.family is None:
+        return base
+    rows = []
+    for logits, cut in zip(base, samples, strict=True):
+        heldout = cut.parts["heldout"]
+        found = search(logits[heldout], _labels(cut)[heldout], candidate.family)
+        rows.append(transformed(logits, found.transform))
+    return torch.stack(rows)
+
+
+def _labels(samples: Samples) -> Tensor:
+    return samples.train.dataset.labels  # type: ignore[attr-defined]
+
+
+def _assessed(study: Prediction, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, Any]:
+    """What held-out labels say of a candidate, and how far it really is from the truth; one value a seed."""
+    found: dict[str, Any] = {"accuracy": [], "nll": [], "calibration_error": []}
+    for rows, cut in zip(log_probs, samples, strict=True):
+        heldout = cut.parts["heldout"]
+        labels, prediction = _labels(cut)[heldout], forecast(rows[heldout])
+        found["accuracy"].append(float(assess.accuracy(prediction, labels).mean()))
+        found["nll"].append(float(assess.nll(prediction, labels).mean()))
+        found["calibration_error"].append(float(assess.calibration_error(prediction, labels)))
+    found["losses"] = {name: _optimum(entry, log_probs, samples, truth) for name, entry in study.losses.items()}
+    return found
+
+
+def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
+    """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look."""
+    found: dict[str, list[float]] = {"brier": [], "distance_heldout": [], "distance_transfer": []}
+    for rows, cut in zip(log_probs, samples, strict=True):
+        heldout, transfer = cut.parts["heldout"], cut.for_students
+        seen = {part: forecast(optimum_of(entry, rows[index])) for part, index in (("h", heldout), ("t", transfer))}
+        found["brier"].append(float(assess.brier(seen["h"], _labels(cut)[heldout]).mean()))
+        found["distance_heldout"].append(float(truth.distance(seen["h"].probs, heldout.numpy())))
+        found["distance_transfer"].append(float(truth.distance(seen["t"].probs, transfer.numpy())))
+    return found
+
+
+# -- students ---------------------------------------------------------------------------------------------------------
+
+
+def _hard_students(study: Prediction, samples: list[Samples], folder: Path, data: Data, progress: bool) -> Tensor:
+    """Test log-probabilities (1, S, n, C) of the students of the labels alone."""
+    nothing = torch.zeros(1, len(samples[0].train), data.num_classes)
+    students = [Student(seed, 0, Component(name="kd"), 1.0, 0.0) for seed in study.seeds]
+    return _students(study, students, nothing, folder / "students" / "hard", data, progress)
+
+
+def _loss(
+    study: Prediction,
+    name: str,
+    entry: LossEntry,
+    table: Table,
+    shown: Mapping[str, Tensor],
+    samples: list[Samples],
+    truth: Truth,
+    folder: Path,
+    data: Data,
+    progress: bool,
+) -> dict[str, Any]:
+    """Students of every candidate, of the truth, and of what ``auto`` chooses, under one loss."""
+    choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
+    chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
+    certain = torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)
+    teachers = torch.stack([*shown.values(), certain, torch.stack(chosen)]).flatten(0, 1).float()
+    students = [
+        Student(
+            seed,
+            group * len(samples) + i,
+            _with_coefficients(entry.loss, choices[i]) if group == len(shown) + 1 else entry.loss,
+            entry.ce_weight,
+            entry.distill_weight,
+        )
+        for group in range(len(shown) + 2)
+        for i, seed in enumerate(study.seeds)
+    ]
+    log_probs = _students(study, students, teachers, folder / "students" / name, data, progress)
+    outcomes = [_outcomes(rows[None], samples, truth) for rows in log_probs]
+    return {
+        "students": dict(zip(shown, outcomes, strict=False)),
+        "oracle": outcomes[-2],
+        "auto": outcomes[-1],
+        "choices": [choice.to_dict() for choice in choices],
+    }
+
+
+def _choose(entry: LossEntry, outputs: Table, cut: Samples) -> Choice:
+    """What ``--teacher auto`` would choose: from held-out labels alone."""
+    heldout = cut.parts["heldout"]
+    heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
+    temperature = entry.loss.options.get("temperature", 1.0)
+    return choose(heldout_outputs, _labels(cut)[heldout], loss=entry.loss.name, temperature=temperature)
+
+
+def _shown(choice: Choice, outputs: Table) -> Tensor:
+    """What the student of a choice sees; coefficients that the loss takes are left to it."""
+    return mixed(outputs, choice.weights) if choice.loss == "ptloss" else choice.log_probs(outputs)
+
+
+def _with_coefficients(loss: Component, choice: Choice) -> Component:
+    if loss.name != "ptloss":
+        return loss
+    coefficients = choice.transform.coefficients if isinstance(choice.transform, Proxy) else (0.0,)
+    return Component(name="ptloss", coefficients=coefficients)  # type: ignore[call-arg]
+
+
+def _students(
+    study: Prediction, students: list[Student], table: Tensor, place: Path, data: Data, progress: bool
+) -> Tensor:
+    """Test log-probabilities (groups, S, n, C) of a stack of students, after the last epoch."""
+    distill_stack(study.distill, students, table, place, data=data, progress=progress)
+    logits = load_tensors(place / "predictions.safetensors")[0]["test/last"]
+    return logits.log_softmax(-1).unflatten(0, (-1, len(study.seeds)))
+
+
+def _outcomes(log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
+    """Expected accuracy and squared distance to the truth on the test part, one value a seed."""
+    index = [rows.numpy() for rows in stack_of(samples, "test")]
+    probs = [rows.double().exp().numpy() for rows in log_probs[0]]
+    return {
+        "accuracy": [float(truth.accuracy(p, i)) for p, i in zip(probs, index, strict=True)],
+        "distance": [float(truth.distance(p, i)) for p, i in zip(probs, index, strict=True)],
+    }

@@ -1,0 +1,134 @@
+"""What a prediction study found: pure functions of ``prediction.json``.
+
+A candidate is one point: its mean over seeds of what was predicted against its mean over seeds of what its students
+became. Intervals are 95 % percentile bootstraps over seeds, all candidates resampled together: they speak of these
+candidates, not of others. Correlations are Spearman's, signed so that 1 is a perfect prediction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.stats import spearmanr
+
+from preceptor.assess.intervals import Estimate, mean_interval
+
+__all__ = ["GUESSES", "LossSummary", "summarize"]
+
+GUESSES = {"accuracy": 1, "nll": -1, "calibration_error": -1}
+"""What people usually guess by, and whether more of it is thought to be better."""
+
+_RESAMPLES = 1000
+_SPLITS = 200
+
+Seeds = Float64[np.ndarray, "candidates seeds"]
+
+
+@dataclass(frozen=True)
+class LossSummary:
+    """One loss of a prediction study.
+
+    Attributes:
+        correlation: of the held-out Brier score of the loss's optimum with the students' test accuracy.
+        ceiling: the same correlation between students of one half of the seeds and of the other, a mean over random
+            halvings: no prediction can be expected to do better.
+        better_half: the correlation among the better half of the candidates, by what was predicted.
+        with_distance: of the same Brier score with the students' squared distance to the truth.
+        distance_heldout, distance_transfer: correlation of the teachers' true distance, on held-out samples and on the
+            samples that students learn from, with the students' accuracy.
+        guesses: correlation of each of `GUESSES` with the students' accuracy.
+        regret: accuracy of the best candidate's students less that of the candidate that each seed's prediction puts
+            first, in points.
+        hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice.
+        closure: (student - hard) / (oracle - hard), of means over seeds, by candidate.
+        auto_closure: the same of ``auto``'s choice, which sees neither the truth nor a test label.
+    """
+
+    correlation: Estimate
+    ceiling: float
+    better_half: Estimate
+    with_distance: Estimate
+    distance_heldout: Estimate
+    distance_transfer: Estimate
+    guesses: Mapping[str, Estimate]
+    regret: Estimate
+    hard: Estimate
+    oracle: Estimate
+    auto: Estimate
+    closure: Mapping[str, Estimate]
+    auto_closure: Estimate
+
+
+def summarize(result: Mapping[str, Any]) -> dict[str, LossSummary]:
+    """The summary of each loss, from the content of ``prediction.json``."""
+    return {name: _summarize(result, name) for name in result["losses"]}
+
+
+def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
+    names = list(result["candidates"])
+    found = result["losses"][loss]
+    accuracy, away = (_stack(found["students"][name][key] for name in names) for key in ("accuracy", "distance"))
+    predicted = {
+        key: _stack(result["candidates"][name]["losses"][loss][key] for name in names)
+        for key in ("brier", "distance_heldout", "distance_transfer")
+    }
+    guesses = {key: _stack(result["candidates"][name][key] for name in names) for key in GUESSES}
+    better = np.argsort(predicted["brier"].mean(1))[: len(names) // 2]
+    hard, oracle, auto = (np.array(part["accuracy"]) for part in (result["hard"], found["oracle"], found["auto"]))
+    return LossSummary(
+        correlation=_correlation(-predicted["brier"], accuracy),
+        ceiling=_ceiling(accuracy),
+        better_half=_correlation(-predicted["brier"][better], accuracy[better]),
+        with_distance=_correlation(predicted["brier"], away),
+        distance_heldout=_correlation(-predicted["distance_heldout"], accuracy),
+        distance_transfer=_correlation(-predicted["distance_transfer"], accuracy),
+        guesses={key: _correlation(sign * guesses[key], accuracy) for key, sign in GUESSES.items()},
+        regret=_regret(predicted["brier"], accuracy),
+        hard=mean_interval(hard),
+        oracle=mean_interval(oracle),
+        auto=mean_interval(auto),
+        closure={name: _closure(row, hard, oracle) for name, row in zip(names, accuracy, strict=True)},
+        auto_closure=_closure(auto, hard, oracle),
+    )
+
+
+def _stack(rows: Any) -> Seeds:
+    return np.array(list(rows), dtype=np.float64)
+
+
+def _weights(num_seeds: int) -> Float64[np.ndarray, "draws seeds"]:
+    """The weight of each seed in a mean: equal in the first row, resampled in the others."""
+    draws = np.random.default_rng(0).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=_RESAMPLES)
+    return np.vstack([np.full(num_seeds, 1 / num_seeds), draws / num_seeds])
+
+
+def _interval(values: np.ndarray) -> Estimate:
+    """The first value in the 95 % percentile interval of the others."""
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    return float(spearmanr(x, y).statistic)  # type: ignore[attr-defined]
+
+
+def _correlation(x: Seeds, y: Seeds) -> Estimate:
+    return _interval(np.array([_spearman(x @ w, y @ w) for w in _weights(x.shape[1])]))
+
+
+def _ceiling(accuracy: Seeds) -> float:
+    rng, seeds = np.random.default_rng(0), accuracy.shape[1]
+    halves = [np.array_split(rng.permutation(seeds), 2) for _ in range(_SPLITS)]
+    return float(np.mean([_spearman(accuracy[:, a].mean(1), accuracy[:, b].mean(1)) for a, b in halves]))
+
+
+def _regret(brier: Seeds, accuracy: Seeds) -> Estimate:
+    chosen = np.take_along_axis(accuracy, brier.argmin(0)[None], 0)[0]
+    return _interval(100 * np.array([(accuracy @ w).max() - chosen @ w for w in _weights(len(chosen))]))
+
+
+def _closure(student: np.ndarray, hard: np.ndarray, oracle: np.ndarray) -> Estimate:
+    weights = _weights(len(student))
+    return _interval((weights @ (student - hard)) / (weights @ (oracle - hard)))
