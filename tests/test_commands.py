@@ -50,7 +50,7 @@ def test_teach_assess_distill(teacher: Path, other: Path, tmp_path: Path) -> Non
     assert student.exit_code == 0
     assert json.loads(student.stdout)["verb"] == "distill"
     ranking = run("assess", teacher, f"{teacher}:best", other, "--json")
-    assert len(json.loads(ranking.stdout)["ranking"]) == 3
+    assert len(json.loads(ranking.stdout)["rankings"][0]["ranking"]) == 3
     assert "rank" in run("assess", teacher, other).stdout
 
 
@@ -163,7 +163,7 @@ def test_assess_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "good.npz", logits=good, labels=labels)
     np.save(tmp_path / "bad.npy", rng.normal(size=(50, 3)))
     comparison = json.loads(run("assess", tmp_path / "good.npz", tmp_path / "bad.npy", "--json").stdout)
-    assert comparison["ranking"] == ["good", "bad"]
+    assert comparison["rankings"][0]["ranking"] == ["good", "bad"]
     assert "labels" in refused("assess", tmp_path / "bad.npy")
     np.savez(tmp_path / "empty.npz", nothing=labels)
     assert "logits" in refused("assess", tmp_path / "empty.npz")
@@ -177,7 +177,7 @@ def test_assess_files(tmp_path: Path) -> None:
     assert run("assess", tmp_path / "probabilities.npz", "--probabilities").exit_code == 0
     assert "twice" in refused("assess", tmp_path / "good.npz", tmp_path / "good.npz")
     np.savez(tmp_path / "shuffled.npz", logits=good[::-1], labels=labels[::-1])
-    assert "labels of 'shuffled'" in refused("assess", tmp_path / "good.npz", tmp_path / "shuffled.npz")
+    assert "labels of teacher 'shuffled'" in refused("assess", tmp_path / "good.npz", tmp_path / "shuffled.npz")
 
 
 def test_assess_refuses_a_teacher_that_saw_the_held_out_samples(teacher: Path, tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ class Comparison:
         if self.loss == "kd":
             return "the teacher's own output, which kd makes the student's optimum"
         if self.loss == "ptloss":
-            coefficients = "per class" if np.ndim(self.coefficients) > 1 else str(list(self.coefficients or ()))
-            return f"the proxy teacher of ptloss with coefficients {coefficients}"
+            coefficients = self.coefficients or ()
+            shown = "per class" if np.ndim(coefficients) > 1 else list(coefficients)
+            return f"the proxy teacher of ptloss with coefficients {shown}"
         return (
             f"the teacher's output at temperature {self.temperature:g}, which {self.loss} makes the student's optimum"
         )
@@ -101,8 +102,8 @@ class Comparison:
         ranked = [teacher for teacher in self.teachers if teacher.rank is not None]
         return [[teacher.name for teacher in group] for _, group in groupby(ranked, key=lambda t: t.rank)]
 
-    def table(self) -> "Table":
-        """The comparison as a `rich` table."""
+    def table(self, also: Mapping[str, Mapping[str, str]] | None = None) -> "Table":
+        """The comparison as a `rich` table; `also` maps headers of further columns to a cell for each teacher."""
         from rich.table import Table
 
         columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
@@ -118,7 +119,8 @@ class Comparison:
         table.add_column("teacher")
         plain = [name for name in _PLAIN_COLUMNS if name in self.teachers[0].scores]
         headers = ("behind", *(_COLUMNS[name] for name in columns), *(_PLAIN_COLUMNS[name] for name in plain))
-        for header in headers:
+        also = also or {}
+        for header in (*headers, *also):
             table.add_column(header, justify="right")
         for teacher in self.teachers:
             cells = (
@@ -127,6 +129,7 @@ class Comparison:
                 behind.get(teacher.name),
                 *(teacher.scores[c] for c in columns),
                 *(f"{teacher.scores[c].value:.3f}" for c in plain),
+                *(cells.get(teacher.name) for cells in also.values()),
             )
             table.add_row(*("-" if cell is None else str(cell) for cell in cells))
         return table
@@ -220,7 +223,7 @@ def compare(
     (['sure', 'unsure'], [['sure'], ['unsure']])
     """
     names = list(teachers)
-    shape = _common_shape(teachers)
+    shape = common_shape(teachers)
     targets = check_labels(labels, shape)
     common_order("ids", ids, names, shape[0])
     classes = common_order("class_names", class_names, names, shape[1])
@@ -358,7 +361,7 @@ def _evaluate(
     return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())
 
 
-def _common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
+def common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
     """Samples and classes, the same for every teacher, or an `InputError` that names the one that differs."""
     if not teachers:
         raise InputError("There is no teacher to assess: hand in at least one array of logits, by name.")
