@@ -1,7 +1,7 @@
 """The page of an assessment: what the rankings say, their pictures, all scores."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from preceptor.assess import Comparison, Estimate, TeacherScores
 from preceptor.study import page, pictures
 from preceptor.study.assessment import Assessment, Ranking
-from preceptor.study.candidates import Candidate
+from preceptor.study.candidates import Candidate, name_of
 from preceptor.training.run import circumstances
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Section:
 
 
 def _section(ranking: Ranking, candidates: Sequence[Candidate]) -> _Section:
-    comparison, names = ranking.comparison, _short_names(candidates)
+    comparison, names = ranking.comparison, _shortener(candidates)
     shown = comparison.teachers[:_MOST_DIAGRAMS]
     headers, rows = _table(ranking)
     return _Section(
@@ -130,10 +130,10 @@ def _measure_name(comparison: Comparison) -> str:
 # Pictures
 
 
-def _dot_plot(comparison: Comparison, names: Mapping[str, str]) -> "Markup":
+def _dot_plot(comparison: Comparison, names: Callable[[str], str]) -> "Markup":
     behind = {d.second: -d.estimate for d in comparison.differences if d.first == comparison.best}
     score = {teacher.name: teacher.scores[_measure(comparison)] for teacher in comparison.teachers}
-    rows = [(names[name], estimate, behind.get(name)) for name, estimate in score.items()]
+    rows = [(names(name), estimate, behind.get(name)) for name, estimate in score.items()]
     groups = [teacher.rank or 1 for teacher in comparison.teachers]
     labels = (f"{_measure_name(comparison)} (less is better)", "behind the best")
     listed = ", ".join(f"{name} {page.interval(estimate, 4)}" for name, estimate in score.items())
@@ -142,15 +142,16 @@ def _dot_plot(comparison: Comparison, names: Mapping[str, str]) -> "Markup":
     return page.svg(draw, 680, 26 * len(rows) + 64, alt, axes=False)
 
 
-def _along_epochs(comparison: Comparison, candidates: Sequence[Candidate], names: Mapping[str, str]) -> "Markup | None":
+def _along_epochs(
+    comparison: Comparison, candidates: Sequence[Candidate], names: Callable[[str], str]
+) -> "Markup | None":
     """The score along the epochs of every run of which several are among the candidates."""
     scores = {teacher.name: teacher.scores[_measure(comparison)] for teacher in comparison.teachers}
     series: dict[str, list[tuple[int, Estimate]]] = {}
     for candidate in candidates:
         if len(candidate.references) == 1 and (epoch := candidate.references[0].epoch) is not None:
-            series.setdefault(names[candidate.name].replace(f":epoch-{epoch}", ""), []).append(
-                (epoch, scores[candidate.name])
-            )
+            run = name_of(candidate.references[0].model_copy(update={"epoch": None}))
+            series.setdefault(names(run), []).append((epoch, scores[candidate.name]))
     series = {name: sorted(points, key=lambda point: point[0]) for name, points in series.items() if len(points) > 1}
     if not series:
         return None
@@ -159,10 +160,11 @@ def _along_epochs(comparison: Comparison, candidates: Sequence[Candidate], names
         for name, points in series.items()
     )
     alt = f"{_measure_name(comparison)} along the epochs under {comparison.loss}. {listed}."
-    return page.svg(lambda axes: pictures.epochs_panel(axes, series, _measure_name(comparison)), 680, 300, alt)
+    label = _measure_name(comparison)
+    return page.svg(lambda figure: pictures.epochs_panel(figure.subplots(), series, label), 680, 280, alt, axes=False)
 
 
-def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Mapping[str, str]) -> "list[Markup]":
+def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Callable[[str], str]) -> "list[Markup]":
     bins = {teacher.name: asdict(ranking.reliability[teacher.name]) for teacher in teachers}
     scale = pictures.reliability_scale(list(bins.values()))
     found = []
@@ -171,20 +173,19 @@ def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Mappin
         alt = f"Reliability diagram of {teacher.name}: calibration error {page.number(100 * error, 1)} %."
 
         def draw(axes: Any, name: str = teacher.name, error: float = error) -> None:
-            pictures.reliability_panel(axes, _cut(names[name], 26), bins[name], error, scale)
+            pictures.reliability_panel(axes, _cut(names(name), 26), bins[name], error, scale)
 
         found.append(page.svg(draw, 232, 250, alt))
     return found
 
 
-def _short_names(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """Names without the folder that all runs lie in, so that pictures have room for them."""
-    folders = [os.path.dirname(str(reference.run)) for c in candidates for reference in c.references]
-    common = (
-        os.path.commonpath(folders) if folders and all(folders) and len({*map(os.path.isabs, folders)}) == 1 else ""
-    )
-    prefix = os.path.join(common, "") if common else ""
-    return {c.name: _cut(c.name.replace(prefix, "") if prefix else c.name, _LONGEST_NAME) for c in candidates}
+def _shortener(candidates: Sequence[Candidate]) -> Callable[[str], str]:
+    """Shortens names: without the folder that all runs lie in, so that pictures have room for them."""
+    folders = [os.path.dirname(reference.run) for candidate in candidates for reference in candidate.references]
+    alike = len({os.path.isabs(folder) for folder in folders}) == 1
+    common = os.path.commonpath(folders) if alike else ""
+    prefix = os.path.join(common, "") if common.strip(os.sep) else ""
+    return lambda name: _cut(name.replace(prefix, "") if prefix else name, _LONGEST_NAME)
 
 
 def _cut(name: str, most: int) -> str:
@@ -199,13 +200,15 @@ def _table(ranking: Ranking) -> tuple[list[str], list[tuple[str, str, list[tuple
     """Headers, and of each teacher rank, name and cells of a value and its interval."""
     comparison = ranking.comparison
     columns = [column for column in _COLUMNS if column[0] in comparison.teachers[0].scores]
-    headers = [header for _, header, *_ in columns] + [ranking.header(part) for part in ranking.students_see]
+    # Where students learn stands beside the held-out score that ranks.
+    place = next(i for i, column in enumerate(columns) if column[0] == _measure(comparison)) + 1
+    headers = [header for _, header, *_ in columns]
+    headers[place:place] = [ranking.header(part) for part in ranking.students_see]
     rows = []
     for teacher in comparison.teachers:
         cells = [_cell(teacher.scores[key], factor, digits, shown) for key, _, factor, digits, shown in columns]
-        for scores in ranking.students_see.values():
-            known = scores.get(teacher.name)
-            cells.append(_cell(known.estimate, 1, 4, True) if known else (page.MISSING, ""))
+        known = [scores.get(teacher.name) for scores in ranking.students_see.values()]
+        cells[place:place] = [_cell(s.estimate, 1, 4, True) if s else (page.MISSING, "") for s in known]
         rows.append((str(teacher.rank or page.MISSING), teacher.name, cells))
     return headers, rows
 

@@ -23,7 +23,7 @@ from preceptor.training.evaluate import Evaluator
 from preceptor.training.loop import make_accelerator
 from preceptor.training.progress import progress_bar
 
-__all__ = ["Candidate", "Predictions", "read_candidates"]
+__all__ = ["Candidate", "Predictions", "name_of", "read_candidates"]
 
 _WEIGHTS = ("last", "best", "average")
 
@@ -215,7 +215,7 @@ def _choice(run: Path, selector: str) -> tuple[str, int | str]:
     return "epoch", "all"
 
 
-def _named(reference: TeacherRef) -> str:
+def name_of(reference: TeacherRef) -> str:
     """A reference as it is written on the command line."""
     moment = f"epoch-{reference.epoch}" if reference.epoch is not None else reference.weights
     selectors = [moment] if moment != "last" else []
@@ -281,7 +281,7 @@ class _Loader:
         heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
         numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
         return Candidate(
-            _named(reference),
+            name_of(reference),
             heldout.logits,
             heldout.labels,
             heldout.ids,

@@ -189,6 +189,8 @@ def score_panel(
         groups: the rank of each.
         labels: of the two axes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     alone = all(behind is None for _, _, behind in rows)
     panels = figure.subplots(1, 1 if alone else 2, sharey=True, squeeze=False)[0]
     places = np.arange(len(rows))
@@ -202,6 +204,7 @@ def score_panel(
             if sorted(set(groups)).index(rank) % 2 == 0:
                 axes.axhspan(position - 0.5, position + 0.5, color=RULE, alpha=0.3, linewidth=0, zorder=0)
         axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     panels[0].set_yticks(places, [name for name, _, _ in rows])
