@@ -243,6 +243,7 @@ class _Truth:
 
 
 def _check_options(losses: Sequence[str], temperature: float | None, coefficients: Array | None) -> None:
+    """Refuse what no candidate could be scored with, before any is read."""
     if len(set(losses)) != len(losses) or not losses:
         raise InputError(f"the losses are {list(losses)}; give at least one, and each once")
     if coefficients is not None and "ptloss" not in losses:
@@ -251,6 +252,9 @@ def _check_options(losses: Sequence[str], temperature: float | None, coefficient
         )
     if temperature is not None and set(losses) == {"ptloss"}:
         raise InputError("a temperature is given for ptloss, which has none; leave --temperature out")
+    for loss in losses:
+        if loss != "ptloss" or coefficients is None:
+            student_optimum(assess.forecast([[0.0, 0.0]]), loss, temperature)
 
 
 def _rank(

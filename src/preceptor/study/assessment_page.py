@@ -203,6 +203,8 @@ def _table(ranking: Ranking) -> tuple[list[str], list[tuple[str, str, list[tuple
     # Where students learn stands beside the held-out score that ranks.
     place = next(i for i, column in enumerate(columns) if column[0] == _measure(comparison)) + 1
     headers = [header for _, header, *_ in columns]
+    if ranking.students_see:
+        headers[place - 1] += " held out"
     headers[place:place] = [ranking.header(part) for part in ranking.students_see]
     rows = []
     for teacher in comparison.teachers:
