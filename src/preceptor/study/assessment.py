@@ -11,6 +11,7 @@ from preceptor import assess
 from preceptor.assess import Comparison, Estimate, Forecast, Reliability
 from preceptor.assess.comparison import common_shape, student_optimum
 from preceptor.assess.forecasts import Array, to_numpy
+from preceptor.assess.intervals import percentile_intervals
 from preceptor.errors import InputError
 from preceptor.study import tables
 from preceptor.study.candidates import Candidate, Predictions, agree, read_candidates, refuse_seen
@@ -281,23 +282,32 @@ def _rank(
         return student_optimum(assess.forecast(logits), loss, temperature, eps)
 
     bins = {c.name: assess.reliability(optimum(c.logits), truth.labels) for c in candidates}
-    seen = {
-        part: {
-            c.name: _seen_score(optimum(c.students_see[part].logits), c.students_see[part], truth, level)
-            for c in candidates
-            if part in c.students_see
-        }
-        for part in _PARTS
-    }
+    seen = {}
+    for part in _PARTS:
+        views = {c.name: c.students_see[part] for c in candidates if part in c.students_see}
+        seen[part] = _seen_scores({name: (optimum(view.logits), view) for name, view in views.items()}, truth, level)
     return Ranking(comparison, bins, {part: scores for part, scores in seen.items() if scores})
 
 
-def _seen_score(prediction: Forecast, samples: Predictions, truth: _Truth, level: float) -> SeenScore:
+def _seen_scores(
+    predictions: Mapping[str, tuple[Forecast, Predictions]], truth: _Truth, level: float
+) -> dict[str, SeenScore]:
+    """Scores of one part, by candidate; those with equally many samples share their resamples."""
+    measure = "brier" if truth.all_counts is None else "distance"
+    values = {name: _seen_values(prediction, view, truth) for name, (prediction, view) in predictions.items()}
+    found: dict[str, SeenScore] = {}
+    for size in {len(each) for each in values.values()}:
+        group = {name: each for name, each in values.items() if len(each) == size}
+        ends = percentile_intervals(assess.bootstrap_means(np.stack(list(group.values()))), level)
+        for name, low, high in zip(group, *ends, strict=True):
+            found[name] = SeenScore(measure, Estimate(float(group[name].mean()), float(low), float(high)), size)
+    return found
+
+
+def _seen_values(prediction: Forecast, samples: Predictions, truth: _Truth) -> np.ndarray:
     if truth.all_counts is None:
-        measure, values = "brier", assess.brier(prediction, samples.labels)
-    else:
-        measure, values = "distance", assess.rater_distance(prediction.probs, truth.all_counts[samples.ids])
-    return SeenScore(measure, assess.bootstrap_interval(values, level=level), len(values))
+        return assess.brier(prediction, samples.labels)
+    return assess.rater_distance(prediction.probs, truth.all_counts[samples.ids])
 
 
 def _notes(candidates: Sequence[Candidate], truth: _Truth, ids: Array | None) -> list[str]:

@@ -1,8 +1,8 @@
 """The teachers that ``preceptor assess`` is given: runs, their checkpoints, files of logits, ensembles of these."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +101,14 @@ def read_candidates(
     groups = [_terms(str(name)) for name in names]
     sources = [source for group in groups for term in group for source in term]
     loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
-    with progress_bar(
-        "reading teachers", enabled=progress and not all(isinstance(s, Path) for s in sources)
-    ) as on_step:
-        read = iter(
-            [loader.read(source, lambda i=i: on_step(i + 1, len(sources), {})) for i, source in enumerate(sources)]
-        )
-    found: list[Candidate] = []
+    read: list[Candidate] = []
+    with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
+        for source in sources:
+            read.append(loader.read(source))
+            step(len(read), len(sources), {})
+    following, found = iter(read), []
     for name, group in zip(names, groups, strict=True):
-        members = [next(read) for term in group for _ in term]
+        members = [next(following) for term in group for _ in term]
         found += [_ensemble(str(name), members)] if len(group) > 1 else members
     repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
     if repeated:
@@ -123,16 +122,17 @@ def refuse_seen(candidates: Sequence[Candidate]) -> None:
     Raises:
         InputError: naming the teacher and the first such sample.
     """
-    of_runs = [candidate for candidate in candidates if candidate.trained_on is not None and candidate.ids is not None]
-    for candidate in of_runs:
-        for other in of_runs:
-            assert candidate.trained_on is not None
-            assert other.ids is not None
-            seen = np.intersect1d(candidate.trained_on, other.ids)
+    runs_only = [(c.name, c.trained_on, c.ids) for c in candidates if c.trained_on is not None and c.ids is not None]
+    # Once for each distinct list: the epochs of a run share theirs.
+    trained = {trained_on.tobytes(): (name, trained_on) for name, trained_on, _ in reversed(runs_only)}
+    heldout = {ids.tobytes(): ids for _, _, ids in runs_only}
+    for name, trained_on in reversed(trained.values()):
+        for ids in heldout.values():
+            seen = np.intersect1d(trained_on, ids)
             if len(seen):
                 raise InputError(
-                    f"the teacher '{candidate.name}' was trained on {len(seen)} of the held-out samples (the first: "
-                    f"{seen[0]}); compare teachers of one split: the same data, split and seed"
+                    f"the teacher '{name}' was trained on {len(seen)} of the held-out samples (the first: {seen[0]}); "
+                    "compare teachers of one split: the same data, split and seed"
                 )
 
 
@@ -249,11 +249,9 @@ class _Loader:
         self.probabilities, self.transfer = probabilities, transfer
         self._loaded: dict[str, tuple[Data, Tensor]] = {}
 
-    def read(self, source: _Source, done: Callable[[], None]) -> Candidate:
-        """One teacher; `done` is called afterwards."""
-        found = self._read_file(source) if isinstance(source, Path) else self._read_run(source)
-        done()
-        return found
+    def read(self, source: _Source) -> Candidate:
+        """One teacher."""
+        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
 
     def _read_file(self, path: Path) -> Candidate:
         name, table = self.file_names[path], tables.read_table(path)
@@ -279,6 +277,8 @@ class _Loader:
                 raise
             unseen = str(error)
         heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
+        # Many epochs times a whole training set: in the precision that the model computed in.
+        seen = {part: replace(each, logits=each.logits.astype(np.float32)) for part, each in predicted.items()}
         numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
         return Candidate(
             name_of(reference),
@@ -288,7 +288,7 @@ class _Loader:
             parts["train"].numpy(),
             (reference,),
             class_names=None if weights.class_names == numbers else weights.class_names,
-            students_see=predicted,
+            students_see=seen,
             unseen=unseen,
         )
 
