@@ -98,7 +98,11 @@ def assess(
     ] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="A .npy file of labels.")] = None,
     counts: Annotated[
-        Path | None, typer.Option("--counts", help="A .npy file: how many people chose each class, (N, C).")
+        Path | None,
+        typer.Option(
+            "--counts",
+            help="A .npy file: how many people chose each class, (N, C); for runs also a row for each sample of their data.",
+        ),
     ] = None,
     samples: Annotated[
         Path | None, typer.Option("--data", help="An .npz or .parquet file of labels, counts and ids, for files.")
@@ -118,8 +122,8 @@ def assess(
 ) -> None:
     """Rank teachers by what they are worth to a student, from held-out labels alone.
 
-    The held-out score predicts the student: its labels served nothing else. A teacher's score on its own training
-    samples is shown where a run tells, and is too good, as it was fitted to them.
+    The held-out score predicts the student: its labels served nothing else.
+    Shown beside it, on a teacher's own training samples, is one that is too good.
     """
     from preceptor.study.assessment import assess_files
 

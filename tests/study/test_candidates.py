@@ -1,5 +1,6 @@
 """Teachers by name: runs, their epochs and members, files, ensembles; and what is refused."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,23 @@ def test_probabilities_in_files_beside_a_run(folder: Path, tmp_path: Path) -> No
     assert "The probabilities of teacher 'y' are no distribution in row 0" in refused(
         tmp_path / "y.npy", probabilities=True
     )
+
+
+def test_damaged_files(folder: Path, tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole.npz", logits=np.zeros((500, 3))).read_bytes()
+    for name, content in (("text.npz", b"hello"), ("cut.npz", whole[:-50]), ("turned.npz", whole[:300] + whole[200:])):
+        (tmp_path / name).write_bytes(content)
+        assert "is damaged, or holds Python objects" in refused(tmp_path / name)
+    (tmp_path / "npy.npz").write_bytes(b"")
+    refused(tmp_path / "npy.npz")
+    np.save(tmp_path / "x.npy", np.zeros((5, 3)))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    assert "is a .npy file by another name" in refused(tmp_path / "x.npz")
+    (tmp_path / "whole.npz").rename(tmp_path / "y.npy")
+    assert "holds several arrays; give a .npy file" in refused(tmp_path / "y.npy")
+    shutil.copytree(folder / "a", tmp_path / "run")
+    (tmp_path / "run" / "predictions.safetensors").unlink()
+    assert "lacks predictions.safetensors; copy the run folder whole" in refused(tmp_path / "run")
 
 
 def test_files_of_one_stem_are_told_apart(tmp_path: Path) -> None:

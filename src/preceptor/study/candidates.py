@@ -332,6 +332,8 @@ class _Loader:
 def _stored(reference: TeacherRef, index: Tensor) -> Predictions:
     """The held-out predictions that a run has stored."""
     path = reference.run / "predictions.safetensors"
+    if not path.is_file():
+        raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
     stored, _ = files.load_tensors(path)
     try:
         logits, labels = stored[f"heldout/{reference.weights}"], stored["heldout/labels"]
@@ -388,7 +390,8 @@ def _seen_by_all(members: Sequence[Candidate]) -> tuple[dict[str, Predictions], 
         same = [view for view in views if view is not None and np.array_equal(view.ids, first.ids)]
         if len(same) == len(members):
             found[part] = Predictions(_mean([view.logits for view in same]), first.labels, first.ids)
-    unlike = any(member.students_see for member in members) and not found
+    # A file holds held-out predictions alone, which is no secret to whoever names it.
+    unlike = all(member.students_see for member in members) and not found
     reason = "its members were not trained on the same samples" if unlike else None
     return found, _first([*(member.unseen for member in members), reason])
 

@@ -1,6 +1,8 @@
 """Predictions and labels that others have written: ``.npz``, ``.npy`` and Parquet files. Nothing is unpickled."""
 
 import importlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +69,22 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     found = _load(path)
     if isinstance(found, np.ndarray):
         raise InputError(f"'{path}' is a .npy file by another name; call it .npy")
-    with found:
-        try:
-            return {name: found[name] for name in found.files}
-        except (ValueError, EOFError, OSError) as error:
-            raise _damaged(path, error) from None
+    return found
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an ``.npy`` file, or those of an ``.npz`` file."""
     try:
-        return np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            found: Any = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror or error}; give a .npz or .npy file") from None
-    except (ValueError, EOFError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"'{path}' is damaged, or holds Python objects, which are not read: {error}")
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        # NumPy's own words would advise to unpickle.
+        raise InputError(
+            f"'{path}' is damaged, or holds Python objects, which are not read; save arrays of numbers"
+        ) from None
 
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:
