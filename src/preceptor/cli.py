@@ -101,7 +101,7 @@ def assess(
         Path | None,
         typer.Option(
             "--counts",
-            help="A .npy file: how many people chose each class, (N, C); for runs also a row for each sample of their data.",
+            help="A .npy file: how many people chose each class, (N, C); for runs, of held-out or of all samples.",
         ),
     ] = None,
     samples: Annotated[
