@@ -50,7 +50,7 @@ def test_teach_assess_distill(teacher: Path, other: Path, tmp_path: Path) -> Non
     assert student.exit_code == 0
     assert json.loads(student.stdout)["verb"] == "distill"
     ranking = run("assess", teacher, f"{teacher}:best", other, "--json")
-    assert len(json.loads(ranking.stdout)["ranking"]) == 3
+    assert len(json.loads(ranking.stdout)["rankings"][0]["ranking"]) == 3
     assert "rank" in run("assess", teacher, other).stdout
 
 
@@ -163,7 +163,7 @@ def test_assess_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "good.npz", logits=good, labels=labels)
     np.save(tmp_path / "bad.npy", rng.normal(size=(50, 3)))
     comparison = json.loads(run("assess", tmp_path / "good.npz", tmp_path / "bad.npy", "--json").stdout)
-    assert comparison["ranking"] == ["good", "bad"]
+    assert comparison["rankings"][0]["ranking"] == ["good", "bad"]
     assert "labels" in refused("assess", tmp_path / "bad.npy")
     np.savez(tmp_path / "empty.npz", nothing=labels)
     assert "logits" in refused("assess", tmp_path / "empty.npz")
@@ -177,7 +177,68 @@ def test_assess_files(tmp_path: Path) -> None:
     assert run("assess", tmp_path / "probabilities.npz", "--probabilities").exit_code == 0
     assert "twice" in refused("assess", tmp_path / "good.npz", tmp_path / "good.npz")
     np.savez(tmp_path / "shuffled.npz", logits=good[::-1], labels=labels[::-1])
-    assert "labels of 'shuffled'" in refused("assess", tmp_path / "good.npz", tmp_path / "shuffled.npz")
+    assert "labels of teacher 'shuffled'" in refused("assess", tmp_path / "good.npz", tmp_path / "shuffled.npz")
+
+
+def test_assess_for_several_losses_with_a_page(teacher: Path, other: Path, tmp_path: Path) -> None:
+    options = ["--loss", "kd", "--loss", "wttm", "--temperature", 2, "--loss", "ptloss", "--coefficients", "0.2,0.1"]
+    page = tmp_path / "out" / "page.html"
+    outcome = run("assess", teacher, f"{teacher}:best+{other}", *options, "--page", page, "--json")
+    content = json.loads(outcome.stdout)
+    assert [ranking["loss"] for ranking in content["rankings"]] == ["kd", "wttm", "ptloss"]
+    assert [len(references) for references in content["candidates"].values()] == [1, 2]
+    first = content["rankings"][0]["teachers"][0]
+    assert first["students_see"].keys() == {"train", "transfer"}
+    assert "were selected on these held-out samples" in content["notes"][0]
+    assert f"page: {page}" in outcome.stderr
+    assert "preceptor" in page.read_text(encoding="utf-8")
+    plain = run("assess", teacher, other, "--no-transfer")
+    assert "training" not in plain.output
+    shown = run("assess", teacher, other)
+    assert "The held-out score is the one that predicts students" in shown.stderr
+    assert "too good" in shown.stdout
+
+
+def test_assess_with_counts_and_ids(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    counts = np.eye(3, dtype=int)[labels] * 3 + 1
+    good = 2 * np.eye(3)[labels] + rng.normal(size=(60, 3))
+    np.savez(tmp_path / "good.npz", logits=good, ids=np.arange(60))
+    np.save(tmp_path / "bad.npy", rng.normal(size=(60, 3)))
+    np.save(tmp_path / "counts.npy", counts)
+    np.save(tmp_path / "labels.npy", labels)
+    np.savez(tmp_path / "truth.npz", labels=labels, counts=counts, ids=np.arange(60))
+    files = [tmp_path / "good.npz", tmp_path / "bad.npy", "--json"]
+    one = json.loads(run("assess", *files, "--data", tmp_path / "truth.npz").stdout)
+    other = json.loads(
+        run("assess", *files, "--labels", tmp_path / "labels.npy", "--counts", tmp_path / "counts.npy").stdout
+    )
+    assert one == other
+    assert one["rankings"][0]["criterion"] == "distance"
+    assert "'bad' could not be checked" in one["notes"][0]
+    np.savez(tmp_path / "turned.npz", labels=labels, ids=np.arange(60)[::-1])
+    assert "bring all teachers into one order" in refused("assess", *files, "--data", tmp_path / "turned.npz")
+    np.save(tmp_path / "wrong.npy", labels + 1)
+    assert "as there are 3 classes" in refused("assess", tmp_path / "bad.npy", "--labels", tmp_path / "wrong.npy")
+    assert "cannot read" in refused("assess", tmp_path / "bad.npy", "--labels", tmp_path / "nowhere.npy")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--loss", "wttm"], "--temperature 4"),
+        (["--loss", "wtm"], "did you mean 'wttm'"),
+        (["--loss", "ptloss"], "coefficients"),
+        (["--coefficients", "0.1"], "add --loss ptloss"),
+        (["--loss", "ptloss", "--coefficients", "a,b"], "numbers with commas"),
+        (["--level", "95"], "level is 95"),
+    ],
+)
+def test_assess_options_that_do_not_suit(options: list[str], said: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", logits=rng.normal(size=(20, 3)), labels=rng.integers(0, 3, 20))
+    assert said in refused("assess", tmp_path / "x.npz", *options)
 
 
 def test_assess_refuses_a_teacher_that_saw_the_held_out_samples(teacher: Path, tmp_path: Path) -> None:

@@ -83,19 +83,75 @@ def assess(
     candidates: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN_OR_FILE...", help="Run folders (RUN or RUN:best), .npz (logits, labels), .npy (logits)."
+            metavar="RUN_OR_FILE...",
+            help="RUN, RUN:best, RUN:epoch-4, RUN:epochs (all that it kept), RUN:member-2 (of a stack); .npz, .npy or "
+            ".parquet files of logits; A+B for the ensemble of both.",
         ),
     ],
-    labels: Annotated[Path | None, typer.Option("--labels", help="A .npy file of labels, for .npy logits.")] = None,
+    losses: Annotated[
+        list[str] | None,
+        typer.Option("--loss", help="kd, ttm, wttm or ptloss: score what it makes of a teacher. Each is ranked apart."),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the losses that have one.")] = None,
+    coefficients: Annotated[
+        str | None, typer.Option("--coefficients", help="Of ptloss: 0.5,0.1 or a .npy file of (M,) or (C, M).")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="A .npy file of labels.")] = None,
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            "--counts",
+            help="A .npy file: how many people chose each class, (N, C); for runs, of held-out or of all samples.",
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--data", help="An .npz or .parquet file of labels, counts and ids, for files.")
+    ] = None,
+    data_dir: DataDir = None,
+    transfer: Annotated[
+        bool | None,
+        typer.Option(
+            "--transfer/--no-transfer",
+            help="Score runs on the samples that students learn from, too; default: where model and data are found.",
+        ),
+    ] = None,
     level: Annotated[float, typer.Option("--level", help="Of the simultaneous intervals.")] = 0.95,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="The files hold probabilities.")] = False,
+    page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page with pictures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank teachers by what they are worth to a student, from held-out labels alone."""
-    from preceptor.study.candidates import compare_candidates
+    """Rank teachers by what they are worth to a student, from held-out labels alone.
 
-    comparison = compare_candidates(candidates, labels=labels, level=level, probabilities=probabilities)
-    _print(comparison.to_dict() if as_json else comparison.table())
+    The held-out score predicts the student: its labels served nothing else.
+    Shown beside it, on a teacher's own training samples, is one that is too good.
+    """
+    from preceptor.study.assessment import assess_files
+
+    assessment = assess_files(
+        candidates,
+        losses=losses or ["kd"],
+        temperature=temperature,
+        coefficients=coefficients,
+        labels=labels,
+        counts=counts,
+        samples=samples,
+        data_dir=data_dir,
+        transfer=transfer,
+        level=level,
+        probabilities=probabilities,
+        progress=True,
+    )
+    if page:
+        from preceptor.study.assessment_page import write_page
+
+        _say(f"page: {write_page(assessment, page, command=_command())}")
+    if as_json:
+        _print(assessment.to_dict())
+        return
+    for ranking in assessment.rankings:
+        _print(ranking.table())
+    for note in assessment.remarks:
+        _say(f"note: {note}")
 
 
 @app.command()

@@ -185,12 +185,32 @@ Transform = Annotated[Temperature | VectorScaling | Proxy, Field(discriminator="
 
 
 class TeacherRef(Strict):
-    """One teacher of a student: a run folder, which of its weights, and its share in the mixture."""
+    """One teacher of a student: a run folder, which of its weights, and its share in the mixture.
+
+    ``epoch`` stands for the weights after that many epochs, which a run with ``training.keep=all`` has kept;
+    ``member`` for one model of a stack.
+    """
 
     run: Path
     weights: Literal["last", "best", "average"] = "last"
+    epoch: Annotated[int, Field(ge=1)] | None = None
+    member: Annotated[int, Field(ge=0)] | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
     calibrated: bool = False
+
+    @model_validator(mode="after")
+    def _one_moment(self) -> "TeacherRef":
+        if self.epoch is not None and self.weights != "last":
+            raise ValueError(
+                f"the teacher '{self.run}' has epoch {self.epoch} and weights '{self.weights}', which are other "
+                "moments of its training; give one of the two"
+            )
+        if self.epoch is not None and self.calibrated:
+            raise ValueError(
+                f"the teacher '{self.run}' has epoch {self.epoch} and calibrated true, but a temperature is fitted to "
+                "the weights that a run ends with; leave one of the two out"
+            )
+        return self
 
 
 def _teachers(value: object) -> object:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy.special import softmax
 
 import preceptor.assess as assess
 from preceptor.assess import compare
@@ -171,6 +172,29 @@ def test_equally_good_teachers_are_tied():
     assert verdicts <= 12
 
 
+def test_what_is_scored_is_what_the_loss_makes_the_students_optimum(drawn):
+    teachers, labels, _ = drawn
+    for loss in ("ttm", "wttm"):
+        found = compare(teachers, labels, loss=loss, temperature=4.0)
+        for teacher in found.teachers:
+            softened, own = (softmax(teachers[teacher.name] / t, axis=-1) for t in (4.0, 1.0))
+            brier = ((softened - np.eye(5)[labels]) ** 2).sum(-1).mean()
+            assert teacher.scores["brier"].value == pytest.approx(brier)
+            # WTTM's weight and what TTM adds to KD are powers of the teacher itself, which is not softened before.
+            power_sum = (own**0.25).sum(-1)
+            assert teacher.scores["power_sum"].value == pytest.approx(power_sum.mean())
+            assert teacher.scores["renyi_entropy"].value == pytest.approx((np.log(power_sum) / 0.75).mean())
+        assert found.ranking != compare(teachers, labels).ranking
+        assert f"at temperature 4, which {loss} makes" in found.scored
+    found = compare(teachers, labels, loss="ptloss", coefficients=[0.5, 0.1])
+    proxy = assess.proxy_teacher(torch.tensor(teachers["shaky"]), [0.5, 0.1]).log_probs
+    [shaky] = [teacher for teacher in found.teachers if teacher.name == "shaky"]
+    assert shaky.scores["brier"].value == pytest.approx(assess.brier(proxy, labels).mean())
+    assert found.to_dict()["coefficients"] == [0.5, 0.1]
+    assert "[0.5, 0.1]" in found.scored
+    assert compare(teachers, labels, loss="ptloss", coefficients=[[0.1]] * 5).scored.endswith("per class")
+
+
 def test_single_teacher_is_scored_and_not_ranked(drawn):
     teachers, labels, _ = drawn
     alone = compare({"true": teachers["true"]}, labels)
@@ -190,7 +214,8 @@ def test_identical_teachers_are_tied(drawn):
 
 def test_to_dict_is_json(comparison):
     found = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
+    assert (found["loss"], found["temperature"], found["coefficients"]) == ("kd", 4.0, None)
     assert found["ranking"] == comparison.ranking
     assert found["class_names"] == list("abcde")
     assert found["teachers"][0]["scores"]["brier"].keys() == {"value", "low", "high"}
@@ -215,8 +240,16 @@ def rendered(comparison):
 
 def test_table(comparison):
     text = rendered(comparison)
-    for part in ("Brier ↓", "1500 samples", "95% intervals", "Ranked by brier", *comparison.ranking):
-        assert part in text
+    for part in (
+        "Brier ↓",
+        "1500 samples",
+        "95% intervals",
+        "Ranked by brier",
+        *comparison.ranking,
+        "Assessed for kd",
+        "power sum",
+    ):
+        assert part in " ".join(text.split())
     gap = -comparison.differences[0].estimate
     assert gap.low <= gap.value <= gap.high
     assert str(gap) in text
@@ -260,6 +293,11 @@ def test_agreeing_ids_and_class_names_pass():
         ({"counts": np.zeros((6, 3), int)}, "Row 0 of the counts is empty"),
         ({"counts": np.ones((5, 3), int)}, "counts have shape"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"loss": "wttm", "temperature": 0.0}, "temperature is 0.0"),
+        ({"loss": "wttm"}, "'wttm' has no optimum without its temperature: pass temperature"),
+        ({"loss": "ptloss"}, "'ptloss' needs coefficients"),
+        ({"coefficients": [0.1]}, "'kd' takes no coefficients"),
+        ({"loss": "dkd"}, "'dkd' has no known optimum"),
         ({"level": 95}, "level is 95"),
         ({"resamples": 0}, "resamples is 0"),
     ],

@@ -4,7 +4,6 @@ import re
 import struct
 import subprocess
 import sys
-from html.parser import HTMLParser
 from io import StringIO
 
 import pytest
@@ -12,36 +11,7 @@ from rich.console import Console
 
 from preceptor.study.report import markdown, table, write_picture, write_report
 from study.fake import LOSSES, TEACHERS, fake_study
-
-# Elements that HTML leaves open, and those that SVG closes in their start tag.
-VOID = {"meta", "br", "hr", "img", "link"}
-
-
-class Page(HTMLParser):
-    """Collects text, tags and labels, and checks that elements are nested as they should be."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words, self.labels = [], [], [], []
-        self.feed(text)
-        assert not self.open
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.labels += [value for name, value in attributes if name == "aria-label"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
+from study.html_page import Page, assert_no_network
 
 
 def page_of(study, folder):
@@ -91,7 +61,7 @@ def test_whatever_the_study_it_can_be_shown(study, tmp_path):
     page = Page(text)
     for name in (*study["teachers"], *study["students"]):
         assert name in page.text
-    assert not re.search(r"https?://|//cdn|@import|url\((?!#)|<link|<script|\ssrc=", text)
+    assert_no_network(text)
     assert "nan" not in text.lower()
     assert page.tags.count("svg") == len(page.labels) == 1 + len(study["students"]) + len(study["teachers"])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

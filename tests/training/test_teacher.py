@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
-from preceptor.recipe import TeacherRef
-from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, teach
+from preceptor.recipe import DistillRecipe, TeacherRef, parse
+from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, setup, teach
+from preceptor.training import run as runs
 from preceptor.training.loop import Loop
 from preceptor.training.teacher import Teacher
-from training.toys import assert_close, distill_recipe, metrics, teach_recipe, weights
+from training.toys import RECIPE, assert_close, distill_recipe, metrics, teach_recipe, weights
 
 
 class Net(nn.Module):
@@ -149,6 +150,79 @@ def test_missing_weights_are_named(taught: Path) -> None:
     with pytest.raises(InputError, match="has no 'average' weights; it has: last, best"):
         load_teacher(TeacherRef(run=taught / "b", weights="average"))
     assert load_teacher(TeacherRef(run=taught / "a", weights="average"))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of three epochs that kept every epoch, and some moments in between: one model, and a stack."""
+    folder = tmp_path_factory.mktemp("kept")
+    recipe = teach_recipe("training.epochs=3", "training.keep=all", "training.checkpoint_every=2", "average.decay=0.5")
+    teach(recipe, folder / "one")
+    teach(recipe, folder / "stack", seeds=[7, 8])
+    return folder
+
+
+def test_a_teacher_after_some_epochs(kept: Path, tmp_path: Path) -> None:
+    batch = probe()
+    last = load_teacher(TeacherRef(run=kept / "one"))
+    assert torch.equal(load_teacher(TeacherRef(run=kept / "one", epoch=3))(batch), last(batch))
+    # The same training, told to end earlier: its schedule is constant, so that it knows no end.
+    short = ["training.epochs=1", "schedule.name=constant"]
+    teach(teach_recipe(*short), tmp_path / "short")
+    teach(teach_recipe(*short, "training.epochs=2", "training.keep=all"), tmp_path / "long")
+    early = load_teacher(TeacherRef(run=tmp_path / "long", epoch=1))
+    assert torch.equal(early(batch), load_teacher(TeacherRef(run=tmp_path / "short"))(batch))
+    distill(distill_recipe(f"teacher={{run: {kept / 'one'}, epoch: 2}}"), tmp_path / "student")
+
+
+def test_a_teacher_from_a_stack(kept: Path) -> None:
+    batch = probe()
+    for member, seed in enumerate((7, 8)):
+        reference = TeacherRef(run=kept / "stack", member=member)
+        assert torch.equal(
+            load_teacher(reference)(batch), load_model(kept / "stack/last.safetensors", member)[0](batch["input"])
+        )
+        at_end = reference.model_copy(update={"epoch": 3})
+        torch.testing.assert_close(load_teacher(at_end)(batch), load_teacher(reference)(batch))
+        recipe = teach_recipe(f"seed={seed}")
+        samples = setup.cut(recipe, setup.load_data(recipe), seed)
+        parts = runs.parts_of(kept / "stack", member)
+        assert all(torch.equal(parts[name], samples.parts[name]) for name in ("train", "heldout", "test"))
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "sentence"),
+    [
+        ("one", {"epoch": 4}, "has not kept epoch 4; it has: 1, 2, 3; train with training.keep=all"),
+        ("one", {"member": 0}, "holds a single model, not a stack; leave member=0 out"),
+        ("stack", {}, "holds a stack of 2 models; say which member, e.g. member=0"),
+        ("stack", {"epoch": 1}, "holds a stack of 2 models; say which member"),
+        ("stack", {"member": 2}, "holds members 0 to 1, not member=2"),
+    ],
+)
+def test_moments_and_members_that_are_not_there(kept: Path, run: str, options: dict[str, int], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load_teacher(TeacherRef(run=kept / run, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epoch": 2, "weights": "best"}, "other moments of its training; give one of the two"),
+        ({"epoch": 2, "calibrated": True}, "a temperature is fitted to the weights that a run ends with"),
+        ({"epoch": 0}, "greater than or equal to 1"),
+        ({"member": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_references_that_contradict_themselves(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        parse(DistillRecipe, {**RECIPE, "teacher": {"run": "some", **options}})
+
+
+def test_a_student_on_the_training_samples_of_its_teacher_in_a_stack(kept: Path) -> None:
+    with pytest.raises(InputError, match="was trained on"):
+        distill(distill_recipe(f"teacher={{run: {kept / 'stack'}, member: 0}}", "seed=8"))
+    distill(distill_recipe(f"teacher={{run: {kept / 'stack'}, member: 1}}", "seed=8", "training.epochs=1"))
 
 
 def digits_of(classes: tuple[str, ...]) -> Data:

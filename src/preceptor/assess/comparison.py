@@ -11,6 +11,7 @@ import numpy as np
 from preceptor.assess import calibration, distance, intervals, scores
 from preceptor.assess.forecasts import Array, Forecast, check_labels, first_row, forecast, to_numpy
 from preceptor.assess.intervals import Estimate
+from preceptor.assess.optimum import optimum
 from preceptor.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Difference", "TeacherScores", "compare"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _BINS = 15
 _COLUMNS = {
@@ -28,6 +29,8 @@ _COLUMNS = {
     "nll": "NLL ↓",
     "calibration_error": "ECE ↓",
 }
+# Neither direction is better; without their intervals the table fits a terminal.
+_PLAIN_COLUMNS = {"renyi_entropy": "Rényi entropy", "power_sum": "power sum"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,22 @@ class Comparison:
     level: float
     resamples: int
     seed: int
+    loss: str = "kd"
+    temperature: float | None = None
+    coefficients: tuple[Any, ...] | None = None
+
+    @property
+    def scored(self) -> str:
+        """What of each teacher was scored: the loss's optimum, in words."""
+        if self.loss == "kd":
+            return "the teacher's own output, which kd makes the student's optimum"
+        if self.loss == "ptloss":
+            coefficients = self.coefficients or ()
+            shown = "per class" if np.ndim(coefficients) > 1 else list(coefficients)
+            return f"the proxy teacher of ptloss with coefficients {shown}"
+        return (
+            f"the teacher's output at temperature {self.temperature:g}, which {self.loss} makes the student's optimum"
+        )
 
     @property
     def best(self) -> str:
@@ -83,8 +102,8 @@ class Comparison:
         ranked = [teacher for teacher in self.teachers if teacher.rank is not None]
         return [[teacher.name for teacher in group] for _, group in groupby(ranked, key=lambda t: t.rank)]
 
-    def table(self) -> "Table":
-        """The comparison as a `rich` table."""
+    def table(self, also: Mapping[str, Mapping[str, str]] | None = None) -> "Table":
+        """The comparison as a `rich` table; `also` maps headers of further columns to a cell for each teacher."""
         from rich.table import Table
 
         columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
@@ -95,10 +114,13 @@ class Comparison:
                 f" Ranked by {self.criterion}; 'behind' is the paired difference to the best teacher, "
                 f"simultaneous over all pairs; equal ranks are ties."
             )
-        table = Table(title="Assessed teachers", caption=caption)
+        table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption)
         table.add_column("rank", justify="right")
         table.add_column("teacher")
-        for header in ("behind", *(_COLUMNS[name] for name in columns)):
+        plain = [name for name in _PLAIN_COLUMNS if name in self.teachers[0].scores]
+        headers = ("behind", *(_COLUMNS[name] for name in columns), *(_PLAIN_COLUMNS[name] for name in plain))
+        also = also or {}
+        for header in (*headers, *also):
             table.add_column(header, justify="right")
         for teacher in self.teachers:
             cells = (
@@ -106,6 +128,8 @@ class Comparison:
                 teacher.name,
                 behind.get(teacher.name),
                 *(teacher.scores[c] for c in columns),
+                *(f"{teacher.scores[c].value:.3f}" for c in plain),
+                *(cells.get(teacher.name) for cells in also.values()),
             )
             table.add_row(*("-" if cell is None else str(cell) for cell in cells))
         return table
@@ -138,6 +162,9 @@ class Comparison:
             "level": self.level,
             "resamples": self.resamples,
             "seed": self.seed,
+            "loss": self.loss,
+            "temperature": self.temperature,
+            "coefficients": None if self.coefficients is None else np.asarray(self.coefficients).tolist(),
         }
 
 
@@ -148,7 +175,9 @@ def compare(
     ids: Array | Mapping[str, Array] | None = None,
     counts: Array | None = None,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    loss: str = "kd",
     temperature: float | None = None,
+    coefficients: Array | None = None,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -161,12 +190,15 @@ def compare(
     label distribution, the thing that a student profits from. With `counts` it is by that distance itself:
     the same quantity from more labels. Teachers whose difference has 0 in its simultaneous interval are tied.
 
-    Hand in what the student's loss makes of the teacher (`optimum`): for KD its logits as they are.
+    Scored is what the student's loss makes of the teacher (`optimum`): for KD its own output, for TTM and WTTM
+    its output at the temperature, for PTLoss its proxy. Rankings under different losses answer different
+    questions; ask for one at a time.
 
     Scores (in `TeacherScores.scores`): `accuracy`, `brier`, `brier_calibration`, `brier_refinement`, `nll`,
     `calibration_error`, `debiased_calibration_error`, `classwise_calibration_error` (15 equal-mass bins),
-    `sharpness`, `entropy`, `top_k_mass` (k = 5, or half the classes if that is fewer); `renyi_entropy` and
-    `power_sum` if a temperature is given; `distance` if every sample has two ratings or more.
+    `sharpness`, `entropy`, `top_k_mass` (k = 5, or half the classes if that is fewer); if a temperature is given
+    `renyi_entropy` and `power_sum`, of the teacher's own output: what TTM adds to KD, and WTTM's weight;
+    `distance` if every sample has two ratings or more.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each teacher, by name, over the same samples.
@@ -174,7 +206,9 @@ def compare(
         ids: what identifies the samples, one list for all or one a teacher; orders that differ are refused.
         counts: how many human raters chose each class, `(N, C)`.
         class_names: names in the order of the classes, one list for all or one a teacher; likewise.
-        temperature: of the Rényi entropy (order 1/T) and the power sum.
+        loss: `kd`, `ttm`, `wttm` or `ptloss`.
+        temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
+        coefficients: of `ptloss`, `(M,)` or `(C, M)`.
         level: coverage of the intervals.
         resamples: bootstrap resamples, shared by all teachers.
         seed: of the resampling.
@@ -189,16 +223,17 @@ def compare(
     (['sure', 'unsure'], [['sure'], ['unsure']])
     """
     names = list(teachers)
-    shape = _common_shape(teachers)
+    shape = common_shape(teachers)
     targets = check_labels(labels, shape)
-    _common_order("ids", ids, names, shape[0])
-    classes = _common_order("class_names", class_names, names, shape[1])
+    common_order("ids", ids, names, shape[0])
+    classes = common_order("class_names", class_names, names, shape[1])
     ratings = None if counts is None else distance.rater_frequencies(counts, shape)
     # One teacher at a time: of each only its per-sample values are kept.
-    rows = [
-        _score(forecast(logits, probabilities=probabilities, what=_of(name)), targets, ratings, temperature)
-        for name, logits in teachers.items()
-    ]
+    rows = []
+    for name, logits in teachers.items():
+        teacher = forecast(logits, probabilities=probabilities, what=_of(name))
+        student = student_optimum(teacher, loss, temperature, coefficients)
+        rows.append(_score(student, teacher, targets, ratings, temperature))
     order = sorted(range(len(rows)), key=lambda i: rows[i].worth.mean())
     names, rows = [names[i] for i in order], [rows[i] for i in order]
     ranked, differences = _evaluate(names, rows, level, resamples, seed)
@@ -212,7 +247,25 @@ def compare(
         level=level,
         resamples=resamples,
         seed=seed,
+        loss=loss,
+        temperature=temperature,
+        coefficients=None if coefficients is None else _nested(to_numpy(coefficients).tolist()),
     )
+
+
+def student_optimum(
+    teacher: Forecast, loss: str, temperature: float | None, coefficients: Array | None = None
+) -> Forecast:
+    """What a loss makes of a teacher (`optimum`), as a forecast; a temperature that is needed must be given."""
+    if loss == "kd" and coefficients is None:
+        return teacher
+    if loss in ("ttm", "wttm") and temperature is None:
+        raise InputError(
+            f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4 (on the command line "
+            "--temperature 4)."
+        )
+    temperature = 1.0 if temperature is None else temperature
+    return forecast(optimum(teacher, loss, temperature=temperature, coefficients=coefficients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,11 +295,15 @@ class _Row(NamedTuple):
 
 def _score(
     prediction: Forecast,
+    teacher: Forecast,
     labels: np.ndarray,
     ratings: tuple[np.ndarray, np.ndarray] | None,
     temperature: float | None,
 ) -> _Row:
-    terms = _label_terms(prediction, labels) | _shape_terms(prediction, temperature)
+    terms = _label_terms(prediction, labels) | _shape_terms(prediction)
+    if temperature is not None:
+        terms["renyi_entropy"] = _Term(scores.renyi_entropy(teacher, temperature=temperature))
+        terms["power_sum"] = _Term(scores.power_sum(teacher, temperature=temperature))
     if ratings is None:
         return _Row(terms, terms["brier"].values)
     raters, frequency = ratings
@@ -274,16 +331,12 @@ def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
     }
 
 
-def _shape_terms(prediction: Forecast, temperature: float | None) -> dict[str, _Term]:
-    terms = {
+def _shape_terms(prediction: Forecast) -> dict[str, _Term]:
+    return {
         "sharpness": _Term(scores.sharpness(prediction)),
         "entropy": _Term(scores.entropy(prediction)),
         "top_k_mass": _Term(scores.top_k_mass(prediction, k=_top_k(prediction.num_classes))),
     }
-    if temperature is not None:
-        terms["renyi_entropy"] = _Term(scores.renyi_entropy(prediction, temperature=temperature))
-        terms["power_sum"] = _Term(scores.power_sum(prediction, temperature=temperature))
-    return terms
 
 
 def _top_k(num_classes: int) -> int:
@@ -308,7 +361,7 @@ def _evaluate(
     return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())
 
 
-def _common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
+def common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
     """Samples and classes, the same for every teacher, or an `InputError` that names the one that differs."""
     if not teachers:
         raise InputError("There is no teacher to assess: hand in at least one array of logits, by name.")
@@ -327,10 +380,14 @@ def _common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
     return expected
 
 
-def _common_order(
+def common_order(
     what: str, values: Array | Mapping[str, Array] | None, teachers: list[str], length: int
 ) -> tuple[str, ...] | None:
-    """What is listed for every teacher, once it is sure that all list the same in the same order."""
+    """What is listed for every teacher, once it is sure that all list the same in the same order.
+
+    Raises:
+        InputError: naming the first teacher and place that differ.
+    """
     if values is None:
         return None
     if not isinstance(values, Mapping):
@@ -354,6 +411,10 @@ def _common_order(
 
 def _of(teacher: str) -> str:
     return f"The logits of teacher {teacher!r}"
+
+
+def _nested(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_nested(value) if isinstance(value, list) else value for value in values)
 
 
 def _plain(estimate: Estimate) -> dict[str, float | None]:

@@ -69,7 +69,7 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     if _look_like_probabilities(values):
         raise InputError(
             f"{what} look like probabilities (every row is non-negative and sums to 1): "
-            "pass probabilities=True, or hand in logits or log-probabilities."
+            "pass probabilities=True (on the command line --probabilities), or hand in logits or log-probabilities."
         )
     return _from_logits(values)
 

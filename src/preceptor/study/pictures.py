@@ -1,4 +1,5 @@
-"""Three pictures of a study: the heat map of its students, predicted against realised rank, reliability diagrams.
+"""Pictures of a study (the heat map of its students, predicted against realised rank), of an assessment (scores with
+their intervals, scores along the epochs), and of both (reliability diagrams).
 
 Each is drawn onto matplotlib axes by one function; the report shows them as inline SVG that follows the page's colours,
 the README as one PNG. Nothing touches pyplot and its global state.
@@ -6,7 +7,7 @@ the README as one PNG. Nothing touches pyplot and its global state.
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from preceptor.assess.intervals import Estimate
 from preceptor.study.statistics import Cell, Statistics, Teacher, differs
 from preceptor.training import files
 
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["heat_map", "rank_panel", "reliability_panel", "to_png", "to_svg"]
+__all__ = [
+    "epochs_panel",
+    "heat_map",
+    "rank_panel",
+    "reliability_panel",
+    "reliability_scale",
+    "score_panel",
+    "teacher_reliability",
+    "to_png",
+    "to_svg",
+]
 
 # Colours in the PNG; the report puts the page's own in their place, so that they follow light and dark mode.
 INK, MUTED, RULE, PAPER = "#1f2330", "#667085", "#d5d9e0", "#ffffff"
@@ -120,11 +132,25 @@ def rank_panel(axes: "Axes", statistics: Statistics, loss: str) -> None:
     _entitle(axes, loss, _rho(statistics, loss))
 
 
-def reliability_panel(axes: "Axes", statistics: Statistics, teacher: Teacher) -> None:
-    """How often a teacher is right, bin by bin of how sure it is; bars show the gap to the diagonal."""
-    low = reliability_floor(statistics)
-    largest = max(float(t.bins["count"].max(initial=1)) for t in statistics.teachers)
-    count, confidence, accuracy = _filled(teacher)
+def teacher_reliability(axes: "Axes", statistics: Statistics, teacher: Teacher) -> None:
+    """The reliability diagram of a study's teacher, on the axes that all of them share."""
+    scale = reliability_scale([other.bins for other in statistics.teachers])
+    reliability_panel(axes, teacher.name, teacher.bins, teacher.scores["calibration_error"].value, scale)
+
+
+def reliability_panel(
+    axes: "Axes", name: str, bins: Mapping[str, np.ndarray], error: float, scale: tuple[float, float]
+) -> None:
+    """How often a teacher is right, bin by bin of how sure it is; bars show the gap to the diagonal.
+
+    Args:
+        name: of the teacher.
+        bins: ``count``, ``confidence`` and ``accuracy`` of each bin; NaN where it is empty.
+        error: its calibration error.
+        scale: common to all diagrams of a page (`reliability_scale`).
+    """
+    low, largest = scale
+    count, confidence, accuracy = _filled(bins)
     axes.plot([low, 1], [low, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     colors = np.where(accuracy < confidence, OVER, UNDER).tolist()
     axes.vlines(confidence, confidence, accuracy, colors=colors, linewidth=3, alpha=0.45, zorder=2)
@@ -137,14 +163,80 @@ def reliability_panel(axes: "Axes", statistics: Statistics, teacher: Teacher) ->
     axes.set_yticks(ticks, labels)
     axes.tick_params(length=3)
     axes.set(xlabel="confidence, %", ylabel="accuracy, %")
-    error = teacher.scores["calibration_error"].value
-    _entitle(axes, teacher.name, f"calibration error {100 * error:.1f} %" if np.isfinite(error) else "")
+    _entitle(axes, name, f"calibration error {100 * error:.1f} %" if np.isfinite(error) else "")
 
 
-def reliability_floor(statistics: Statistics) -> float:
-    """Where the axes of all reliability diagrams begin: the ten per cent below the lowest bin."""
-    lowest = [values.min(initial=1.0) for t in statistics.teachers for values in _filled(t)[1:]]
-    return float(np.floor(10 * min([*lowest, 0.8])) / 10)
+def reliability_scale(bins: Sequence[Mapping[str, np.ndarray]]) -> tuple[float, float]:
+    """Where the axes of all diagrams begin, the ten per cent below the lowest bin, and the fullest bin."""
+    lowest = [values.min(initial=1.0) for each in bins for values in _filled(each)[1:]]
+    largest = max(float(np.nanmax(each["count"], initial=1)) for each in bins)
+    return float(np.floor(10 * min([*lowest, 0.8])) / 10), largest
+
+
+def score_panel(
+    figure: "Figure | SubFigure",
+    rows: Sequence[tuple[str, Estimate, Estimate | None]],
+    groups: Sequence[int],
+    labels: tuple[str, str],
+) -> None:
+    """A dot plot of teachers, best first: the score with its interval, and how far each is behind the best.
+
+    Teachers of one rank share a band. The right-hand intervals are of paired differences, which are narrower than those
+    on the left: a teacher whose bar reaches the line at 0 cannot be told from the best.
+
+    Args:
+        rows: name, score, difference to the best (None for the best itself) of each teacher.
+        groups: the rank of each.
+        labels: of the two axes.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    alone = all(behind is None for _, _, behind in rows)
+    panels = figure.subplots(1, 1 if alone else 2, sharey=True, squeeze=False)[0]
+    places = np.arange(len(rows))
+    _dots(panels[0], places, [score for _, score, _ in rows], [ACCENT] * len(rows))
+    if not alone:
+        behind = [difference or Estimate(0.0, 0.0, 0.0) for _, _, difference in rows]
+        _dots(panels[1], places, behind, [MUTED if 0 in each else ACCENT for each in behind])
+        panels[1].axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for axes, label in zip(panels, labels, strict=False):
+        for position, rank in enumerate(groups):
+            if sorted(set(groups)).index(rank) % 2 == 0:
+                axes.axhspan(position - 0.5, position + 0.5, color=RULE, alpha=0.3, linewidth=0, zorder=0)
+        axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    panels[0].set_yticks(places, [name for name, _, _ in rows])
+    panels[0].tick_params(axis="y", labelcolor=INK)
+
+
+def _dots(axes: "Axes", places: np.ndarray, estimates: Sequence[Estimate], colors: Sequence[str]) -> None:
+    values, low, high = np.array([[e.value, e.low, e.high] for e in estimates]).T
+    axes.hlines(places, low, high, colors=colors, linewidth=2.5, alpha=0.55, zorder=2)
+    axes.scatter(values, places, s=44, c=colors, edgecolors=PAPER, linewidths=0.8, zorder=3)
+
+
+def epochs_panel(axes: "Axes", series: Mapping[str, Sequence[tuple[int, Estimate]]], label: str) -> None:
+    """A score along the epochs of runs, with its interval, and the best epoch of each marked.
+
+    Args:
+        series: for each run, epochs with their scores, in order.
+        label: of the score, of which less is better.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    for position, (name, scores) in enumerate(series.items()):
+        color = (ACCENT, OVER, UNDER, INK, MUTED)[position % 5]
+        epochs = np.array([epoch for epoch, _ in scores])
+        values, low, high = np.array([[e.value, e.low, e.high] for _, e in scores]).T
+        best = int(values.argmin())
+        axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(epochs, values, color=color, linewidth=1.8, label=f"{name} (best: epoch {epochs[best]})")
+        axes.plot(epochs[best], values[best], "o", color=color, markersize=8, markeredgecolor=PAPER)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epochs", ylabel=label)
+    axes.legend(frameon=False, fontsize=10)
 
 
 def to_svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *, axes: bool = True) -> str:
@@ -195,7 +287,7 @@ def to_png(statistics: Statistics, path: Path) -> None:
         _headline(right, "Predicted against realised rank of the teachers")
         _fill(right, statistics.losses, 2, lambda axes, loss: rank_panel(axes, statistics, loss))
         _headline(bottom, "Reliability of the teachers on held-out labels")
-        _fill(bottom, statistics.teachers, columns, lambda axes, item: reliability_panel(axes, statistics, item))
+        _fill(bottom, statistics.teachers, columns, lambda axes, item: teacher_reliability(axes, statistics, item))
         FigureCanvasAgg(figure)
         figure.savefig(temporary, format="png", dpi=100)
 
@@ -271,8 +363,8 @@ def _rho(statistics: Statistics, loss: str) -> str:
     return typographic(f"ρ = {rho.value:.2f}{interval}")
 
 
-def _filled(teacher: Teacher) -> list[np.ndarray]:
+def _filled(bins: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Count, confidence and accuracy of the bins that hold a sample."""
-    bins = [teacher.bins[key] for key in ("count", "confidence", "accuracy")]
-    filled = np.isfinite(np.sum(bins, 0))
-    return [values[filled] for values in bins]
+    columns = [bins[key] for key in ("count", "confidence", "accuracy")]
+    filled = np.isfinite(np.sum(columns, 0))
+    return [values[filled] for values in columns]

@@ -5,14 +5,13 @@ All are made of ``study.json`` alone, and print the numbers as they are.
 
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.assess.intervals import Estimate
-from preceptor.study import pictures
+from preceptor.study import page, pictures
 from preceptor.study.statistics import Cell, Statistics, differs, summarize
 from preceptor.training import files
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["markdown", "table", "write_picture", "write_report"]
 
 _HEADERS = ("acc %", "Brier", "NLL", "ECE %")
-_MISSING = "–"
 
 
 def table(result: Mapping[str, Any]) -> "Table":
@@ -87,31 +85,24 @@ def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
         path: of the page; its folder is made if need be, and the file is whole or absent.
     """
     import yaml
-    from jinja2 import Environment, StrictUndefined
 
     statistics = summarize(result)
-    source = resources.files("preceptor.study").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["minus"] = pictures.typographic
-    page = environment.from_string(source).render(
-        result=result,
-        statistics=statistics,
-        findings=list(_findings(statistics)),
-        heat_map=_heat_map(statistics),
-        rank_panels=[_rank_panel(statistics, loss) for loss in statistics.losses],
-        reliability_panels=[_reliability_panel(statistics, i) for i in range(len(statistics.teachers))],
-        headers=_HEADERS,
-        rows=_rows(statistics),
-        gain=_gain,
-        style=_style,
-        caption=_caption(statistics),
-        circumstances=_circumstances(result, statistics),
-        recipe=yaml.safe_dump(files.finite(result["recipe"]), sort_keys=False, allow_unicode=True),
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, page)
-    return path
+    values = {
+        "result": result,
+        "statistics": statistics,
+        "findings": list(_findings(statistics)),
+        "heat_map": _heat_map(statistics),
+        "rank_panels": [_rank_panel(statistics, loss) for loss in statistics.losses],
+        "reliability_panels": [_reliability_panel(statistics, i) for i in range(len(statistics.teachers))],
+        "headers": _HEADERS,
+        "rows": _rows(statistics),
+        "gain": _gain,
+        "style": _style,
+        "caption": _caption(statistics),
+        "circumstances": _circumstances(result, statistics),
+        "recipe": yaml.safe_dump(files.finite(result["recipe"]), sort_keys=False, allow_unicode=True),
+    }
+    return page.write("report.html.j2", path, values)
 
 
 def write_picture(result: Mapping[str, Any], path: Path | str) -> Path:
@@ -141,13 +132,13 @@ class _Row:
 def _rows(statistics: Statistics) -> list[_Row]:
     return [
         _Row(
-            rank=str(teacher.rank or _MISSING),
+            rank=str(teacher.rank or page.MISSING),
             teacher=teacher.name,
             scores=(
-                _number(100 * teacher.scores["accuracy"].value, 1),
-                _number(teacher.scores["brier"].value, 3),
-                _number(teacher.scores["nll"].value, 3),
-                _number(100 * teacher.scores["calibration_error"].value, 1),
+                page.number(100 * teacher.scores["accuracy"].value, 1),
+                page.number(teacher.scores["brier"].value, 3),
+                page.number(teacher.scores["nll"].value, 3),
+                page.number(100 * teacher.scores["calibration_error"].value, 1),
             ),
             cells=tuple(statistics.cells[teacher.name, loss] for loss in statistics.losses),
         )
@@ -185,11 +176,13 @@ def _caption(statistics: Statistics) -> str:
 def _findings(statistics: Statistics) -> "Iterator[Markup]":
     """What the numbers say, sentence by sentence, and what they do not."""
     if statistics.num_seeds == 1:
-        yield _sentence("Only one seed was run: there are no intervals, and no difference below can be told from luck.")
+        yield page.sentence(
+            "Only one seed was run: there are no intervals, and no difference below can be told from luck."
+        )
     yield _predicted(statistics)
     unranked = ", ".join(teacher.name for teacher in statistics.teachers if teacher.rank is None)
     if unranked:
-        yield _sentence("Not ranked, as their Brier score is not finite for every seed: {}.", _strong(unranked))
+        yield page.sentence("Not ranked, as their Brier score is not finite for every seed: {}.", page.strong(unranked))
     yield _realised(statistics)
     yield from _best_pair(statistics)
     if statistics.num_seeds > 1:
@@ -200,16 +193,17 @@ def _findings(statistics: Statistics) -> "Iterator[Markup]":
 def _predicted(statistics: Statistics) -> "Markup":
     best, *others = statistics.teachers
     if best.rank is None:
-        return _sentence("No teacher is predicted to be the best.")
-    name, score = _strong(best.name), _interval(best.scores["brier"], 3)
+        return page.sentence("No teacher is predicted to be the best.")
+    name, score = page.strong(best.name), page.interval(best.scores["brier"], 3)
     if not others or statistics.predicted_lead is None:
-        return _sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", name, score)
-    return _sentence(
-        "Predicted best: {}, with the lowest Brier score on held-out labels, {}. " + _lead(statistics.predicted_lead),
+        return page.sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", name, score)
+    return page.sentence(
+        "Predicted best: {}, with the lowest Brier score on held-out labels, {}. "
+        + page.lead(statistics.predicted_lead),
         name,
         score,
-        _strong(others[0].name),
-        _interval(statistics.predicted_lead, 4),
+        page.strong(others[0].name),
+        page.interval(statistics.predicted_lead, 4),
     )
 
 
@@ -217,28 +211,19 @@ def _realised(statistics: Statistics) -> "Markup":
     ranked = [teacher for teacher in statistics.teachers if math.isfinite(teacher.students.value)]
     ranked.sort(key=lambda teacher: -teacher.students.value)
     if not ranked:
-        return _sentence("No teacher's students have a finite test accuracy under every loss.")
+        return page.sentence("No teacher's students have a finite test accuracy under every loss.")
     best, *others = ranked
-    name, accuracy = _strong(best.name), _interval(_scaled(best.students, 100), 2, unit=" %")
+    name, accuracy = page.strong(best.name), page.interval(_scaled(best.students, 100), 2, unit=" %")
     if not others or statistics.realised_lead is None:
-        return _sentence("The students of {} reach {} test accuracy, averaged over the losses.", name, accuracy)
-    return _sentence(
+        return page.sentence("The students of {} reach {} test accuracy, averaged over the losses.", name, accuracy)
+    return page.sentence(
         "Realised best: {}, whose students reach {} test accuracy, averaged over the losses. "
-        + _lead(statistics.realised_lead),
+        + page.lead(statistics.realised_lead),
         name,
         accuracy,
-        _strong(others[0].name),
-        _interval(statistics.realised_lead, 2, unit=" points"),
+        page.strong(others[0].name),
+        page.interval(statistics.realised_lead, 2, unit=" points"),
     )
-
-
-def _lead(lead: Estimate) -> str:
-    """How the lead over the runner-up is worded: as settled only where its interval excludes 0."""
-    if math.isnan(lead.low):
-        return "Its lead over the next, {}, is {}."
-    if differs(lead):
-        return "Its lead over the next, {}, is {}, an interval that excludes 0."
-    return "Its lead over the next, {}, is {}, an interval that contains 0: the two cannot be told apart."
 
 
 def _best_pair(statistics: Statistics) -> "Iterator[Markup]":
@@ -252,16 +237,16 @@ def _best_pair(statistics: Statistics) -> "Iterator[Markup]":
     text += "."
     if len(known) > 1:
         text += f" This is the best of {len(known)} picked after the fact, so expect less of it on new seeds."
-    accuracy = _number(100 * best.accuracy.value, 2)
-    gain = _interval(best.difference, 2, unit=" points", sign=True)
-    yield _sentence(text, _strong(best.teacher), _strong(best.loss), accuracy, gain)
+    accuracy = page.number(100 * best.accuracy.value, 2)
+    gain = page.interval(best.difference, 2, unit=" points", sign=True)
+    yield page.sentence(text, page.strong(best.teacher), page.strong(best.loss), accuracy, gain)
 
 
 def _tally(statistics: Statistics) -> "Markup":
     cells = statistics.cells.values()
     better = sum(differs(cell.difference) and cell.difference.value > 0 for cell in cells)
     worse = sum(differs(cell.difference) and cell.difference.value < 0 for cell in cells)
-    return _sentence(
+    return page.sentence(
         "Counting the pairs of teacher and loss whose interval excludes 0: {} of {} did better than labels alone, {} "
         "did worse, and the other {} cannot be told from it. Each interval holds by itself: where nothing differs, "
         "about 1 in 20 still excludes 0.",
@@ -272,7 +257,7 @@ def _tally(statistics: Statistics) -> "Markup":
 def _agreement(statistics: Statistics) -> "Markup":
     rho = statistics.pooled
     if math.isnan(rho.value):
-        return _sentence("The teachers have no two distinct ranks, so nothing can be said about predicting them.")
+        return page.sentence("The teachers have no two distinct ranks, so nothing can be said about predicting them.")
     if math.isnan(rho.low):
         verdict = "Without an interval this is no evidence either way."
     elif not differs(rho):
@@ -281,12 +266,12 @@ def _agreement(statistics: Statistics) -> "Markup":
         verdict = "The interval excludes 0: here, teachers that held-out labels rank higher had the better students."
     else:
         verdict = "The interval excludes 0 on the wrong side: here, the prediction was misleading."
-    return _sentence(
+    return page.sentence(
         "Predicted and realised ranks correlate with Spearman's ρ = {}, all losses taken together. "
         + verdict
         # An interval over seeds is easily read as one over teachers.
         + " It speaks of {} only: other teachers may rank otherwise.",
-        _interval(rho, 2),
+        page.interval(rho, 2),
         f"these {len(statistics.teachers)} teachers",
     )
 
@@ -296,67 +281,35 @@ def _heat_map(statistics: Statistics) -> "Markup":
     values = ", ".join(f"{cell.teacher} with {cell.loss} {pictures.points(cell)}" for cell in cells)
     alt = f"Heat map of student accuracy, difference to labels alone in points: {values}."
     width, height = 90 * len(statistics.losses) + 130, 38 * len(statistics.teachers) + 120
-    return _svg(lambda figure: pictures.heat_map(figure, statistics), width, height, alt, axes=False)
+    return page.svg(lambda figure: pictures.heat_map(figure, statistics), width, height, alt, axes=False)
 
 
 def _rank_panel(statistics: Statistics, loss: str) -> "Markup":
     cells = [statistics.cells[teacher.name, loss] for teacher in statistics.teachers]
-    pairs = (f"{c.teacher} {c.predicted_rank or _MISSING} to {c.realised_rank or _MISSING}" for c in cells)
+    pairs = (f"{c.teacher} {c.predicted_rank or page.MISSING} to {c.realised_rank or page.MISSING}" for c in cells)
     alt = f"Predicted to realised rank under {loss}: {', '.join(pairs)}."
     height = max(26 * len(cells), 100) + 104
-    return _svg(lambda axes: pictures.rank_panel(axes, statistics, loss), 352, height, alt)
+    return page.svg(lambda axes: pictures.rank_panel(axes, statistics, loss), 352, height, alt)
 
 
 def _reliability_panel(statistics: Statistics, index: int) -> "Markup":
     teacher = statistics.teachers[index]
-    error = _number(100 * teacher.scores["calibration_error"].value, 1)
+    error = page.number(100 * teacher.scores["calibration_error"].value, 1)
     alt = f"Reliability diagram of {teacher.name}: calibration error {error} %."
-    return _svg(lambda axes: pictures.reliability_panel(axes, statistics, teacher), 232, 250, alt)
-
-
-def _svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *, axes: bool = True) -> "Markup":
-    from markupsafe import Markup
-
-    return Markup(pictures.to_svg(draw, width, height, alt, axes=axes))
-
-
-def _sentence(text: str, *values: "str | Markup") -> "Markup":
-    """Fill values into a sentence, escaped."""
-    from markupsafe import Markup
-
-    return Markup(text).format(*values)
-
-
-def _strong(name: str) -> "Markup":
-    from markupsafe import Markup
-
-    return Markup("<strong>{}</strong>").format(name)
+    return page.svg(lambda axes: pictures.teacher_reliability(axes, statistics, teacher), 232, 250, alt)
 
 
 # Numbers and words
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else _MISSING
-
-
 def _spread(estimate: Estimate, form: str) -> str:
     """``+1.23 ± 0.45``; without the margin where there is no interval."""
     if not math.isfinite(estimate.value):
-        return _MISSING
+        return page.MISSING
     margin = (estimate.high - estimate.low) / 2
     # Adding 0 turns a negative zero, which would print as -0.00, into a positive one.
     value = format(round(estimate.value, 2) + 0.0, form)
     return f"{value} ± {margin:.2f}" if math.isfinite(margin) else value
-
-
-def _interval(estimate: Estimate, digits: int, *, unit: str = "", sign: bool = False) -> str:
-    """``1.23 (0.78 to 1.68)``; without the interval where there is none."""
-    form = f"{'+' if sign else ''}.{digits}f"
-    text = format(estimate.value, form) + unit
-    if math.isfinite(estimate.low):
-        text += f" ({format(estimate.low, form)} to {format(estimate.high, form)})"
-    return pictures.typographic(text)
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
@@ -365,18 +318,10 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
 
 def _circumstances(result: Mapping[str, Any], statistics: Statistics) -> dict[str, str]:
     """How the study was made, by name; what is not known is left out."""
-    known = result["circumstances"]
-    packages = known.get("packages") or {}
     found = {
         "seeds": _runs(result["seeds"]),
         "data": result["data"],
-        "preceptor": known.get("preceptor"),
-        "python": known.get("python"),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
-        "commit": known.get("commit"),
-        "device": known.get("device"),
-        "threads": known.get("threads"),
-        "date": known.get("date"),
+        **page.made_with(result["circumstances"]),
         "time": _duration(result["time_total"]),
     }
     return {name: str(value) for name, value in found.items() if value not in (None, "")}

@@ -54,6 +54,23 @@ def saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*-step-*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
+def after_epochs(folder: Path) -> dict[int, Path]:
+    """The checkpoints in `folder` that were written between two epochs, by the number of epochs before them.
+
+    Raises:
+        InputError: the state of a checkpoint is missing or damaged.
+    """
+    found = {}
+    for path in saved(folder):
+        state = files.read_json(path / _STATE)
+        try:
+            if state["progress"]["step_in_epoch"] == 0:
+                found[int(state["progress"]["epoch"])] = path
+        except (KeyError, TypeError):
+            raise InputError(f"the checkpoint '{path}' is damaged: its state has no progress; remove it") from None
+    return found
+
+
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the state of a checkpoint.
 

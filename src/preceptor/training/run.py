@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from preceptor import __version__
+from preceptor.data.dataset import shortened
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe, dump, parse, read_yaml
-from preceptor.training import build, files
+from preceptor.training import build, checkpoint, files
 from preceptor.training.loop import load_weights
 from preceptor.training.stack import member_state
 from preceptor.training.teacher import Teacher
@@ -172,6 +173,24 @@ def read_splits(folder: Path) -> dict[str, Tensor]:
     return {name: torch.tensor(index, dtype=torch.int64) for name, index in content["parts"].items()}
 
 
+def parts_of(folder: Path, member: int | None = None) -> dict[str, Tensor]:
+    """The samples of each part of the data of one model, int64 (n,); `member` picks one of a stack.
+
+    Raises:
+        InputError: as `read_splits`; a stack without `member`, or `member` without a stack or outside it.
+    """
+    parts, members = read_splits(folder), read_members(folder)
+    _check_member(len(members) or None, member, f"the run '{folder}'")
+    if member is None:
+        return parts
+    seeds = [other["seed"] for other in members]
+    distinct = list(dict.fromkeys(seeds))
+    # Students of one seed share their samples: one row stands for all of them.
+    shared = len(next(iter(parts.values()))) == len(distinct)
+    row = distinct.index(seeds[member]) if shared else member
+    return {name: rows[row] for name, rows in parts.items()}
+
+
 def circumstances(device: torch.device | str) -> dict[str, Any]:
     """What a result was computed with: versions, commit, device, threads, date."""
     return {
@@ -252,37 +271,80 @@ def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, 
     """Rebuild the model whose weights are at `path`; `member` picks one of a stack.
 
     Raises:
-        InputError: as `read_weights`, or the weights are of another architecture than their recipe's.
+        InputError: as `read_weights`; the weights are of another architecture than their recipe's; a stack
+            without `member`, or `member` without a stack or outside it.
     """
     weights = read_weights(path)
-    component = build.Component(**weights.model)
-    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
-    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
-        model = build.call("model", component, supplied)
-    if weights.members is not None and member is None:
-        raise InputError(f"'{path}' holds a stack of {weights.members} models; say which member, e.g. member=0")
-    tensors = weights.tensors if member is None else member_state(weights.tensors, member)
-    load_weights(model, tensors, f"'{path}'")
-    return model.to(memory_format=torch.channels_last).eval(), weights
+    return _model_of(weights, f"'{path}'", member), weights
 
 
 def load_teacher(reference: TeacherRef) -> Teacher:
     """The teacher that a recipe refers to.
 
     Raises:
-        InputError: the run is missing or incomplete, or has no such weights.
+        InputError: the run is missing or incomplete, or has no such weights, epoch or member.
     """
     result = read_result(reference.run)
-    path = reference.run / f"{reference.weights}.safetensors"
-    if not path.exists():
-        there = [kind for kind in ("last", "best", "average") if (reference.run / f"{kind}.safetensors").exists()]
-        raise InputError(f"the run '{reference.run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
     if reference.calibrated and not result.get("temperature"):
         raise InputError(
             f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, or "
             "set calibrated=false"
         )
-    model, weights = load_model(path)
+    weights, source = teacher_weights(reference)
+    model = _model_of(weights, source, reference.member)
     temperature = weights.temperature if reference.calibrated else 1.0
-    assert isinstance(temperature, float | int)
+    if isinstance(temperature, list):
+        temperature = temperature[reference.member or 0]
     return Teacher(model, distribution=weights.distribution, temperature=temperature, class_names=weights.class_names)
+
+
+def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
+    """The weights that a reference names, all members of a stack, and what an error calls them.
+
+    Raises:
+        InputError: as `load_teacher`.
+    """
+    run, epoch = reference.run, reference.epoch
+    path = run / f"{reference.weights}.safetensors"
+    if not path.exists():
+        there = [kind for kind in ("last", "best", "average") if (run / f"{kind}.safetensors").exists()]
+        raise InputError(f"the run '{run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
+    weights = read_weights(path)
+    if epoch is None:
+        return weights, f"'{path}'"
+    kept = kept_epochs(run)
+    if epoch not in kept:
+        raise InputError(
+            f"the run '{run}' has not kept epoch {epoch}; it has: {shortened(list(kept)) or 'none'}; train with "
+            "training.keep=all to keep every epoch"
+        )
+    tensors, _ = checkpoint.load(kept[epoch])
+    # All else is the run's: the file of its last weights says which model this is.
+    return dataclasses.replace(
+        weights, tensors=checkpoint.within("model", tensors), temperature=1.0
+    ), f"'{kept[epoch]}'"
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """The checkpoints that a run has kept, by the number of epochs before them."""
+    return checkpoint.after_epochs(run / "checkpoints")
+
+
+def _model_of(weights: Weights, source: str, member: int | None) -> torch.nn.Module:
+    component = build.Component(**weights.model)
+    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
+    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+        model = build.call("model", component, supplied)
+    _check_member(weights.members, member, source)
+    load_weights(model, weights.tensors if member is None else member_state(weights.tensors, member), source)
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _check_member(size: int | None, member: int | None, source: str) -> None:
+    """Refuse no member of a stack, a member of a single model, and one that is not there."""
+    if size is None and member is not None:
+        raise InputError(f"{source} holds a single model, not a stack; leave member={member} out")
+    if size is not None and member is None:
+        raise InputError(f"{source} holds a stack of {size} models; say which member, e.g. member=0")
+    if size is not None and member is not None and not 0 <= member < size:
+        raise InputError(f"{source} holds members 0 to {size - 1}, not member={member}; give one of those")

@@ -274,7 +274,7 @@ def _refuse_leak(recipe: DistillRecipe, samples: Samples) -> None:
     for reference in recipe.teacher:
         if runs.read_recipe(reference.run).data != recipe.data:
             continue  # the indices are those of another data set
-        trained = runs.read_splits(reference.run)["train"]
+        trained = runs.parts_of(reference.run, reference.member)["train"]
         for part in ("heldout", "test"):
             scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
             seen = scored[torch.isin(scored, trained)]
