@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.assess import FAMILIES, brier, choose, forecast, proxy_teacher, search, transformed
+from preceptor.assess import FAMILIES, brier, choose, forecast, proxy_teacher, search_transform, transformed
 from preceptor.assess.families import FAMILIES as IMPLEMENTED
 from preceptor.errors import InputError
 from preceptor.recipe import Proxy, Temperature, Transform, VectorScaling
@@ -24,7 +24,7 @@ def mean_brier(logits: np.ndarray, labels: np.ndarray, transform: Transform | No
 
 def test_the_temperature_is_the_best_of_a_fine_grid() -> None:
     logits, labels = calibrated(600, 4, 0)
-    found = search(3 * logits, labels, "temperature").transform
+    found = search_transform(3 * logits, labels, "temperature").transform
     grid = np.exp(np.linspace(np.log(0.5), np.log(20), 2000))
     best = min(mean_brier(3 * logits, labels, Temperature(temperature=t)) for t in grid)
     assert mean_brier(3 * logits, labels, found) <= best + 1e-5
@@ -34,7 +34,7 @@ def test_the_temperature_is_the_best_of_a_fine_grid() -> None:
 
 def test_the_shared_coefficient_is_the_best_of_a_fine_grid() -> None:
     logits, labels = calibrated(600, 3, 1)
-    found = search(1.5 * logits, labels, "proxy").transform
+    found = search_transform(1.5 * logits, labels, "proxy").transform
     best = min(mean_brier(1.5 * logits, labels, Proxy(coefficients=(float(eps),))) for eps in np.linspace(-1, 10, 400))
     assert mean_brier(1.5 * logits, labels, found) <= best + 1e-5
 
@@ -58,7 +58,7 @@ def test_no_family_leaves_the_set_where_the_proxy_is_unique_and_keeps_its_suppor
     rng = np.random.default_rng(3)
     logits = 12 * np.eye(3)[rng.integers(3, size=150)] + rng.normal(size=(150, 3))
     logits[::7, 1] = -np.inf
-    transform = search(logits, rng.integers(3, size=150), family).transform
+    transform = search_transform(logits, rng.integers(3, size=150), family).transform
     result = transformed(torch.tensor(logits), transform)
     assert torch.equal(result.isneginf(), torch.tensor(logits).isneginf())
     assert torch.allclose(result.exp().sum(-1), torch.ones(150, dtype=torch.float64))
@@ -88,7 +88,7 @@ def test_the_gain_is_that_of_samples_not_fitted_to() -> None:
     """Many parameters on labels of pure noise: better on what they were fitted to, and not on the rest."""
     rng = np.random.default_rng(4)
     logits, labels = np.zeros((60, 6)) + 0.01 * rng.normal(size=(60, 6)), rng.integers(6, size=60)
-    found = search(logits, labels, "vector")
+    found = search_transform(logits, labels, "vector")
     in_sample = mean_brier(logits, labels, None) - mean_brier(logits, labels, found.transform)
     assert in_sample > 0
     assert found.gain.value < 0
@@ -108,7 +108,7 @@ def test_class_wise_coefficients_repair_what_shared_ones_cannot() -> None:
     known = torch.tensor([[4.0], [-0.8], [0.0]], dtype=torch.float64)
     truth = proxy_teacher(torch.tensor(logits), known).log_probs.exp().numpy()
     labels = (truth.cumsum(1) > np.random.default_rng(6).random((4000, 1))).argmax(1)
-    shared, classwise = (search(logits, labels, family) for family in ("proxy", "proxy-classwise"))
+    shared, classwise = (search_transform(logits, labels, family) for family in ("proxy", "proxy-classwise"))
     assert classwise.worthwhile
     assert classwise.gain.value > shared.gain.value
 
@@ -121,7 +121,7 @@ def test_class_wise_coefficients_repair_what_shared_ones_cannot() -> None:
 def test_ttm_is_searched_as_its_student_sees_it() -> None:
     """At T = 2 the student of a calibrated teacher is too soft; the temperature that repairs it is 1/2."""
     logits, labels = calibrated(3000, 4, 7)
-    found = search(logits, labels, "temperature", temperature=2.0)
+    found = search_transform(logits, labels, "temperature", temperature=2.0)
     assert isinstance(found.transform, Temperature)
     assert found.transform.temperature == pytest.approx(0.5, rel=0.1)
 
@@ -138,7 +138,7 @@ def test_ttm_is_searched_as_its_student_sees_it() -> None:
 def test_bad_input(arguments: dict, sentence: str) -> None:
     logits = arguments.pop("logits", np.random.default_rng(0).normal(size=(20, 3)))
     with pytest.raises(InputError, match=sentence):
-        search(logits, np.arange(20) % 3, **arguments)
+        search_transform(logits, np.arange(20) % 3, **arguments)
 
 
 def test_a_vector_scaling_for_other_classes_is_refused() -> None:

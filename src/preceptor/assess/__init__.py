@@ -41,7 +41,7 @@ from preceptor.assess.scores import (
     sharpness,
     top_k_mass,
 )
-from preceptor.assess.search import Search, search
+from preceptor.assess.search import Search, recalibrated, search_transform
 from preceptor.assess.transform import transformed
 
 __all__ = [
@@ -78,9 +78,10 @@ __all__ = [
     "rater_distance",
     "rater_distance_difference",
     "rater_frequencies",
+    "recalibrated",
     "reliability",
     "renyi_entropy",
-    "search",
+    "search_transform",
     "sharpness",
     "simultaneous_differences",
     "squared_distance",

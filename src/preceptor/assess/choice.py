@@ -18,7 +18,7 @@ from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate
 from preceptor.assess.scores import brier
-from preceptor.assess.search import folds_of, lower_bound, search
+from preceptor.assess.search import folds_of, lower_bound, search_transform
 from preceptor.assess.transform import transformed
 from preceptor.errors import InputError
 from preceptor.recipe import Proxy, Transform
@@ -112,14 +112,14 @@ def choose(
         loss: what the student will minimise; `ptloss` searches its coefficients only.
         temperature: of `ttm` and `wttm`, whose students see the teacher softened by it; others look at the
             teacher as it is.
-        families: of transforms to search (`search`); all of them by default, for `ptloss` its proxies.
+        families: of transforms to search (`search_transform`); all of them by default, for `ptloss` its proxies.
         mix: consider mixtures.
         folds: of the cross-fitting.
         level: of the one-sided bounds.
         seed: of the folds.
 
     Raises:
-        InputError: no teacher, teachers of unlike shape, or anything that `search` refuses.
+        InputError: no teacher, teachers of unlike shape, or anything that `search_transform` refuses.
 
     >>> rng = np.random.default_rng(0)
     >>> sure = rng.normal(size=(2000, 3)) * 4
@@ -144,7 +144,9 @@ def choose(
         weights = found if step.taken else weights
     base = mixed({name: torch.tensor(outputs[name].log_probs) for name in weights}, weights)
     wanted = [f for f in FAMILIES if loss != "ptloss" or f.startswith("proxy")] if families is None else families
-    searches = [search(base, targets, f, temperature=softened, folds=folds, level=level, seed=seed) for f in wanted]
+    searches = [
+        search_transform(base, targets, f, temperature=softened, folds=folds, level=level, seed=seed) for f in wanted
+    ]
     best = max((s for s in searches if s.worthwhile), key=lambda s: s.gain.value, default=None)
     steps += [Step(s.family, s.gain, s is best) for s in searches]
     transform = best.transform if best else None

@@ -12,6 +12,7 @@ from preceptor.assess import calibration, distance, intervals, scores
 from preceptor.assess.forecasts import Array, Forecast, check_labels, first_row, forecast, to_numpy
 from preceptor.assess.intervals import Estimate
 from preceptor.assess.optimum import optimum
+from preceptor.assess.search import recalibrated
 from preceptor.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _BINS = 15
 _COLUMNS = {
     "distance": "distance ↓",
     "brier": "Brier ↓",
+    "brier_recalibrated": "at best T ↓",
     "accuracy": "accuracy ↑",
     "nll": "NLL ↓",
     "calibration_error": "ECE ↓",
@@ -194,7 +196,9 @@ def compare(
     its output at the temperature, for PTLoss its proxy. Rankings under different losses answer different
     questions; ask for one at a time.
 
-    Scores (in `TeacherScores.scores`): `accuracy`, `brier`, `brier_calibration`, `brier_refinement`, `nll`,
+    Scores (in `TeacherScores.scores`): `accuracy`, `brier`, `brier_calibration`, `brier_refinement`,
+    `brier_recalibrated` (at the temperature that suits these samples best: it bears on the students' accuracy,
+    which no temperature changes, as the Brier score bears on their distance to the truth), `nll`,
     `calibration_error`, `debiased_calibration_error`, `classwise_calibration_error` (15 equal-mass bins),
     `sharpness`, `entropy`, `top_k_mass` (k = 5, or half the classes if that is fewer); if a temperature is given
     `renyi_entropy` and `power_sum`, of the teacher's own output: what TTM adds to KD, and WTTM's weight;
@@ -324,6 +328,7 @@ def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
         "brier": _Term(brier),
         "brier_calibration": _Term(brier_calibration),
         "brier_refinement": _Term(brier - brier_calibration),
+        "brier_recalibrated": _Term(scores.brier(recalibrated(prediction, labels), labels)),
         "nll": _Term(scores.nll(prediction, labels)),
         "calibration_error": _Term(top_gap.values, bias=float(top_gap.bias)),
         "debiased_calibration_error": _Term(top_label.squared(), rooted=True),

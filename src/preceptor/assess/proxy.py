@@ -302,19 +302,25 @@ class _ImplicitGradient(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1], output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         log_p, eps, log_q = ctx.saved_tensors
         support = ~log_p.isneginf()
         grad = torch.where(support, grads[0], 0.0)
-        log_ratio = torch.where(support, log_q, 0.0) - torch.where(support, log_p, 0.0)
+        log_ratio = torch.where(support, log_q - log_p.clamp(min=torch.finfo(log_p.dtype).min), 0.0)
         p, q, ratio = log_p.exp(), log_q.exp(), log_ratio.exp()
         s, slope = _series(q, eps)
         flexibility = ratio / (1 - q.square() * slope)  # dlog q_c / dG_c; times q_c it is 1 / k_c
         pulled, given = grad * flexibility, q * flexibility
         grad_stationarity = pulled - given * (pulled.sum(-1, keepdim=True) / given.sum(-1, keepdim=True))
-        grad_log_p = torch.where(support, (1 / ratio + p * s) * grad_stationarity, 0.0)
-        powers = torch.stack([m * (1 - q) ** (m - 1) for m in range(1, eps.shape[-1] + 1)], -1)
-        grad_eps = ((p * grad_stationarity).unsqueeze(-1) * powers).sum_to_size(eps.shape)
+        grad_log_p = grad_eps = None
+        if ctx.needs_input_grad[0]:
+            grad_log_p = torch.where(support, (1 / ratio + p * s) * grad_stationarity, 0.0)
+        if ctx.needs_input_grad[1]:
+            power, columns = p * grad_stationarity, []
+            for m in range(1, eps.shape[-1] + 1):  # times m (1 - q)^(m - 1)
+                columns.append(m * power.sum_to_size(1 if len(eps) == 1 else eps[:, 0].shape).reshape(len(eps), 1))
+                power = power * (1 - q) if m < eps.shape[-1] else power
+            grad_eps = torch.cat(columns, -1)
         return grad_log_p, grad_eps, None
 
 

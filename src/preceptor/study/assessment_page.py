@@ -23,6 +23,7 @@ _COLUMNS = (
     ("brier", "Brier ↓", 1, 4, True),
     ("brier_calibration", "of it calibration ↓", 1, 4, False),
     ("brier_refinement", "of it refinement ↓", 1, 4, False),
+    ("brier_recalibrated", "at best T ↓", 1, 4, True),
     ("accuracy", "acc % ↑", 100, 1, True),
     ("nll", "NLL ↓", 1, 3, True),
     ("calibration_error", "ECE % ↓", 100, 1, True),

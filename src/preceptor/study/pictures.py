@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "epochs_panel",
     "heat_map",
+    "png",
     "rank_panel",
     "reliability_panel",
     "reliability_scale",
@@ -273,13 +274,11 @@ def to_svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *
 
 def to_png(statistics: Statistics, path: Path) -> None:
     """All three pictures in one PNG, 1600 pixels wide, written atomically."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     teachers, losses = len(statistics.teachers), len(statistics.losses)
     columns = min(teachers, 6)
     upper = max(520, -(-losses // 2) * (25 * teachers + 100))
     lower = 260 * -(-teachers // columns)
-    with _figure(1152, upper + lower, constrained=True) as figure, files.atomic_path(path) as temporary:
+    with png(1152, upper + lower, path) as figure:
         top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[upper, lower]), dtype=object)
         left, right = top.subfigures(1, 2, width_ratios=[1, 1.15], wspace=0.02)
         _headline(left, "Student accuracy, and its difference to labels alone in points")
@@ -288,6 +287,15 @@ def to_png(statistics: Statistics, path: Path) -> None:
         _fill(right, statistics.losses, 2, lambda axes, loss: rank_panel(axes, statistics, loss))
         _headline(bottom, "Reliability of the teachers on held-out labels")
         _fill(bottom, statistics.teachers, columns, lambda axes, item: teacher_reliability(axes, statistics, item))
+
+
+@contextmanager
+def png(width: float, height: float, path: Path) -> Iterator["Figure"]:
+    """A figure to draw on, width x height points, that becomes a PNG when the block ends, written atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with _figure(width, height, constrained=True) as figure, files.atomic_path(path) as temporary:
+        yield figure
         FigureCanvasAgg(figure)
         figure.savefig(temporary, format="png", dpi=100)
 

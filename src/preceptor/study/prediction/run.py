@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.assess import Choice, choose, forecast, search, transformed
+from preceptor.assess import Choice, choose, forecast, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.data.dataset import Data
@@ -148,7 +148,7 @@ def _candidate(candidate: Candidate, table: Table, samples: list[Samples]) -> Te
     rows = []
     for logits, cut in zip(base, samples, strict=True):
         heldout = cut.parts["heldout"]
-        found = search(logits[heldout], _labels(cut)[heldout], candidate.family)
+        found = search_transform(logits[heldout], _labels(cut)[heldout], candidate.family)
         rows.append(transformed(logits, found.transform))
     return torch.stack(rows)
 
@@ -172,11 +172,14 @@ def _assessed(study: Prediction, log_probs: Tensor, samples: list[Samples], trut
 
 def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
     """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look."""
-    found: dict[str, list[float]] = {"brier": [], "distance_heldout": [], "distance_transfer": []}
+    keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
+    found: dict[str, list[float]] = {key: [] for key in keys}
     for rows, cut in zip(log_probs, samples, strict=True):
         heldout, transfer = cut.parts["heldout"], cut.for_students
         seen = {part: forecast(optimum_of(entry, rows[index])) for part, index in (("h", heldout), ("t", transfer))}
-        found["brier"].append(float(assess.brier(seen["h"], _labels(cut)[heldout]).mean()))
+        labels = _labels(cut)[heldout]
+        found["brier"].append(float(assess.brier(seen["h"], labels).mean()))
+        found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen["h"], labels), labels).mean()))
         found["distance_heldout"].append(float(truth.distance(seen["h"].probs, heldout.numpy())))
         found["distance_transfer"].append(float(truth.distance(seen["t"].probs, transfer.numpy())))
     return found

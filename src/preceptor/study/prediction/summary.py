@@ -31,11 +31,13 @@ class LossSummary:
     """One loss of a prediction study.
 
     Attributes:
-        correlation: of the held-out Brier score of the loss's optimum with the students' test accuracy.
-        ceiling: the same correlation between students of one half of the seeds and of the other, a mean over random
-            halvings: no prediction can be expected to do better.
+        correlation: of the recalibrated held-out Brier score of the loss's optimum with the students' test accuracy.
+        ceiling: the correlation of the accuracy of students of one half of the seeds with that of the other half, a
+            mean over random halvings: what a prediction can at best be expected to reach.
         better_half: the correlation among the better half of the candidates, by what was predicted.
-        with_distance: of the same Brier score with the students' squared distance to the truth.
+        with_distance: of the Brier score itself with the students' squared distance to the truth.
+        distance_ceiling: as `ceiling`, of that distance.
+        brier: of the Brier score itself with the students' accuracy.
         distance_heldout, distance_transfer: correlation of the teachers' true distance, on held-out samples and on the
             samples that students learn from, with the students' accuracy.
         guesses: correlation of each of `GUESSES` with the students' accuracy.
@@ -50,6 +52,8 @@ class LossSummary:
     ceiling: float
     better_half: Estimate
     with_distance: Estimate
+    distance_ceiling: float
+    brier: Estimate
     distance_heldout: Estimate
     distance_transfer: Estimate
     guesses: Mapping[str, Estimate]
@@ -72,20 +76,23 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     accuracy, away = (_stack(found["students"][name][key] for name in names) for key in ("accuracy", "distance"))
     predicted = {
         key: _stack(result["candidates"][name]["losses"][loss][key] for name in names)
-        for key in ("brier", "distance_heldout", "distance_transfer")
+        for key in ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
     }
     guesses = {key: _stack(result["candidates"][name][key] for name in names) for key in GUESSES}
-    better = np.argsort(predicted["brier"].mean(1))[: len(names) // 2]
+    best_guess = predicted["brier_recalibrated"]
+    better = np.argsort(best_guess.mean(1))[: len(names) // 2]
     hard, oracle, auto = (np.array(part["accuracy"]) for part in (result["hard"], found["oracle"], found["auto"]))
     return LossSummary(
-        correlation=_correlation(-predicted["brier"], accuracy),
+        correlation=_correlation(-best_guess, accuracy),
         ceiling=_ceiling(accuracy),
-        better_half=_correlation(-predicted["brier"][better], accuracy[better]),
+        better_half=_correlation(-best_guess[better], accuracy[better]),
         with_distance=_correlation(predicted["brier"], away),
+        distance_ceiling=_ceiling(away),
+        brier=_correlation(-predicted["brier"], accuracy),
         distance_heldout=_correlation(-predicted["distance_heldout"], accuracy),
         distance_transfer=_correlation(-predicted["distance_transfer"], accuracy),
         guesses={key: _correlation(sign * guesses[key], accuracy) for key, sign in GUESSES.items()},
-        regret=_regret(predicted["brier"], accuracy),
+        regret=_regret(best_guess, accuracy),
         hard=mean_interval(hard),
         oracle=mean_interval(oracle),
         auto=mean_interval(auto),
@@ -124,8 +131,8 @@ def _ceiling(accuracy: Seeds) -> float:
     return float(np.mean([_spearman(accuracy[:, a].mean(1), accuracy[:, b].mean(1)) for a, b in halves]))
 
 
-def _regret(brier: Seeds, accuracy: Seeds) -> Estimate:
-    chosen = np.take_along_axis(accuracy, brier.argmin(0)[None], 0)[0]
+def _regret(predicted: Seeds, accuracy: Seeds) -> Estimate:
+    chosen = np.take_along_axis(accuracy, predicted.argmin(0)[None], 0)[0]
     return _interval(100 * np.array([(accuracy @ w).max() - chosen @ w for w in _weights(len(chosen))]))
 
 

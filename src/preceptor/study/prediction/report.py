@@ -1,0 +1,113 @@
+"""What a prediction study found, for people: Markdown tables and a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preceptor.assess.intervals import Estimate
+from preceptor.study import pictures
+from preceptor.study.prediction.summary import LossSummary, summarize
+
+__all__ = ["markdown", "write_picture"]
+
+_ROWS = (
+    ("recalibrated Brier → accuracy", lambda s: _plain(s.correlation)),
+    ("noise ceiling of it (halves of the seeds)", lambda s: f"{s.ceiling:.2f}"),
+    ("within the better half", lambda s: _plain(s.better_half)),
+    ("Brier → accuracy", lambda s: _plain(s.brier)),
+    ("Brier → distance of the student", lambda s: _plain(s.with_distance)),
+    ("noise ceiling of it", lambda s: f"{s.distance_ceiling:.2f}"),
+    ("true distance, held-out → accuracy", lambda s: _plain(s.distance_heldout)),
+    ("true distance, transfer set → accuracy", lambda s: _plain(s.distance_transfer)),
+    ("guess: teacher accuracy", lambda s: _plain(s.guesses["accuracy"])),
+    ("guess: teacher NLL", lambda s: _plain(s.guesses["nll"])),
+    ("guess: teacher ECE", lambda s: _plain(s.guesses["calibration_error"])),
+    ("regret of the prediction's first, points", lambda s: _plain(s.regret)),
+    ("student of the labels, accuracy %", lambda s: _percent(s.hard)),
+    ("student of the truth, accuracy %", lambda s: _percent(s.oracle)),
+    ("student of `auto`, accuracy %", lambda s: _percent(s.auto)),
+    ("oracle gap closed by `auto`", lambda s: _plain(s.auto_closure)),
+    ("oracle gap closed by the best candidate", lambda s: _plain(max(s.closure.values(), key=lambda e: e.value))),
+)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Two tables in GitHub's Markdown: what was predicted how well, and every candidate; and how they were made."""
+    found = summarize(result)
+    losses = list(found)
+    lines = [["", *losses], [":--", *["--:"] * len(losses)]]
+    lines += [[label, *(cell(found[loss]) for loss in losses)] for label, cell in _ROWS]
+    return f"{_grid(lines)}\n\n{_grid(list(_candidates(result, found)))}\n\n{_made(result)}\n"
+
+
+def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> list[list[str]]:
+    first = next(iter(found))
+    rows = [["candidate", "Brier", "at best T", "acc %", *(f"{loss}: acc %, closed" for loss in found)]]
+    rows.append([":--", *["--:"] * (len(rows[0]) - 1)])
+    worth = {n: np.mean(c["losses"][first]["brier_recalibrated"]) for n, c in result["candidates"].items()}
+    for name in sorted(worth, key=lambda n: worth[n]):
+        candidate = result["candidates"][name]
+        cells = [
+            f"{100 * np.mean(result['losses'][loss]['students'][name]['accuracy']):.1f}, "
+            f"{found[loss].closure[name].value:+.2f}"
+            for loss in found
+        ]
+        brier = np.mean(candidate["losses"][first]["brier"])
+        rows.append([name, f"{brier:.3f}", f"{worth[name]:.3f}", f"{100 * np.mean(candidate['accuracy']):.1f}", *cells])
+    return rows
+
+
+def write_picture(result: Mapping[str, Any], path: Path) -> Path:
+    """Predicted against realised, a panel a loss, as one PNG."""
+    found = summarize(result)
+    with pictures.png(4.2 * 72 * len(found), 4.2 * 72, path) as figure:
+        for axes, (loss, summary) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
+            _panel(axes, result, loss, summary)
+    return path
+
+
+def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary) -> None:
+    names = list(result["candidates"])
+    x = [np.mean(result["candidates"][n]["losses"][loss]["brier_recalibrated"]) for n in names]
+    y = [100 * np.mean(result["losses"][loss]["students"][n]["accuracy"]) for n in names]
+    axes.plot(x, y, "o", color=pictures.ACCENT, markeredgecolor=pictures.PAPER, markersize=8)
+    levels = {"truth": summary.oracle, "auto": summary.auto, "labels": summary.hard}
+    for (name, level), color in zip(levels.items(), (pictures.UNDER, pictures.ACCENT, pictures.MUTED), strict=True):
+        axes.axhline(100 * level.value, color=color, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            name,
+            (1, 100 * level.value),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=color,
+            fontsize=9.5,
+        )
+    axes.invert_xaxis()
+    axes.set(xlabel="held-out Brier score at best T (better →)", ylabel="test accuracy of the student, %")
+    axes.set_title(f"{loss}: ρ = {pictures.typographic(f'{summary.correlation.value:.2f}')}")
+
+
+def _grid(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _plain(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
+
+
+def _made(result: Mapping[str, Any]) -> str:
+    by = result["circumstances"]
+    packages = ", ".join(f"{name} {version}" for name, version in by["packages"].items())
+    return (
+        f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; python {by['python']}; "
+        f"{packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; date {by['date']}; "
+        f"time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the candidates, 1 is perfect; [ ]: 95 % "
+        "bootstrap over seeds; ±: half the 95 % Student-t interval."
+    )
