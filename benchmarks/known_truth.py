@@ -3,6 +3,7 @@
 python benchmarks/known_truth.py --out runs/known-truth
 """
 
+import argparse
 from pathlib import Path
 
 from preceptor.data.dataset import ArrayDataset, Data
@@ -29,11 +30,10 @@ def sample(options: dict, num_samples: int) -> tuple[Data, Truth]:
     return Data(dataset, None, names), Truth.exact(mixture.posterior(inputs))
 
 
-def cases(quick: bool, folder: Path) -> list[Case]:
+def cases(arguments: argparse.Namespace) -> list[Case]:
     """One study a mixture."""
-    del folder
-    size = 600 if quick else 11_000
-    names = ["four-classes"] if quick else list(MIXTURES)
+    size = 600 if arguments.quick else 11_000
+    names = ["four-classes"] if arguments.quick else list(MIXTURES)
     return [Case(name, RECIPE, lambda name=name: sample(MIXTURES[name], size)) for name in names]
 
 

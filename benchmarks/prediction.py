@@ -32,7 +32,7 @@ class Case:
 
 
 def main(
-    cases: Callable[[bool, Path], list[Case]],
+    cases: Callable[[argparse.Namespace], list[Case]],
     command: str,
     add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> None:
@@ -47,7 +47,7 @@ def main(
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # stacks of small networks are fastest on one
     try:
-        for case in cases(arguments.quick, arguments):  # type: ignore[arg-type]
+        for case in cases(arguments):
             if arguments.only in (None, case.name):
                 run(case, arguments, command)
     except InputError as error:
