@@ -2,6 +2,7 @@
 
 from preceptor.models.cnn import cnn
 from preceptor.models.mlp import mlp
+from preceptor.models.ngram import ngram_bag
 from preceptor.models.resnet import (
     resnet8,
     resnet8x4,
@@ -18,6 +19,7 @@ from preceptor.models.wrn import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 __all__ = [
     "cnn",
     "mlp",
+    "ngram_bag",
     "resnet8",
     "resnet8x4",
     "resnet14",
