@@ -12,7 +12,7 @@ import torch
 
 from preceptor.data import text
 from preceptor.errors import InputError
-from preceptor.models.bytes import to_texts
+from preceptor.models.texts import to_texts
 
 ROWS = [
     {"text": 'He said: "fine, thanks"\nand left', "label": 2, "part": "a"},

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.models.bytes import require_bytes, text_length
+from preceptor.models.texts import head, require_bytes, text_length
 
 ABSENT = -1
 _BASE = 0x100000001B3  # of the polynomial in the bytes (the prime of FNV)
@@ -96,11 +96,7 @@ class NgramBag(nn.Module):
         super().__init__()
         self.buckets, self.words, self.characters, self.pooling = buckets, words, characters, pooling
         self.table: nn.Parameter = nn.Parameter(torch.randn(buckets, width) / width**0.5)
-        layers: list[nn.Module] = []
-        for next_width in hidden:
-            layers += [nn.Linear(width, next_width), nn.ReLU()]
-            width = next_width
-        self.head: nn.Sequential = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        self.head: nn.Sequential = head(width, hidden, num_classes)
 
     def prepare(self, input: Tensor) -> Tensor:
         """The part without weights: bytes (..., B, L) to the buckets of their n-grams, see `ngram_buckets`."""

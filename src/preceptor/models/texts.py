@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor.errors import InputError
 
@@ -48,3 +48,12 @@ def to_texts(rows: Tensor) -> list[str]:
     require_bytes(rows)
     array = rows.to(device="cpu", dtype=torch.uint8).numpy()
     return [row.tobytes().rstrip(b"\0").decode("utf-8", errors="replace") for row in array]
+
+
+def head(width: int, hidden: Sequence[int], num_classes: int) -> nn.Sequential:
+    """Linear - ReLU for each hidden width, then linear."""
+    layers: list[nn.Module] = []
+    for next_width in hidden:
+        layers += [nn.Linear(width, next_width), nn.ReLU()]
+        width = next_width
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
