@@ -1,6 +1,7 @@
 """Text teachers on an encoder that the tests make: tiny, random, saved to a folder, never downloaded."""
 
 import copy
+import json
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from preceptor import models
@@ -192,9 +194,7 @@ def test_teach_killed_and_started_again(frozen: bool, folder: Path, reviews: Pat
     loaded, about = load_model(tmp_path / "whole" / "best.safetensors")
     assert about.class_names == ("neg", "pos")
     data: Any = text(path=reviews)
-    _, logits = "", load_tensors(tmp_path / "whole" / "predictions.safetensors")[0]["heldout/best"]
-    import json
-
+    logits = load_tensors(tmp_path / "whole" / "predictions.safetensors")[0]["heldout/best"]
     index = json.loads((tmp_path / "whole" / "splits.json").read_text())["parts"]["heldout"]
     torch.testing.assert_close(loaded(data.train.inputs[index]), logits, atol=1e-5, rtol=1e-4)
     assert whole["num_parameters"] == (34 if frozen else sum(p.numel() for p in loaded.parameters()))
@@ -308,8 +308,6 @@ def test_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
 
 
 def test_code_that_comes_with_an_encoder_is_not_run(folder: Path, tmp_path: Path) -> None:
-    import json
-
     own = shutil.copytree(folder, tmp_path / "own")
     config = json.loads((own / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
@@ -321,8 +319,6 @@ def test_code_that_comes_with_an_encoder_is_not_run(folder: Path, tmp_path: Path
 
 
 def test_damaged_and_incomplete_encoders(folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     own = shutil.copytree(folder, tmp_path / "own")
     whole = (own / "model.safetensors").read_bytes()
     (own / "model.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -133,6 +133,8 @@ class Encoder:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The token numbers of each text, special ones included."""
+        if not texts:
+            return []
         return self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
 
     def pooled(self, module: nn.Module, ids: Tensor) -> Tensor:
@@ -299,7 +301,7 @@ def _load(pretrained: str) -> tuple[Any, Any]:
         raise InputError("the model 'text_encoder' needs transformers; run pip install 'preceptor[text]'") from None
     place = _place(pretrained)
     try:
-        with _quiet():
+        with _quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             module, report = AutoModel.from_pretrained(
                 place,
