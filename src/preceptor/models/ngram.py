@@ -29,7 +29,7 @@ def ngram_bag(
     hidden: Sequence[int] = (),
     words: Sequence[int] = (1, 2),
     characters: Sequence[int] = (3, 4, 5),
-    pooling: Literal["mean", "sqrt"] = "sqrt",
+    pooling: Literal["mean", "sqrt"] = "mean",
 ) -> nn.Module:
     """Logits from the mean of a sentence's n-gram embeddings (fastText: Joulin et al. 2017, Bojanowski et al. 2017).
 
