@@ -199,8 +199,8 @@ def _csv(content: bytes) -> Iterator[tuple[int, Row]]:
 
 def _parquet(content: bytes) -> Iterator[tuple[int, Row]]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("Parquet files need pyarrow; run pip install 'preceptor[text]'") from None
     try:

@@ -100,7 +100,9 @@ class Encoder:
     def __init__(self, pretrained: str, pooling: str = "mean", max_tokens: int = 128) -> None:
         if pooling not in ("mean", "cls"):
             raise InputError(f"pooling is {pooling!r}; choose 'mean' or 'cls'")
-        self.pooling = pooling
+        self.pooling: str = pooling
+        self.tokenizer: Any
+        self.module: Any
         self.tokenizer, self.module = _load(pretrained)
         config = self.module.config
         most = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 2**31)
@@ -108,7 +110,7 @@ class Encoder:
             raise InputError(
                 f"max_tokens is {max_tokens}, but the encoder '{pretrained}' reads 1 to {most}; give fewer"
             )
-        self.max_tokens = max_tokens
+        self.max_tokens: int = max_tokens
         self.padding: int = getattr(config, "pad_token_id", None) or 0
         self.width: int = config.hidden_size
         self._known: dict[bytes, int] = {}
@@ -280,9 +282,12 @@ def _kept(pretrained: str, pooling: str, max_tokens: int, changed: int) -> Encod
 
 def _place(pretrained: str) -> str:
     """`pretrained`, or the folder that "package:folder" stands for; the package is looked up, not imported."""
+    there = Path(pretrained).expanduser()
+    if there.is_dir():
+        return str(there)
     package, colon, folder = pretrained.partition(":")
-    if not colon or Path(pretrained).expanduser().is_dir() or not package.isidentifier() or len(package) == 1:
-        return str(Path(pretrained).expanduser()) if pretrained.startswith("~") else pretrained
+    if not colon or not package.isidentifier() or len(package) == 1:  # one letter: a drive of Windows
+        return pretrained
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -296,7 +301,7 @@ def _load(pretrained: str) -> tuple[Any, Any]:
     """Tokenizer and encoder, in eval mode and float32."""
     try:
         from safetensors import SafetensorError
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("the model 'text_encoder' needs transformers; run pip install 'preceptor[text]'") from None
     place = _place(pretrained)
@@ -334,7 +339,7 @@ def _first_sentence(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers without its progress bar, which would be in the way of ours."""
-    from transformers.utils import logging
+    from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

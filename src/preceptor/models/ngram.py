@@ -94,7 +94,10 @@ class NgramBag(nn.Module):
         pooling: str,
     ) -> None:
         super().__init__()
-        self.buckets, self.words, self.characters, self.pooling = buckets, words, characters, pooling
+        self.buckets: int = buckets
+        self.words: tuple[int, ...] = words
+        self.characters: tuple[int, ...] = characters
+        self.pooling: str = pooling
         self.table: nn.Parameter = nn.Parameter(torch.randn(buckets, width) / width**0.5)
         self.head: nn.Sequential = head(width, hidden, num_classes)
 
