@@ -312,21 +312,19 @@ def _place(pretrained: str) -> str:
 def _load(pretrained: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and encoder, in eval mode."""
     try:
+        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
         from safetensors import SafetensorError
-        from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("the model 'text_encoder' needs transformers; run pip install 'preceptor[text]'") from None
     place = _place(pretrained)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            module, report = AutoModel.from_pretrained(
-                place,
-                trust_remote_code=False,
-                use_safetensors=True,  # never a pickle
-                dtype=dtype,
-                output_loading_info=True,
-            )
+            try:
+                tokenizer, module, report = _read(place, dtype, local_files_only=True)
+            except OSError:
+                if Path(place).is_dir():
+                    raise
+                tokenizer, module, report = _read(place, dtype, local_files_only=False)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise InputError(
             f"the encoder '{pretrained}' cannot be loaded ({_first_sentence(error)}); give a folder with config.json, "
@@ -341,6 +339,19 @@ def _load(pretrained: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "that was saved whole"
         )
     return tokenizer, module
+
+
+def _read(place: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Tokenizer, encoder, and what transformers reports about its weights."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
+    config = AutoConfig.from_pretrained(place, **safe)  # first: without a network it waits once, the others longer
+    tokenizer = AutoTokenizer.from_pretrained(place, config=config, **safe)
+    module, report = AutoModel.from_pretrained(
+        place, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True, **safe
+    )
+    return tokenizer, module, report
 
 
 def _first_sentence(error: Exception) -> str:
