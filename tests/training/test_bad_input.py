@@ -58,6 +58,7 @@ def teacher(batch: Any) -> Tensor:
     ("overrides", "parts"),
     [
         (["data=digts"], ["there is no data called 'digts'", "did you mean 'digits'?"]),
+        (["data=text"], ["the data 'text' needs 'path'; give data.path=..."]),
         (["model=mpl"], ["there is no model called 'mpl'", "did you mean 'mlp'?"]),
         (["objective=cross_entropi"], ["there is no objective", "did you mean 'cross_entropy'?"]),
         (["objective=average_weights"], ["there is no objective called 'average_weights'"]),

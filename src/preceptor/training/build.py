@@ -73,6 +73,16 @@ def options_of(function: Callable[..., Any]) -> tuple[set[str], bool]:
     return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def _required(function: Callable[..., Any]) -> set[str]:
+    """The keyword options that `function` cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C
+        return set()
+    kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return {p.name for p in parameters if p.kind in kinds and p.default is p.empty}
+
+
 def accepted(function: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the `supplied` keyword arguments that the signature of `function` takes."""
     known, anything = options_of(function)
@@ -99,6 +109,8 @@ def call(room: str, component: Component, supplied: Mapping[str, Any] | None = N
     function = find(room, component.name)
     supplied = dict(supplied or {})
     check_options(room, component, function, own=tuple(supplied))
+    for option in sorted(_required(function) - component.options.keys() - supplied.keys()):
+        raise InputError(f"the {room} '{component.name}' needs '{option}'; give {room}.{option}=...")
     try:
         return function(**component.options, **accepted(function, supplied))
     except InputError:

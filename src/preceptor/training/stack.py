@@ -53,9 +53,13 @@ class Stack(nn.Module):
         """Logits (M, B, C) of inputs (S, B, ...), S the number of distinct sources."""
         template: nn.Module = self.template  # type: ignore[assignment]
         template.train(self.training)
+        prepare = getattr(template, "prepare", None)
+        options = {} if prepare is None else {"prepared": True}
+        if prepare is not None:  # once for each source, not for each model that reads it
+            input = prepare(input)
 
         def one(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(template, dict(tensors), (x,))
+            return functional_call(template, dict(tensors), (x,), options)
 
         if self._shared:
             return torch.vmap(one, in_dims=(0, None))(self.tensors(), input[0])

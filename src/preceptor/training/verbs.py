@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.dataset import Data, Indexed, require_index
+from preceptor.data.dataset import ArrayDataset, Data, Indexed, require_index
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
 from preceptor.teaching import fit_temperature
@@ -328,6 +328,7 @@ def _train(
         runs.write_splits(folder, _recorded_parts(sources, source_of))
     evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
     shown = progress and accelerator.is_main_process
+    _prime(task.model, sources[0].data, accelerator, shown=shown)
     with (
         _tracked(accelerator, recipe),
         progress_bar(folder.name if folder else "training", enabled=shown) as on_step,
@@ -340,6 +341,16 @@ def _train(
         write_json(folder / "result.json", result)
     accelerator.wait_for_everyone()  # no process may look for files that are still being written
     return finite(result)
+
+
+def _prime(model: nn.Module, data: Data, accelerator: Accelerator, *, shown: bool) -> None:
+    """Let a model with a frozen part run that once for each sample, before training, and not once an epoch."""
+    bare: Any = model.template if isinstance(model, Stack) else model
+    parts = [part for part in (data.train, data.test) if isinstance(part, ArrayDataset) and part.transform is None]
+    if hasattr(bare, "prime"):
+        with progress_bar("encoding", enabled=shown) as on_step:
+            inputs = [part.inputs for part in parts]
+            bare.prime(inputs, device=accelerator.device, report=lambda done, total: on_step(done, total, {}))
 
 
 @contextlib.contextmanager
