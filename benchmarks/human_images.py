@@ -2,13 +2,14 @@
 
 python benchmarks/human_images.py --data cifar10_jpeg.npz --counts cifar10h.npz --out runs/human-images
 
-`--data`: a .npz with CIFAR-10 as JPEG files (train_jpeg, train_offsets, train_labels, test_... likewise, class_names) or
-as arrays (train_inputs uint8 (N, 3, 32, 32), train_labels, test_inputs...). `--counts`: a .npz with counts (10000, 10) of
-CIFAR-10H and the curated labels (10000,).
+`--data`: a .npz with CIFAR-10 as JPEG files (train_jpeg, train_offsets, train_labels, test_... likewise, class_names)
+or as arrays (train_inputs uint8 (N, 3, 32, 32), train_labels, test_inputs...). `--counts`: a .npz with counts (10000, 10)
+of CIFAR-10H and the curated labels (10000,).
 """
 
 import argparse
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def images(arrays: dict[str, np.ndarray], part: str) -> Tensor:
     from PIL import Image
 
     buffer, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"]
-    files = (buffer[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+    files = (buffer[a:b].tobytes() for a, b in itertools.pairwise(offsets))
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from known_truth import MIXTURES, sample
-from prediction import Case, main
 
+from known_truth import MIXTURES, sample
 from preceptor.data import text
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.models.encoder import embed
 from preceptor.study.prediction.run import Truth
 from preceptor.training.files import atomic_path
+from prediction import Case, main
 
 RECIPES = Path(__file__).parent / "recipes"
 # Ratings from -4 to 4 as five classes.

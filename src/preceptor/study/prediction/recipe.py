@@ -34,8 +34,8 @@ class Candidate(Strict):
 class Prediction(Strict):
     """Candidate teachers x losses x seeds, beside the student of the labels, of the truth, and of ``auto``'s choice.
 
-    Every seed draws its own split, its own teachers and its own students; ``teach.training.checkpoint_epochs`` lists the
-    epochs that candidates may be made of, and that ``auto`` chooses from.
+    Every seed draws its own split, its own teachers and its own students; ``teach.training.checkpoint_epochs`` lists
+    the epochs that candidates may be made of, and that ``auto`` chooses from.
     """
 
     name: str

@@ -106,8 +106,8 @@ def _made(result: Mapping[str, Any]) -> str:
     by = result["circumstances"]
     packages = ", ".join(f"{name} {version}" for name, version in by["packages"].items())
     return (
-        f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; python {by['python']}; "
-        f"{packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; date {by['date']}; "
-        f"time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the candidates, 1 is perfect; [ ]: 95 % "
-        "bootstrap over seeds; ±: half the 95 % Student-t interval."
+        f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; "
+        f"python {by['python']}; {packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; "
+        f"date {by['date']}; time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the "
+        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval."
     )
