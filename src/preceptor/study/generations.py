@@ -17,6 +17,7 @@ from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -56,10 +57,10 @@ def run_generations(
     ]
     for generation in range(1, study.generations):
         say(f"generation {generation}: {len(students)} students")
-        table = _teachers(study, folder, generation - 1, data)
+        table, origin = _teachers(study, folder, generation - 1, data)
         recipe = study.distill.model_copy(update={"generation": generation})
         place = folder / f"generation-{generation}"
-        distill_stack(recipe, students, table, place, data=data, progress=progress)
+        distill_stack(recipe, students, table, place, data=data, origin=origin, progress=progress)
     result = {
         "schema_version": SCHEMA,
         "name": study.name,
@@ -76,12 +77,15 @@ def run_generations(
     return result
 
 
-def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> Tensor:
-    """What the models of one generation say to their students: (starts x seeds, N, C)."""
+def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> tuple[Tensor, str]:
+    """What the models of one generation say to their students, (starts x seeds, N, C), and its origin."""
     seeds = list(study.seeds)
     if generation == 0:
         recipes = [(study.teach_recipe(start), folder / "generation-0" / start) for start in study.starts]
-        return torch.cat([_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes])
+        tables, origins = zip(
+            *(_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes), strict=True
+        )
+        return torch.cat(tables), fingerprint(origins)
     recipe = study.distill.model_copy(update={"generation": generation})
     place = folder / f"generation-{generation}"
     return _stack_table(recipe, place, data, seeds, seeds * len(study.starts))
@@ -89,11 +93,12 @@ def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> T
 
 def _stack_table(
     recipe: TeachRecipe | DistillRecipe, place: Path, data: Any, seeds: Sequence[int], members: Sequence[int]
-) -> Tensor:
+) -> tuple[Tensor, str]:
     model, weights = load_stack(recipe, place / "last.safetensors", data, members, [seeds.index(s) for s in members])
     samples = [setup.cut(recipe, data, seed) for seed in seeds]
     indices = torch.stack([s.for_students for s in samples])
-    return table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+    table = table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+    return table, fingerprint(weights.tensors)
 
 
 def _chain(study: Generations, folder: Path, start: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from preceptor.training import setup
 from preceptor.training.build import find
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -41,6 +42,7 @@ class Outputs:
     heldout_labels: Tensor  # (S, n)
     scores: Mapping[str, Mapping[str, list[float]]]
     students_see: Tensor  # (S, N, C), NaN where no student of that seed looks
+    origin: tuple[str, ...]  # fingerprints of the weights that say this
 
 
 def run_study(
@@ -172,6 +174,7 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
         torch.stack([p.heldout_labels for p in parts]),
         {part: {key: [p.scores[part][key] for p in parts] for key in _SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
         torch.stack([p.students_see for p in parts]),
+        tuple(origin for p in parts for origin in p.origin),
     )
 
 
@@ -195,7 +198,7 @@ def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: T
     temperature = torch.tensor(weights.temperature if entry.calibrated else 1.0)[..., None, None]
     logits = {part: stored[f"{part}/{entry.weights}"] / temperature for part in ("heldout", "test")}
     scores = {part: _score(logits[part], stored[f"{part}/labels"]) for part in logits}
-    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table)
+    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table, (fingerprint(weights.tensors),))
 
 
 def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -278,8 +281,9 @@ def _distill_chunk(
         for loss, teacher in cells
         for position, seed in enumerate(seeds)
     ]
-    place = "all" if study.students_per_stack == "all" else f"seed-{seeds[0]}"
-    return distill_stack(study.distill, students, table, folder / "students" / place, data=data, progress=progress)
+    place = folder / "students" / ("all" if study.students_per_stack == "all" else f"seed-{seeds[0]}")
+    origin = fingerprint([found.origin for found in outputs.values()])
+    return distill_stack(study.distill, students, table, place, data=data, origin=origin, progress=progress)
 
 
 def _kept(result: Mapping[str, Any], weights: str) -> dict[str, Any]:
