@@ -330,3 +330,23 @@ def test_a_resumed_optimizer_keeps_its_memory_format(tmp_path: Path) -> None:
         teach(teach_recipe("training.checkpoint_every=4"), tmp_path / "run", model=model)
     assert formats[6] == formats[4] != []
     assert formats[4][2] == (36, 1, 12, 4)  # channels last
+
+
+def test_the_time_of_all_starts_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves a second at each step: the last checkpoint before the break has seen four of them."""
+    now = 0.0
+    whole = Loop._step
+
+    def stepping(self: Loop, batches: Any) -> None:
+        nonlocal now
+        now += 1
+        whole(self, batches)
+
+    monkeypatch.setattr(Loop, "_step", stepping)
+    monkeypatch.setattr("preceptor.training.loop.time.perf_counter", lambda: now)
+    recipe = teach_recipe("training.checkpoint_every=2")
+    with stopped_at(5):
+        teach(recipe, tmp_path / "run")
+    assert now == 5.0
+    now += 100.0  # between the starts
+    assert teach(recipe, tmp_path / "run")["time_total"] == 6.0  # as if it had never been stopped

@@ -1,6 +1,5 @@
 """Chains in which each student teaches the next (arXiv 1805.05551; with a strict start, Born-Again Networks)."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import claim, load_stack, table_of
+from preceptor.study.outputs import Clock, claim, load_stack, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
@@ -41,10 +40,18 @@ def run_generations(
         For each start and each generation the test scores of the single model and of the ensemble of all generations so
         far (mean of probabilities), one value per seed.
     """
-    started = time.perf_counter()
     claim(folder, study)
     if (folder / "generations.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "generations.json")
+    with Clock(folder) as clock:
+        result = _run(study, folder, progress, clock.noting(say))
+        result |= {"command": command, "time_total": clock.time_total}
+        write_json(folder / "generations.json", result)
+    return result
+
+
+def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train and score every chain."""
     data = setup.load_data(study.teach)
     starts, seeds = list(study.starts), list(study.seeds)
     for start in starts:
@@ -61,20 +68,16 @@ def run_generations(
         recipe = study.distill.model_copy(update={"generation": generation})
         place = folder / f"generation-{generation}"
         distill_stack(recipe, students, table, place, data=data, origin=origin, progress=progress)
-    result = {
+    return {
         "schema_version": SCHEMA,
         "name": study.name,
-        "command": command,
         "data": study.teach.data.name,
         "seeds": seeds,
         "top_k": study.top_k,
         "chains": {start: _chain(study, folder, start) for start in starts},
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
-        "time_total": round(time.perf_counter() - started, 1),
     }
-    write_json(folder / "generations.json", result)
-    return result
 
 
 def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> tuple[Tensor, str]:

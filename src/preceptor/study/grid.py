@@ -5,7 +5,6 @@ import inspect
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from preceptor import assess
 from preceptor.assess.optimum import OPTIMA
 from preceptor.recipe import TeachRecipe
-from preceptor.study.outputs import claim, load_stack, table_of
+from preceptor.study.outputs import Clock, claim, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import run as runs
 from preceptor.training import setup
@@ -58,14 +57,13 @@ def run_study(
     Returns:
         What ``study.json`` holds (docs/run-folder.md).
     """
-    started = time.perf_counter()
     claim(folder, study)
     if (folder / "study.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "study.json")
-    with _threads(study.threads):
-        result = _run(study, folder, progress, say)
-    result |= {"command": command, "time_total": round(time.perf_counter() - started, 1)}
-    write_json(folder / "study.json", result)
+    with Clock(folder) as clock, _threads(study.threads):
+        result = _run(study, folder, progress, clock.noting(say))
+        result |= {"command": command, "time_total": clock.time_total}
+        write_json(folder / "study.json", result)
     return result
 
 

@@ -124,6 +124,7 @@ class Loop:
         self.latest: Scores = {}
         self._sums: dict[str, Tensor] = {}  # of each part of the loss over the epoch so far
         self._interrupted = False
+        self._started = time.perf_counter()  # put back by what earlier starts of this run took
         if accelerator.is_main_process:
             warn_of_batch_statistics(task, accelerator.num_processes, recipe.training.accumulate)
         self._set_up()
@@ -172,6 +173,11 @@ class Loop:
         if self._asked_to_stop():
             self.save()
             raise Interrupted
+
+    @property
+    def time_total(self) -> float:
+        """Seconds of work in this run so far; what a kill made undone is not in it."""
+        return time.perf_counter() - self._started
 
     @property
     def total_steps(self) -> int:
@@ -388,6 +394,7 @@ class Loop:
             "optimizer": checkpoint.flatten_optimizer(self.optimizer)[1],
             "streams": self.streams.seeds,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "time_total": round(self.time_total, 3),
         }
 
     def _prune(self) -> None:
@@ -403,6 +410,7 @@ class Loop:
             self.metrics.cut(0)
             return
         tensors, state = checkpoint.load(found[-1])
+        self._started -= state.get("time_total", 0.0)  # older checkpoints do not say
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
         checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
         self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}

@@ -1,7 +1,6 @@
 """Teach and distill: from a recipe to a run folder, for one model or a stack of them."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -348,7 +347,6 @@ def _train(
     progress: bool,
 ) -> Result:
     """Run the loop, and write down what came out."""
-    started = time.perf_counter()
     if folder and accelerator.is_main_process:
         runs.write_splits(folder, _recorded_parts(sources, source_of))
     evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
@@ -360,7 +358,7 @@ def _train(
         loop = Loop(task, batches, recipe, evaluator, accelerator, folder=folder, on_step=on_step)
         loop.run()
     result = _finish(recipe, loop, sources, source_of, folder, objects)
-    result["time_total"] = round(time.perf_counter() - started, 2)
+    result["time_total"] = round(loop.time_total, 2)
     if folder and accelerator.is_main_process:
         write_json(folder / "result.json", result)
     accelerator.wait_for_everyone()  # no process may look for files that are still being written
