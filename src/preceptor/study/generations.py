@@ -10,7 +10,7 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import Clock, claim, load_stack, table_of
+from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
@@ -40,10 +40,10 @@ def run_generations(
         For each start and each generation the test scores of the single model and of the ensemble of all generations so
         far (mean of probabilities), one value per seed.
     """
-    claim(folder, study)
+    refuse_other(folder, study)
     if (folder / "generations.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "generations.json")
-    with Clock(folder) as clock:
+    with claimed(folder, study) as clock:
         result = _run(study, folder, progress, clock.noting(say))
         result |= {"command": command, "time_total": clock.time_total}
         write_json(folder / "generations.json", result)

@@ -17,7 +17,7 @@ from torch import Tensor
 from preceptor import assess
 from preceptor.assess.optimum import OPTIMA
 from preceptor.recipe import TeachRecipe
-from preceptor.study.outputs import Clock, claim, load_stack, table_of
+from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import run as runs
 from preceptor.training import setup
@@ -57,10 +57,10 @@ def run_study(
     Returns:
         What ``study.json`` holds (docs/run-folder.md).
     """
-    claim(folder, study)
+    refuse_other(folder, study)
     if (folder / "study.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "study.json")
-    with Clock(folder) as clock, _threads(study.threads):
+    with claimed(folder, study) as clock, _threads(study.threads):
         result = _run(study, folder, progress, clock.noting(say))
         result |= {"command": command, "time_total": clock.time_total}
         write_json(folder / "study.json", result)

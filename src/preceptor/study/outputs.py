@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from preceptor.study.recipe import Generations, Study
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import make_folder, read_json, remove, write_json, write_text
+from preceptor.training.files import locked, make_folder, read_json, remove, write_json, write_text
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.stack import Stack
 
@@ -57,20 +57,36 @@ def table_of(
     return table.scatter_(-2, rows[..., None].expand_as(seen), seen)
 
 
-def claim(folder: Path, study: Study | Generations) -> None:
-    """Write a study's recipe into its folder, or refuse a folder that holds another one.
+def refuse_other(folder: Path, study: Study | Generations) -> None:
+    """Refuse a folder that holds another study.
 
     Students are stored by the row of their teacher, so even another order of the teachers is another study.
     """
     path = folder / "study.yaml"
-    # How many processes and threads compute it changes no number.
-    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
-    text = dump(study.model_copy(update=changes))
-    if not path.exists():
-        make_folder(folder)
-        write_text(path, text)
-    elif path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8") != _essence(study):
         raise InputError(f"the folder '{folder}' holds another study (see its study.yaml); give another one with --out")
+
+
+def _essence(study: Study | Generations) -> str:
+    """The study but for how many processes and threads compute it, which changes no number."""
+    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
+    return dump(study.model_copy(update=changes))
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, study: Study | Generations) -> Iterator["Clock"]:
+    """Make a study's folder or find it again, and hold it while this process is at work in it.
+
+    Raises:
+        InputError: it holds another study, or another process is at work in it.
+    """
+    make_folder(folder)
+    with locked(folder):
+        refuse_other(folder, study)
+        if not (folder / "study.yaml").exists():
+            write_text(folder / "study.yaml", _essence(study))
+        with Clock(folder) as clock:
+            yield clock
 
 
 class Clock:

@@ -41,7 +41,7 @@ def open_run(
     members: Sequence[Mapping[str, Any]] = (),
     objects: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
-    """Make a run folder, or find it again; return its result if the run is complete.
+    """Look at a run folder; return its result if it is there and complete, else None. Nothing is written.
 
     Args:
         members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and
@@ -55,14 +55,20 @@ def open_run(
     if path.exists():
         _refuse_other(folder, recipe, members)
         _refuse_other_objects(folder, objects or {})
-    elif folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
+        return read_result(folder) if (folder / "result.json").exists() else None
+    if folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
         raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
-    else:
-        files.make_folder(folder)
+    return None
+
+
+def make_run(
+    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = (), objects: Mapping[str, str] | None = None
+) -> None:
+    """Write a run's recipe into its folder if it is not there; arguments as of `open_run`."""
+    if not (folder / "recipe.yaml").exists():
         header = f"{_MEMBERS}{json.dumps(list(members))}\n" if members else ""
         header += f"{_OBJECTS}{json.dumps(objects or {})}\n"
-        files.write_text(path, header + dump(recipe))
-    return read_result(folder) if (folder / "result.json").exists() else None
+        files.write_text(folder / "recipe.yaml", header + dump(recipe))
 
 
 def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.build import call
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import Evaluator, score, tabulate
-from preceptor.training.files import atomic_path, finite, save_tensors, write_json
+from preceptor.training.files import atomic_path, finite, locked, make_folder, save_tensors, write_json
 from preceptor.training.identity import fingerprint
 from preceptor.training.loop import Loop, make_accelerator
 from preceptor.training.progress import progress_bar
@@ -78,9 +78,8 @@ def teach(
     task = TeachTask(module, objective, num_samples=len(sources[0].train), num_classes=found.num_classes)
     source_of = list(range(len(seeds))) if seeds else None
     batches = _batches(recipe, sources, source_of, [s.parts["train"] for s in sources])
-    if result := _open(folder, recipe, accelerator, objects, [{"seed": seed} for seed in seeds]):
-        return result
-    return _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
+    with _opened(folder, recipe, accelerator, objects, [{"seed": seed} for seed in seeds]) as result:
+        return result or _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
 
 
 def distill(
@@ -113,20 +112,21 @@ def distill(
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
     objects = _objects(folder, recipe, found, model=model, loss=loss, teacher=None if teacher is None else given)
-    if result := _open(folder, recipe, accelerator, objects):
-        return result
-    if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
-        table = tabulate(given, samples.train, samples.for_students, accelerator.device)
-        given = Lookup(table).to(accelerator.device)
-    task = DistillTask(
-        student,
-        given,
-        bound,
-        ce_weight=recipe.ce_weight,
-        distill_weight=recipe.distill_weight,
-        labelled=samples.labelled,
-    )
-    return _train(recipe, task, accelerator, [samples], None, batches, folder, objects, progress)
+    with _opened(folder, recipe, accelerator, objects) as result:
+        if result:
+            return result
+        if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
+            table = tabulate(given, samples.train, samples.for_students, accelerator.device)
+            given = Lookup(table).to(accelerator.device)
+        task = DistillTask(
+            student,
+            given,
+            bound,
+            ce_weight=recipe.ce_weight,
+            distill_weight=recipe.distill_weight,
+            labelled=samples.labelled,
+        )
+        return _train(recipe, task, accelerator, [samples], None, batches, folder, objects, progress)
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,8 @@ def distill_stack(
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin
-    if result := _open(folder, recipe, accelerator, objects, [_member(student) for student in students]):
-        return result
-    return _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
+    with _opened(folder, recipe, accelerator, objects, [_member(student) for student in students]) as result:
+        return result or _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
@@ -218,18 +217,30 @@ def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> d
     return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
 
 
-def _open(
+@contextlib.contextmanager
+def _opened(
     folder: Path | None,
     recipe: Recipe,
     accelerator: Accelerator,
     objects: Mapping[str, str],
     members: Sequence[Mapping[str, Any]] = (),
-) -> Result | None:
-    """Make or find the run folder: the main process first, then the others look at what it made."""
+) -> Iterator[Result | None]:
+    """The result of a complete run; else None, and the folder is made and held while this run is at work in it.
+
+    The main process goes first and holds it for all of them; the others look at what it made.
+    """
     if folder is None:
-        return None
-    with accelerator.main_process_first():
-        return runs.open_run(folder, recipe, members, objects)
+        yield None
+        return
+    with contextlib.ExitStack() as held:
+        with accelerator.main_process_first():
+            result = runs.open_run(folder, recipe, members, objects)
+            if result is None and accelerator.is_main_process:
+                make_folder(folder)
+                held.enter_context(locked(folder))
+                result = runs.open_run(folder, recipe, members, objects)  # another may just have made or completed it
+                runs.make_run(folder, recipe, members, objects)
+        yield result
 
 
 def _named(function: Callable[..., Any]) -> Component:
