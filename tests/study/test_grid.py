@@ -125,6 +125,23 @@ def test_each_generation_learns_from_the_one_before(tmp_path: Path) -> None:
     assert max((found[name] - ends[0][name]).abs().max() for name in found) > 1e-2
 
 
+@pytest.mark.parametrize("entry", ["strict", "averaged"])
+def test_averaged_weights_that_nobody_averages(entry: str) -> None:
+    teachers = {"strict": {"objective": "cross_entropy"}, "averaged": {"of": "strict"}}
+    teachers[entry] |= {"weights": "average"}
+    with pytest.raises(InputError, match=f"^teachers.{entry}.weights is 'average', but its training averages none; "):
+        tiny(teachers=teachers)
+    assert tiny(teachers=teachers, teach=BASE | {"average": {"kind": "swa"}})
+
+
+@pytest.mark.parametrize("asked", [{"weights": "best"}, {"calibrated": True}])
+def test_a_chain_starts_from_the_last_weights(asked: dict[str, Any]) -> None:
+    start = {"objective": "cross_entropy"} | asked
+    raw = {"seeds": [0], "teach": BASE | {"calibrate": True}, "distill": BASE, "starts": {"strict": start}}
+    with pytest.raises(InputError, match=r"^starts.strict asks for weights .* leave both out"):
+        parse(Generations, raw)
+
+
 def test_a_study_counts_the_time_of_all_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("preceptor.study.outputs.time.perf_counter", lambda: now)
@@ -165,7 +182,7 @@ def test_ctrl_c_of_a_study_with_workers_can_be_resumed(tmp_path: Path) -> None:
 
     Its teachers, trained by two workers, are those that one process trains.
     """
-    long = BASE | {"training": BASE["training"] | {"epochs": 150, "checkpoint_epochs": 50}}
+    long = BASE | {"training": BASE["training"] | {"epochs": 60, "checkpoint_epochs": 30}}
     study = tiny(teach=long, stack_teachers=False, workers=2)
     (tmp_path / "study.yaml").write_text(dump(study))
     command = [sys.executable, "-m", "preceptor", "study", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
