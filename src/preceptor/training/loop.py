@@ -29,6 +29,7 @@ from preceptor.training.stack import Stack, clip_each
 from preceptor.training.streams import Streams
 from preceptor.training.task import Task
 
+_HAVE_FLOAT64 = {"cpu", "cuda"}
 Scores = dict[str, Any]
 Evaluate = Callable[[nn.Module], Scores]
 
@@ -278,7 +279,7 @@ class Loop:
         if penalty is not None:
             parts["penalty"] = penalty / self.accelerator.num_processes
         for name, value in parts.items():
-            value = value.detach().double().reshape(-1)
+            value = value.detach().to(sum_dtype(value.device)).reshape(-1)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _end_epoch(self, seconds: float) -> None:
@@ -421,7 +422,8 @@ class Loop:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name, total in state["sums"].items():
-            share = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
+            here = self.accelerator.device
+            share = torch.tensor(total, dtype=sum_dtype(here), device=here)
             self._sums[name] = share if self.accelerator.is_main_process else torch.zeros_like(share)
         self.progress: Progress = Progress(**state["progress"])
         # JSON has no infinity: it is stored as null.
@@ -453,6 +455,11 @@ class Loop:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """In what an epoch's sums are kept: float64, where the device has it (MPS and some others do not)."""
+    return torch.float64 if device.type in _HAVE_FLOAT64 else torch.float32
 
 
 def _all_finite(model: nn.Module) -> bool:
