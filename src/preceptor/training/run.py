@@ -312,8 +312,8 @@ def _made(weights: Weights, path: Path, model: Callable[..., torch.nn.Module] | 
     supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
     if model is None and "factory" in weights.model:
         raise InputError(
-            f"'{path}' holds weights of a model factory of your own, {weights.model['factory']}; give it as model=..., "
-            "or name it in the recipe as package.module:name and train again"
+            f"'{path}' holds weights of a model factory of your own, {weights.model['factory']}; rebuild it by "
+            "load_model(path, model=...), or name it in the recipe as package.module:name and train again"
         )
     with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
         if model is not None:
