@@ -3,8 +3,8 @@
 python benchmarks/human_images.py --data cifar10_jpeg.npz --counts cifar10h.npz --out runs/human-images
 
 `--data`: a .npz with CIFAR-10 as JPEG files (train_jpeg, train_offsets, train_labels, test_... likewise, class_names)
-or as arrays (train_inputs uint8 (N, 3, 32, 32), train_labels, test_inputs...). `--counts`: a .npz with counts (10000, 10)
-of CIFAR-10H and the curated labels (10000,).
+or as arrays (train_inputs uint8 (N, 3, 32, 32), train_labels, test_inputs...). `--counts`: a .npz with CIFAR-10H's
+counts (10000, 10) and the curated labels (10000,).
 """
 
 import argparse

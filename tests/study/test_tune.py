@@ -67,6 +67,13 @@ def test_tune_refuses_unequal_grids(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_tune_refuses_the_seeds_of_the_study(tmp_path: Path) -> None:
+    grids = tiny_grids() | {"seeds": [7, 0]}
+    with pytest.raises(InputError, match=r"the grids' seeds \[0\] are the study's, too; tune with seeds"):
+        tune(tiny_study(), grids, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_tune_refuses_a_teacher_without_a_grid(tmp_path: Path) -> None:
     grids = tiny_grids() | {"teachers": {}}
     with pytest.raises(InputError, match="cross_entropy"):

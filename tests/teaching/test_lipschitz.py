@@ -201,3 +201,15 @@ def test_bad_input():
         Lipschitz(iterations=0)
     with pytest.raises(InputError, match=r"call bind"):
         Lipschitz().penalty({})
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_penalty_is_where_the_model_is(net, weight):
+    """Of weight 0, too: where several processes add it up, a number on the CPU cannot go."""
+    lipschitz = Lipschitz(weight)
+    lipschitz.bind(model=net)
+    elsewhere = {name: tensor.to("meta") for name, tensor in tensors_of(net).items()}
+    assert lipschitz.penalty(elsewhere).device.type == "meta"
+    stacked = {name: torch.stack([tensor, tensor]) for name, tensor in elsewhere.items()}
+    penalties = vmap(lipschitz.penalty)(stacked)
+    assert (penalties.device.type, penalties.shape) == ("meta", (2,))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from preceptor.recipe import TeachRecipe
 from preceptor.teaching import cross_entropy
@@ -330,3 +332,60 @@ def test_a_resumed_optimizer_keeps_its_memory_format(tmp_path: Path) -> None:
         teach(teach_recipe("training.checkpoint_every=4"), tmp_path / "run", model=model)
     assert formats[6] == formats[4] != []
     assert formats[4][2] == (36, 1, 12, 4)  # channels last
+
+
+def test_the_time_of_all_starts_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves a second at each step: the last checkpoint before the break has seen four of them."""
+    now = 0.0
+    whole = Loop._step
+
+    def stepping(self: Loop, batches: Any) -> None:
+        nonlocal now
+        now += 1
+        whole(self, batches)
+
+    monkeypatch.setattr(Loop, "_step", stepping)
+    monkeypatch.setattr("preceptor.training.loop.time.perf_counter", lambda: now)
+    recipe = teach_recipe("training.checkpoint_every=2")
+    with stopped_at(5):
+        teach(recipe, tmp_path / "run")
+    assert now == 5.0
+    now += 100.0  # between the starts
+    assert teach(recipe, tmp_path / "run")["time_total"] == 6.0  # as if it had never been stopped
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, played by the CPU."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tree_leaves(made)):
+            raise TypeError(f"{function} makes float64")
+        return made
+
+
+def without_float64(method: Any) -> Any:
+    def watched(self: Loop, *args: Any) -> Any:
+        with NoFloat64():
+            return method(self, *args)
+
+    return watched
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 1)])
+def test_a_device_without_float64(seeds: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the loop does on the device (steps, sums, checkpoints, resuming) stays in float32; scores are the CPU's
+    business.
+    """
+    recipe = teach_recipe(*SOTEACHER[:2], "average.decay=0.9", "training.checkpoint_every=2", "training.clip_norm=1.0")
+    teach(recipe, tmp_path / "whole", seeds=seeds)
+    monkeypatch.setattr("preceptor.training.loop._HAVE_FLOAT64", {"cuda"})
+    for name in ("_step", "_means", "save", "_resume"):
+        monkeypatch.setattr(Loop, name, without_float64(getattr(Loop, name)))
+    with stopped_at(5):
+        teach(recipe, tmp_path / "run", seeds=seeds)
+    teach(recipe, tmp_path / "run", seeds=seeds)
+    assert_close(weights(tmp_path / "run"), weights(tmp_path / "whole"), 0)
+    for line, other in zip(metrics(tmp_path / "run"), metrics(tmp_path / "whole"), strict=True):
+        for part, value in line["train"].items():
+            assert value == pytest.approx(other["train"][part], rel=1e-6)

@@ -41,12 +41,15 @@ def probe() -> dict[str, Tensor]:
 def test_a_teacher_is_left_as_it_was(wrap: Any, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     net.train()
+    net.norm.eval()  # frozen statistics, say
+    net.linear.bias.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     loops = []
     monkeypatch.setattr(Loop, "run", lambda self, run=Loop.run: (loops.append(self), run(self))[1])
     distill(distill_recipe("ce_weight=0", f"cache={cache}"), teacher=wrap(net), model=Net)
     assert_close(net.state_dict(), before, 0)
-    assert not net.training
+    assert [module.training for module in (net, net.linear, net.norm, net.dropout)] == [True, True, False, True]
+    assert [parameter.requires_grad for parameter in net.parameters()] == [True, False, True, True]
     assert all(parameter.grad is None for parameter in net.parameters())
     optimized = {id(p) for group in loops[0].optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in loops[0].raw_model.parameters()}
@@ -59,6 +62,7 @@ def test_a_module_teaches_in_eval_mode() -> None:
     net.train()  # somebody else's hand
     output = teacher(batch)
     assert not output.requires_grad
+    assert net.training
     assert torch.equal(output, net.eval()(batch["input"]))
     assert torch.equal(output, teacher(batch))
 

@@ -57,7 +57,7 @@ def snapshot(folder: Path) -> dict[str, Any]:
     result = without_time(json.loads((folder / "result.json").read_text()))
     content["result"] = result | {"circumstances": {**result["circumstances"], "date": None}}
     for path in (folder / "checkpoints").iterdir():
-        state = json.loads((path / "state.json").read_text())
+        state = without_time(json.loads((path / "state.json").read_text()))
         del state["sha256"], state["progress"]["metrics_bytes"]  # they know how long the clock's digits were
         content[path.name] = state, _bits(path / "state.safetensors")
     return content

@@ -24,13 +24,15 @@ class Data:
     """A training set, a test set if there is one, and what a reader of the weights must know about them.
 
     Both sets are map-style data sets of `(input, label)`, or of mappings with the keys `input` and `label`.
-    `class_names[c]` names label `c`; `preprocessing` says in JSON how raw values became inputs.
+    `class_names[c]` names label `c`; `preprocessing` says in JSON how raw values became inputs. `origin` is the entry
+    of the recipe that these data were loaded by; None for data that somebody made by hand.
     """
 
     train: Dataset[Any]
     test: Dataset[Any] | None
     class_names: tuple[str, ...]
     preprocessing: dict[str, JSON] = field(default_factory=dict)
+    origin: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,5 @@
 """Chains in which each student teaches the next (arXiv 1805.05551; with a strict start, Born-Again Networks)."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import claim, load_stack, table_of
+from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -40,10 +40,18 @@ def run_generations(
         For each start and each generation the test scores of the single model and of the ensemble of all generations so
         far (mean of probabilities), one value per seed.
     """
-    started = time.perf_counter()
-    claim(folder, study)
+    refuse_other(folder, study)
     if (folder / "generations.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "generations.json")
+    with claimed(folder, study) as clock:
+        result = _run(study, folder, progress, clock.noting(say))
+        result |= {"command": command, "time_total": clock.time_total}
+        write_json(folder / "generations.json", result)
+    return result
+
+
+def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train and score every chain."""
     data = setup.load_data(study.teach)
     starts, seeds = list(study.starts), list(study.seeds)
     for start in starts:
@@ -56,32 +64,31 @@ def run_generations(
     ]
     for generation in range(1, study.generations):
         say(f"generation {generation}: {len(students)} students")
-        table = _teachers(study, folder, generation - 1, data)
+        table, origin = _teachers(study, folder, generation - 1, data)
         recipe = study.distill.model_copy(update={"generation": generation})
         place = folder / f"generation-{generation}"
-        distill_stack(recipe, students, table, place, data=data, progress=progress)
-    result = {
+        distill_stack(recipe, students, table, place, data=data, origin=origin, progress=progress)
+    return {
         "schema_version": SCHEMA,
         "name": study.name,
-        "command": command,
         "data": study.teach.data.name,
         "seeds": seeds,
         "top_k": study.top_k,
         "chains": {start: _chain(study, folder, start) for start in starts},
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
-        "time_total": round(time.perf_counter() - started, 1),
     }
-    write_json(folder / "generations.json", result)
-    return result
 
 
-def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> Tensor:
-    """What the models of one generation say to their students: (starts x seeds, N, C)."""
+def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> tuple[Tensor, str]:
+    """What the models of one generation say to their students, (starts x seeds, N, C), and its origin."""
     seeds = list(study.seeds)
     if generation == 0:
         recipes = [(study.teach_recipe(start), folder / "generation-0" / start) for start in study.starts]
-        return torch.cat([_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes])
+        tables, origins = zip(
+            *(_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes), strict=True
+        )
+        return torch.cat(tables), fingerprint(origins)
     recipe = study.distill.model_copy(update={"generation": generation})
     place = folder / f"generation-{generation}"
     return _stack_table(recipe, place, data, seeds, seeds * len(study.starts))
@@ -89,11 +96,12 @@ def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> T
 
 def _stack_table(
     recipe: TeachRecipe | DistillRecipe, place: Path, data: Any, seeds: Sequence[int], members: Sequence[int]
-) -> Tensor:
+) -> tuple[Tensor, str]:
     model, weights = load_stack(recipe, place / "last.safetensors", data, members, [seeds.index(s) for s in members])
     samples = [setup.cut(recipe, data, seed) for seed in seeds]
     indices = torch.stack([s.for_students for s in samples])
-    return table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+    table = table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+    return table, fingerprint(weights.tensors)
 
 
 def _chain(study: Generations, folder: Path, start: str) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import inspect
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,13 +17,14 @@ from torch import Tensor
 from preceptor import assess
 from preceptor.assess.optimum import OPTIMA
 from preceptor.recipe import TeachRecipe
-from preceptor.study.outputs import claim, load_stack, table_of
+from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.build import find
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -41,6 +41,7 @@ class Outputs:
     heldout_labels: Tensor  # (S, n)
     scores: Mapping[str, Mapping[str, list[float]]]
     students_see: Tensor  # (S, N, C), NaN where no student of that seed looks
+    origin: tuple[str, ...]  # fingerprints of the weights that say this
 
 
 def run_study(
@@ -56,14 +57,13 @@ def run_study(
     Returns:
         What ``study.json`` holds (docs/run-folder.md).
     """
-    started = time.perf_counter()
-    claim(folder, study)
+    refuse_other(folder, study)
     if (folder / "study.json").exists():  # complete: its time and date are those of its making
         return read_json(folder / "study.json")
-    with _threads(study.threads):
-        result = _run(study, folder, progress, say)
-    result |= {"command": command, "time_total": round(time.perf_counter() - started, 1)}
-    write_json(folder / "study.json", result)
+    with claimed(folder, study) as clock, _threads(study.threads):
+        result = _run(study, folder, progress, clock.noting(say))
+        result |= {"command": command, "time_total": clock.time_total}
+        write_json(folder / "study.json", result)
     return result
 
 
@@ -172,6 +172,7 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
         torch.stack([p.heldout_labels for p in parts]),
         {part: {key: [p.scores[part][key] for p in parts] for key in _SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
         torch.stack([p.students_see for p in parts]),
+        tuple(origin for p in parts for origin in p.origin),
     )
 
 
@@ -195,7 +196,7 @@ def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: T
     temperature = torch.tensor(weights.temperature if entry.calibrated else 1.0)[..., None, None]
     logits = {part: stored[f"{part}/{entry.weights}"] / temperature for part in ("heldout", "test")}
     scores = {part: _score(logits[part], stored[f"{part}/labels"]) for part in logits}
-    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table)
+    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table, (fingerprint(weights.tensors),))
 
 
 def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -282,8 +283,9 @@ def _distill_chunk(
         for loss, teacher in cells
         for position, seed in enumerate(seeds)
     ]
-    place = "all" if study.students_per_stack == "all" else f"seed-{seeds[0]}"
-    return distill_stack(study.distill, students, table, folder / "students" / place, data=data, progress=progress)
+    place = folder / "students" / ("all" if study.students_per_stack == "all" else f"seed-{seeds[0]}")
+    origin = fingerprint([found.origin for found in outputs.values()])
+    return distill_stack(study.distill, students, table, place, data=data, origin=origin, progress=progress)
 
 
 def _kept(result: Mapping[str, Any], weights: str) -> dict[str, Any]:

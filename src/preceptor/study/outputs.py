@@ -1,6 +1,8 @@
-"""What trained models say to the samples that students learn from."""
+"""What trained models say to the samples that students learn from; a study's folder, and how long it has worked."""
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from preceptor.study.recipe import Study
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import make_folder, write_text
+from preceptor.training.files import locked, make_folder, read_json, remove, write_json, write_text
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.stack import Stack
 
@@ -56,17 +58,74 @@ def table_of(
     return table.scatter_(-2, rows[..., None].expand_as(seen), seen)
 
 
-def claim(folder: Path, study: BaseModel) -> None:
-    """Write a study's recipe into its folder, or refuse a folder that holds another one.
+def refuse_other(folder: Path, study: BaseModel) -> None:
+    """Refuse a folder that holds another study.
 
     Students are stored by the row of their teacher, so even another order of the teachers is another study.
     """
     path = folder / "study.yaml"
-    # How many processes and threads compute it changes no number.
-    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
-    text = dump(study.model_copy(update=changes))
-    if not path.exists():
-        make_folder(folder)
-        write_text(path, text)
-    elif path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8") != _essence(study):
         raise InputError(f"the folder '{folder}' holds another study (see its study.yaml); give another one with --out")
+
+
+def _essence(study: BaseModel) -> str:
+    """The study but for how many processes and threads compute it, which changes no number."""
+    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
+    return dump(study.model_copy(update=changes))
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, study: BaseModel) -> Iterator["Clock"]:
+    """Make a study's folder or find it again, and hold it while this process is at work in it.
+
+    Raises:
+        InputError: it holds another study, or another process is at work in it.
+    """
+    make_folder(folder)
+    with locked(folder):
+        refuse_other(folder, study)
+        if not (folder / "study.yaml").exists():
+            write_text(folder / "study.yaml", _essence(study))
+        with Clock(folder) as clock:
+            yield clock
+
+
+class Clock:
+    """The seconds that a study has worked, over all its starts: kept in ``time.json`` until the study is complete.
+
+    What a kill cuts off since the last note is not counted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path: Path = folder / "time.json"
+        before = read_json(self.path).get("time_total", 0.0) if self.path.exists() else 0.0
+        self._started = time.perf_counter() - before
+
+    @property
+    def time_total(self) -> float:
+        """Seconds so far."""
+        return round(time.perf_counter() - self._started, 1)
+
+    def noting(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """`say`, and note the time whenever something is said."""
+
+        def said(text: str) -> None:
+            self.note()
+            say(text)
+
+        return said
+
+    def note(self) -> None:
+        """Write down the time so far."""
+        write_json(self.path, {"schema_version": 1, "time_total": self.time_total})
+
+    def __enter__(self) -> "Clock":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Stopped or failed, the time is noted; complete, it is in the study's result."""
+        if kind is None:
+            remove(self.path)
+        else:
+            with contextlib.suppress(InputError):  # a full disk: what went wrong first is what is told
+                self.note()

@@ -59,6 +59,11 @@ class Study(Strict):
         for name, entry in self.teachers.items():
             if entry.of and entry.of not in trained:
                 raise ValueError(f"teachers.{name}.of is '{entry.of}'; {did_you_mean(entry.of, trained)}")
+            if entry.weights == "average" and not self.teach_recipe(entry.of or name).average:
+                raise ValueError(
+                    f"teachers.{name}.weights is 'average', but its training averages none; add average, e.g. "
+                    "average: {kind: ema}"
+                )
             if entry.calibrated and not self.teach_recipe(entry.of or name).calibrate:
                 raise ValueError(f"teachers.{name} is calibrated, but its training has no calibrate: true; add it")
         if len(set(self.seeds)) != len(self.seeds):
@@ -98,6 +103,12 @@ class Generations(Strict):
         derived = [name for name, entry in self.starts.items() if entry.objective is None]
         if derived:
             raise ValueError(f"starts.{derived[0]} has no objective; generation 0 of each chain is trained under one")
+        other = [name for name, entry in self.starts.items() if entry.weights != "last" or entry.calibrated]
+        if other:
+            raise ValueError(
+                f"starts.{other[0]} asks for weights '{self.starts[other[0]].weights}', calibrated "
+                f"{self.starts[other[0]].calibrated}; chains pass on last weights as they are, so leave both out"
+            )
         same_samples(teach=self.teach, distill=self.distill)
         if self.distill.model != self.teach.model:
             raise ValueError("distill.model differs from teach.model; all generations share one architecture")

@@ -33,7 +33,7 @@ def tune(study: Study, grids: Mapping[str, Any], folder: Path, *, say: Say = lam
         For teachers, losses and the baseline: each point's score, and the number of the chosen one.
 
     Raises:
-        InputError: the grids differ in size, or name something that the study does not have.
+        InputError: the grids differ in size, name something that the study does not have, or use one of its seeds.
     """
     _check(study, grids)
     raw = study.model_dump(mode="json") | {"seeds": grids["seeds"]}
@@ -44,6 +44,8 @@ def tune(study: Study, grids: Mapping[str, Any], folder: Path, *, say: Say = lam
 
 
 def _check(study: Study, grids: Mapping[str, Any]) -> None:
+    if shared := sorted(set(study.seeds) & set(grids["seeds"])):
+        raise InputError(f"the grids' seeds {shared} are the study's, too; tune with seeds that the study does not use")
     for part, names in (("teachers", set(study.trained)), ("losses", set(study.losses))):
         if set(grids[part]) != names:
             raise InputError(f"the grids' {part} are {sorted(grids[part])}, the study's are {sorted(names)}; name all")

@@ -100,7 +100,9 @@ class Lipschitz(nn.Module):
         """
         if self.constants is None:
             raise InputError("the Lipschitz penalty knows no model: call bind(model=...) once, before training.")
-        return self.weight * sum((constant(tensors) for constant in self.constants), torch.zeros(()))
+        # Of no layers, too, on the model's device: several processes add up their penalties there.
+        nothing = torch.zeros((), device=next(iter(tensors.values())).device if tensors else None)
+        return self.weight * sum((constant(tensors) for constant in self.constants), nothing)
 
     def _layers(self, model: nn.Module) -> Iterator[Constant]:
         """One function per layer from all tensors to its constant."""

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from preceptor.errors import InputError
+
+_PATIENCE = 8.0  # seconds: loaders of a killed process hold its lock until they find that it is gone
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,6 +75,30 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_saved(path, error) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder`; the system lets go when this process ends, however it ends.
+
+    The empty file ``.lock`` stays: were it removed, two processes could hold locks on two files of that name.
+
+    Raises:
+        InputError: another process holds the folder, and still does after some seconds.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise InputError(
+            f"another process is at work in '{folder}'; wait until it has ended, or give another folder with --out"
+        ) from None
+    except OSError as error:
+        raise not_saved(folder / ".lock", error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_left_overs(folder: Path) -> None:

@@ -29,6 +29,7 @@ from preceptor.training.stack import Stack, clip_each
 from preceptor.training.streams import Streams
 from preceptor.training.task import Task
 
+_HAVE_FLOAT64 = {"cpu", "cuda"}
 Scores = dict[str, Any]
 Evaluate = Callable[[nn.Module], Scores]
 
@@ -124,6 +125,7 @@ class Loop:
         self.latest: Scores = {}
         self._sums: dict[str, Tensor] = {}  # of each part of the loss over the epoch so far
         self._interrupted = False
+        self._started = time.perf_counter()  # put back by what earlier starts of this run took
         if accelerator.is_main_process:
             warn_of_batch_statistics(task, accelerator.num_processes, recipe.training.accumulate)
         self._set_up()
@@ -172,6 +174,11 @@ class Loop:
         if self._asked_to_stop():
             self.save()
             raise Interrupted
+
+    @property
+    def time_total(self) -> float:
+        """Seconds of work in this run so far; what a kill made undone is not in it."""
+        return time.perf_counter() - self._started
 
     @property
     def total_steps(self) -> int:
@@ -272,7 +279,7 @@ class Loop:
         if penalty is not None:
             parts["penalty"] = penalty / self.accelerator.num_processes
         for name, value in parts.items():
-            value = value.detach().double().reshape(-1)
+            value = value.detach().to(sum_dtype(value.device)).reshape(-1)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _end_epoch(self, seconds: float) -> None:
@@ -387,6 +394,7 @@ class Loop:
             "optimizer": checkpoint.flatten_optimizer(self.optimizer)[1],
             "streams": self.streams.seeds,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "time_total": round(self.time_total, 3),
         }
 
     def _prune(self) -> None:
@@ -402,6 +410,7 @@ class Loop:
             self.metrics.cut(0)
             return
         tensors, state = checkpoint.load(found[-1])
+        self._started -= state.get("time_total", 0.0)  # older checkpoints do not say
         load_weights(self.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{found[-1]}'")
         checkpoint.restore_optimizer(self.optimizer, checkpoint.within("optimizer", tensors), state["optimizer"])
         self.best = {n: t.to(self.accelerator.device) for n, t in checkpoint.within("best", tensors).items()}
@@ -412,7 +421,8 @@ class Loop:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name, total in state["sums"].items():
-            share = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
+            here = self.accelerator.device
+            share = torch.tensor(total, dtype=sum_dtype(here), device=here)
             self._sums[name] = share if self.accelerator.is_main_process else torch.zeros_like(share)
         self.progress: Progress = Progress(**state["progress"])
         # JSON has no infinity: it is stored as null.
@@ -444,6 +454,11 @@ class Loop:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """In what an epoch's sums are kept: float64, where the device has it (MPS and some others do not)."""
+    return torch.float64 if device.type in _HAVE_FLOAT64 else torch.float32
 
 
 def _all_finite(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,29 +33,43 @@ from preceptor.training.teacher import Teacher
 SCHEMA = 1
 # What may differ when a run is continued: where and how it is computed, not what.
 _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
-_MEMBERS = "# members: "
+_MEMBERS, _OBJECTS = "# members: ", "# objects: "
 
 
-def open_run(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
-    """Make a run folder, or find it again; return its result if the run is complete.
+def open_run(
+    folder: Path,
+    recipe: Recipe,
+    members: Sequence[Mapping[str, Any]] = (),
+    objects: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Look at a run folder; return its result if it is there and complete, else None. Nothing is written.
 
     Args:
         members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and
             weights.
+        objects: the fingerprints of the Python objects that stand in for the recipe's entries, by role.
 
     Raises:
-        InputError: the folder holds another recipe, or something that is no run.
+        InputError: the folder holds another recipe or was made with other objects, or holds something that is no run.
     """
     path = folder / "recipe.yaml"
     if path.exists():
         _refuse_other(folder, recipe, members)
-    elif folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
+        _refuse_other_objects(folder, objects or {})
+        return read_result(folder) if (folder / "result.json").exists() else None
+    if folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
         raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
-    else:
-        files.make_folder(folder)
+    return None
+
+
+def make_run(
+    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = (), objects: Mapping[str, str] | None = None
+) -> None:
+    """Write a run's recipe into its folder if it is not there; arguments as of `open_run`."""
+    if not (folder / "recipe.yaml").exists():
         header = f"{_MEMBERS}{json.dumps(list(members))}\n" if members else ""
-        files.write_text(path, header + dump(recipe))
-    return read_result(folder) if (folder / "result.json").exists() else None
+        header += f"{_OBJECTS}{json.dumps(objects or {})}\n"
+        files.write_text(folder / "recipe.yaml", header + dump(recipe))
 
 
 def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]]) -> None:
@@ -77,6 +91,19 @@ def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, A
             raise InputError(
                 f"the run folder '{folder}' holds another stack: member {position} is {json.dumps(there)} "
                 f"there and {json.dumps(here)} here; give another folder with --out"
+            )
+
+
+def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
+    theirs = read_objects(folder)
+    if theirs is None:
+        return
+    for role in sorted(theirs.keys() | ours.keys()):
+        there, here = (given.get(role, "the recipe's own") for given in (theirs, ours))
+        if there != here:
+            raise InputError(
+                f"the run folder '{folder}' was made with another {role}: {there} there and {here} here; give the same "
+                f"{role}, or another folder with --out"
             )
 
 
@@ -114,11 +141,21 @@ def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
 
 
 def read_members(folder: Path) -> list[dict[str, Any]]:
-    """What sets the members of a stack apart: the JSON in the first line of its recipe; none for a single
-    model.
-    """
-    first = (folder / "recipe.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return json.loads(first.removeprefix(_MEMBERS)) if first.startswith(_MEMBERS) else []
+    """What sets the members of a stack apart; none for a single model."""
+    return _header(folder, _MEMBERS) or []
+
+
+def read_objects(folder: Path) -> dict[str, str] | None:
+    """The fingerprints of the Python objects that a run was given, by role; None if an older Preceptor made it."""
+    return _header(folder, _OBJECTS)
+
+
+def _header(folder: Path, name: str) -> Any:
+    """The JSON in one of the comments that a run's recipe begins with."""
+    for line in (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()[:2]:
+        if line.startswith(name):
+            return json.loads(line.removeprefix(name))
+    return None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -267,15 +304,21 @@ def read_weights(path: Path) -> Weights:
     return Weights(**found)
 
 
-def load_model(path: Path, member: int | None = None) -> tuple[torch.nn.Module, Weights]:
-    """Rebuild the model whose weights are at `path`; `member` picks one of a stack.
+def load_model(
+    path: Path, member: int | None = None, *, model: Callable[..., torch.nn.Module] | None = None
+) -> tuple[torch.nn.Module, Weights]:
+    """Rebuild the model whose weights are at `path`.
+
+    Args:
+        member: which of a stack.
+        model: the factory that the run was given in place of its recipe's model.
 
     Raises:
-        InputError: as `read_weights`; the weights are of another architecture than their recipe's; a stack
-            without `member`, or `member` without a stack or outside it.
+        InputError: as `read_weights`; the weights are of another architecture than their recipe's, or of somebody's
+            own factory and `model` is not given; a stack without `member`, or `member` without a stack or outside it.
     """
     weights = read_weights(path)
-    return _model_of(weights, f"'{path}'", member), weights
+    return _model_of(weights, f"'{path}'", member, model), weights
 
 
 def load_teacher(reference: TeacherRef) -> Teacher:
@@ -330,14 +373,27 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     return checkpoint.after_epochs(run / "checkpoints")
 
 
-def _model_of(weights: Weights, source: str, member: int | None) -> torch.nn.Module:
-    component = build.Component(**weights.model)
-    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
-    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
-        model = build.call("model", component, supplied)
+def _model_of(
+    weights: Weights, source: str, member: int | None, factory: Callable[..., torch.nn.Module] | None = None
+) -> torch.nn.Module:
     _check_member(weights.members, member, source)
-    load_weights(model, weights.tensors if member is None else member_state(weights.tensors, member), source)
-    return model.to(memory_format=torch.channels_last).eval()
+    made = _made(weights, source, factory)
+    load_weights(made, weights.tensors if member is None else member_state(weights.tensors, member), source)
+    return made.to(memory_format=torch.channels_last).eval()
+
+
+def _made(weights: Weights, source: str, factory: Callable[..., torch.nn.Module] | None) -> torch.nn.Module:
+    """A model of the weights' architecture."""
+    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
+    if factory is None and "factory" in weights.model:
+        raise InputError(
+            f"{source} holds weights of a model factory of your own, {weights.model['factory']}; rebuild it by "
+            "load_model(path, model=...), or name it in the recipe as package.module:name and train again"
+        )
+    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+        if factory is not None:
+            return factory(**build.accepted(factory, supplied))
+        return build.call("model", build.Component(**weights.model), supplied)
 
 
 def _check_member(size: int | None, member: int | None, source: str) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ def load_data(recipe: Recipe, data: Any = None) -> Data:
             set; fewer than two classes.
     """
     found = as_data(data if data is not None else build.call("data", recipe.data))
+    if data is None:
+        found = replace(found, origin=recipe.data.model_dump(mode="json"))
     for part in (found.train, found.test):
         if part is not None:
             require_map_style(part)

@@ -2,6 +2,7 @@
 them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ TeacherLike: TypeAlias = nn.Module | TeacherFn | Sequence["TeacherLike | tuple[T
 
 
 class Teacher:
-    """A frozen model as a teacher: in eval mode, without gradient.
+    """A model as a teacher: asked in eval mode and without gradient, and left as it was but for its device.
 
     Args:
         model: maps ``batch["input"]`` to logits (..., C).
@@ -40,7 +41,7 @@ class Teacher:
         class_names: Sequence[str] = (),
     ) -> None:
         # Not registered anywhere: a teacher's parameters are no optimizer's business.
-        self.model: nn.Module = model.eval().requires_grad_(False)
+        self.model: nn.Module = model
         self.distribution, self.temperature, self.class_names = distribution, temperature, tuple(class_names)
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -50,8 +51,20 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        self.model.eval()
-        return read_logits(self.model(batch["input"]), self.distribution, self.temperature)
+        with in_eval_mode(self.model):
+            return read_logits(self.model(batch["input"]), self.distribution, self.temperature)
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` into eval mode, and afterwards those of its modules that were in training mode back into that."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def read_logits(logits: Tensor, distribution: str = "softmax", temperature: float = 1.0) -> Tensor:
@@ -118,8 +131,8 @@ def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
 def as_teacher(teacher: TeacherLike) -> TeacherFn:
     """Any form of teacher as one callable from a batch to logits or log-probabilities.
 
-    A module is frozen and given ``batch["input"]``; a sequence (of teachers, or of pairs with a weight)
-    becomes the mean of their probabilities.
+    A module is given ``batch["input"]``, in eval mode and without gradient; a sequence (of teachers, or of pairs with a
+    weight) becomes the mean of their probabilities.
 
     Raises:
         InputError: an empty list, a weight that is not positive, or something that cannot be called.

@@ -1,7 +1,6 @@
 """Teach and distill: from a recipe to a run folder, for one model or a stack of them."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.build import call
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import Evaluator, score, tabulate
-from preceptor.training.files import atomic_path, finite, save_tensors, write_json
+from preceptor.training.files import atomic_path, finite, locked, make_folder, save_tensors, write_json
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import Loop, make_accelerator
 from preceptor.training.progress import progress_bar
 from preceptor.training.setup import Samples
@@ -48,7 +48,7 @@ def teach(
     Args:
         recipe: everything that decides the run.
         folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps
-            nothing.
+            nothing. A folder that holds another recipe, or was made with other objects, is refused.
         data: your own `Data`, map-style data set or (train, test), in place of the recipe's.
         model: your own factory ``(num_classes, input_shape) -> nn.Module``, in place of the recipe's.
         objective: your own objective, in place of the recipe's.
@@ -65,6 +65,9 @@ def teach(
     folder = None if folder is None else Path(folder)
     accelerator = _accelerator(recipe, folder, stacked=bool(seeds))
     found, sources = _samples(recipe, data, seeds)
+    # Of an objective with state its class: its tensors are what it has seen, and are in the checkpoint.
+    named = type(objective) if isinstance(objective, nn.Module) else objective
+    objects = _objects(folder, recipe, found, model=model, objective=named)
     if objective is None:
         objective = setup.new_objective(recipe.objective, found.num_classes)
     else:
@@ -75,9 +78,8 @@ def teach(
     task = TeachTask(module, objective, num_samples=len(sources[0].train), num_classes=found.num_classes)
     source_of = list(range(len(seeds))) if seeds else None
     batches = _batches(recipe, sources, source_of, [s.parts["train"] for s in sources])
-    if result := _open(folder, recipe, accelerator, [{"seed": seed} for seed in seeds]):
-        return result
-    return _train(recipe, task, accelerator, sources, source_of, batches, folder, progress)
+    with _opened(folder, recipe, accelerator, objects, [{"seed": seed} for seed in seeds]) as result:
+        return result or _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
 
 
 def distill(
@@ -109,20 +111,22 @@ def distill(
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
-    if result := _open(folder, recipe, accelerator):
-        return result
-    if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
-        table = tabulate(given, samples.train, samples.for_students, accelerator.device)
-        given = Lookup(table).to(accelerator.device)
-    task = DistillTask(
-        student,
-        given,
-        bound,
-        ce_weight=recipe.ce_weight,
-        distill_weight=recipe.distill_weight,
-        labelled=samples.labelled,
-    )
-    return _train(recipe, task, accelerator, [samples], None, batches, folder, progress)
+    objects = _objects(folder, recipe, found, model=model, loss=loss, teacher=None if teacher is None else given)
+    with _opened(folder, recipe, accelerator, objects) as result:
+        if result:
+            return result
+        if recipe.cache and recipe.augmentation is None and setup.repeats(samples.train):
+            table = tabulate(given, samples.train, samples.for_students, accelerator.device)
+            given = Lookup(table).to(accelerator.device)
+        task = DistillTask(
+            student,
+            given,
+            bound,
+            ce_weight=recipe.ce_weight,
+            distill_weight=recipe.distill_weight,
+            labelled=samples.labelled,
+        )
+        return _train(recipe, task, accelerator, [samples], None, batches, folder, objects, progress)
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ def distill_stack(
     *,
     data: Any = None,
     model: Factory | None = None,
+    origin: str | None = None,
     progress: bool = False,
 ) -> Result:
     """Train many students at once, each from its own row of a table of teacher outputs.
@@ -152,6 +157,8 @@ def distill_stack(
         recipe: what they share; its seed, teacher, loss and weights are not used.
         students: the members, which may differ by seed, teacher and loss.
         table: (U, N, C) logits or log-probabilities of U teachers for all N samples of the data set.
+        origin: what the table was made from, which a folder's run must have in common with this one; by default the
+            table itself. (Computed again on another machine, its last digits may differ.)
 
     Returns and raises as `teach`, with one score per student.
     """
@@ -179,9 +186,11 @@ def distill_stack(
         labelled=_stacked_labelled(sources, source_of),
     )
     batches = _batches(recipe, sources, source_of, [s.for_students for s in sources])
-    if result := _open(folder, recipe, accelerator, [_member(student) for student in students]):
-        return result
-    return _train(recipe, task, accelerator, sources, source_of, batches, folder, progress)
+    objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
+    if origin is not None:
+        objects["table"] = origin
+    with _opened(folder, recipe, accelerator, objects, [_member(student) for student in students]) as result:
+        return result or _train(recipe, task, accelerator, sources, source_of, batches, folder, objects, progress)
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
@@ -199,14 +208,39 @@ def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accel
     return accelerator
 
 
-def _open(
-    folder: Path | None, recipe: Recipe, accelerator: Accelerator, members: Sequence[Mapping[str, Any]] = ()
-) -> Result | None:
-    """Make or find the run folder: the main process first, then the others look at what it made."""
+def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
+    """The fingerprints of what stands in for the recipe's own, by role, for the run folder."""
     if folder is None:
-        return None
-    with accelerator.main_process_first():
-        return runs.open_run(folder, recipe, members)
+        return {}
+    if data.origin != recipe.data.model_dump(mode="json"):
+        given["data"] = data
+    return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
+
+
+@contextlib.contextmanager
+def _opened(
+    folder: Path | None,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    objects: Mapping[str, str],
+    members: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[Result | None]:
+    """The result of a complete run; else None, and the folder is made and held while this run is at work in it.
+
+    The main process goes first and holds it for all of them; the others look at what it made.
+    """
+    if folder is None:
+        yield None
+        return
+    with contextlib.ExitStack() as held:
+        with accelerator.main_process_first():
+            result = runs.open_run(folder, recipe, members, objects)
+            if result is None and accelerator.is_main_process:
+                make_folder(folder)
+                held.enter_context(locked(folder))
+                result = runs.open_run(folder, recipe, members, objects)  # another may just have made or completed it
+                runs.make_run(folder, recipe, members, objects)
+        yield result
 
 
 def _named(function: Callable[..., Any]) -> Component:
@@ -253,7 +287,7 @@ def _module(
         )
     data = sources[0].data
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
-    setup.check_output(models[0], data, recipe.model.name)
+    setup.check_output(models[0], data, _named(factory).name if factory else recipe.model.name)
     if not stacked:
         return models[0]
     try:
@@ -320,10 +354,10 @@ def _train(
     source_of: list[int] | None,
     batches: Batches | StackedBatches,
     folder: Path | None,
+    objects: Mapping[str, str],
     progress: bool,
 ) -> Result:
     """Run the loop, and write down what came out."""
-    started = time.perf_counter()
     if folder and accelerator.is_main_process:
         runs.write_splits(folder, _recorded_parts(sources, source_of))
     evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
@@ -335,8 +369,8 @@ def _train(
     ):
         loop = Loop(task, batches, recipe, evaluator, accelerator, folder=folder, on_step=on_step)
         loop.run()
-    result = _finish(recipe, loop, sources, source_of, folder)
-    result["time_total"] = round(time.perf_counter() - started, 2)
+    result = _finish(recipe, loop, sources, source_of, folder, objects)
+    result["time_total"] = round(loop.time_total, 2)
     if folder and accelerator.is_main_process:
         write_json(folder / "result.json", result)
     accelerator.wait_for_everyone()  # no process may look for files that are still being written
@@ -410,7 +444,12 @@ def _evaluator(
 
 
 def _finish(
-    recipe: Recipe, loop: Loop, sources: list[Samples], source_of: list[int] | None, folder: Path | None
+    recipe: Recipe,
+    loop: Loop,
+    sources: list[Samples],
+    source_of: list[int] | None,
+    folder: Path | None,
+    objects: Mapping[str, str],
 ) -> Result:
     """Score the last, best and averaged weights, the test set once each, and save weights and predictions."""
     states = {"last": dict(loop.raw_model.state_dict()), "best": loop.best}
@@ -446,7 +485,7 @@ def _finish(
     loop.raw_model.load_state_dict(states["last"])
     if folder and loop.accelerator.is_main_process:
         for kind, state in states.items():
-            metadata = _metadata(recipe, sources[0], source_of) | {"temperature": temperatures.get(kind, 1.0)}
+            metadata = _metadata(recipe, sources[0], source_of, objects) | {"temperature": temperatures.get(kind, 1.0)}
             runs.save_weights(folder / f"{kind}.safetensors", state, metadata)
         with atomic_path(folder / "predictions.safetensors") as temporary:
             save_tensors(temporary, predictions, {"distribution": getattr(recipe, "distribution", "softmax")})
@@ -459,10 +498,13 @@ def _temperatures(logits: Tensor, labels: Tensor) -> float | list[float]:
     return [fit_temperature(rows, y) for rows, y in zip(logits, labels, strict=True)]
 
 
-def _metadata(recipe: Recipe, samples: Samples, source_of: list[int] | None) -> dict[str, Any]:
+def _metadata(
+    recipe: Recipe, samples: Samples, source_of: list[int] | None, objects: Mapping[str, str]
+) -> dict[str, Any]:
     data = samples.data
+    own = {"factory": objects["model"].partition(" ")[0]} if "model" in objects else None
     return {
-        "model": recipe.model.model_dump(mode="json"),
+        "model": own or recipe.model.model_dump(mode="json"),
         "num_classes": data.num_classes,
         "input_shape": list(data.input_shape),
         "class_names": list(data.class_names),

@@ -1,6 +1,5 @@
 """Run a prediction study: teach, assess, choose, distill. An interrupted one goes on where it stood."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from preceptor.assess.distance import rater_noise
 from preceptor.data.dataset import Data
 from preceptor.recipe import Component, Proxy, Temperature
 from preceptor.study.grid import optimum_of
-from preceptor.study.outputs import claim
+from preceptor.study.outputs import claimed
 from preceptor.study.prediction.recipe import Candidate, Prediction
 from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
@@ -89,11 +88,18 @@ def run_prediction(
     Returns:
         What ``prediction.json`` holds: predictions and outcomes, one value a seed.
     """
-    claim(folder, study)
-    path = folder / "prediction.json"
-    if path.exists():
-        return read_json(path)
-    started = time.perf_counter()
+    with claimed(folder, study) as clock:
+        path = folder / "prediction.json"
+        if path.exists():  # complete: its time and date are those of its making
+            return read_json(path)
+        result = _run(study, data, truth, folder, progress, clock.noting(say))
+        result |= {"command": command, "time_total": clock.time_total}
+        write_json(path, result)
+    return result
+
+
+def _run(study: Prediction, data: Data, truth: Truth, folder: Path, progress: bool, say: Say) -> dict[str, Any]:
+    """Train and score everything."""
     for number, name in enumerate(study.teachers, 1):
         say(f"teach {number}/{len(study.teachers)}: {name}, {len(study.seeds)} seeds")
         teach(study.teach_recipe(name), folder / "teachers" / name, data=data, seeds=study.seeds, progress=progress)
@@ -104,7 +110,6 @@ def run_prediction(
     result: dict[str, Any] = {
         "schema_version": SCHEMA,
         "name": study.name,
-        "command": command,
         "seeds": list(study.seeds),
         "candidates": {name: _assessed(study, probs, samples, truth) for name, probs in shown.items()},
         "losses": {},
@@ -114,11 +119,10 @@ def run_prediction(
     for number, (name, entry) in enumerate(study.losses.items(), 1):
         say(f"distill {number}/{len(study.losses)}: {name}, {len(shown) + 2} teachers x {len(study.seeds)} seeds")
         result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, folder, data, progress)
-    result["recipe"] = study.model_dump(mode="json")
-    result["circumstances"] = runs.circumstances(make_accelerator(study.teach, None).device)
-    result["time_total"] = round(time.perf_counter() - started, 1)
-    write_json(path, result)
-    return result
+    return result | {
+        "recipe": study.model_dump(mode="json"),
+        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
+    }
 
 
 # -- what teachers say ------------------------------------------------------------------------------------------------

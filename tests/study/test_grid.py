@@ -1,0 +1,208 @@
+"""A study on a tiny grid: its numbers by hand, its workers, its time, and what interrupts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from preceptor.errors import InputError
+from preceptor.recipe import dump, parse
+from preceptor.study.generations import run_generations
+from preceptor.study.grid import run_study
+from preceptor.study.outputs import Clock
+from preceptor.study.recipe import Generations, Study
+from preceptor.training import distill, files, load_model, teach
+from preceptor.training.files import load_tensors
+from preceptor.training.stack import member_state
+from training.toys import assert_close, snapshot, weights
+
+BASE: dict[str, Any] = {
+    "data": "digits",
+    "split": {"train": 100, "heldout": 100, "transfer": 100, "test": "rest"},
+    "model": {"name": "mlp", "hidden": [8]},
+    "optimizer": {"name": "adamw", "lr": 0.02},
+    "training": {"epochs": 2, "batch_size": 32, "device": "cpu"},
+}
+PLAIN: dict[str, Any] = {
+    "name": "tiny",
+    "seeds": [0, 3],
+    "teach": BASE,
+    "distill": BASE,
+    "baseline": BASE,
+    "teachers": {"strict": {"objective": "cross_entropy"}},
+    "losses": {"kd": {"loss": {"name": "kd", "temperature": 1.0}}},
+}
+CALIBRATED: dict[str, Any] = PLAIN | {
+    "teach": BASE | {"calibrate": True},
+    "teachers": PLAIN["teachers"] | {"cooled": {"of": "strict", "calibrated": True}},
+    "losses": PLAIN["losses"] | {"ttm": {"loss": {"name": "ttm", "temperature": 2.0}}, "dist": {"loss": "dist"}},
+}
+
+
+def tiny(raw: dict[str, Any] = PLAIN, **changes: Any) -> Study:
+    return parse(Study, raw | changes)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["stacked", "single"])
+def calibrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("calibrated") / "out"
+    return folder, run_study(tiny(CALIBRATED, stack_teachers=request.param), folder, command="test")
+
+
+def stored(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """The teachers' held-out logits (S, n, C) and labels as their runs stored them, and their temperatures."""
+    places = sorted((folder / "teachers" / "strict").glob("seed-*")) or [folder / "teachers" / "strict"]
+    found = [load_tensors(place / "predictions.safetensors")[0] for place in places]
+    fitted = [json.loads((place / "result.json").read_text())["temperature"]["last"] for place in places]
+    logits, labels = (torch.stack([one[f"heldout/{key}"] for one in found]) for key in ("last", "labels"))
+    return logits.flatten(0, -3), labels.flatten(0, -2), torch.tensor(fitted).view(-1, 1, 1)
+
+
+def brier(probabilities: Tensor, labels: Tensor) -> list[float]:
+    truth = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
+    return (probabilities - truth).square().sum(-1).mean(-1).tolist()
+
+
+def test_optimum_brier_by_hand(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    """KD's student ends at p, TTM's at p flattened by T; of DIST nothing is known, and p is the guess."""
+    folder, result = calibrated
+    logits, labels, temperature = stored(folder)
+    for name, seen in (("strict", logits.double()), ("cooled", logits.double() / temperature)):
+        found = result["teachers"][name]["optimum_brier"]
+        assert found["kd"] == pytest.approx(brier(seen.softmax(-1), labels), abs=1e-6)
+        assert found["ttm"] == pytest.approx(brier((seen / 2).softmax(-1), labels), abs=1e-6)
+        assert found["dist"] == found["kd"] == pytest.approx(result["teachers"][name]["heldout"]["brier"])
+
+
+def test_a_calibrated_teacher_is_cooled_everywhere_once(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    """In its scores, and in what students see: one of them by hand, from the model divided by its temperature."""
+    folder, result = calibrated
+    _, _, temperature = stored(folder)
+    assert (temperature != 1).all()
+    plain, cooled = (result["teachers"][name] for name in ("strict", "cooled"))
+    assert cooled["heldout"]["accuracy"] == plain["heldout"]["accuracy"]
+    assert all(a < b for a, b in zip(cooled["heldout"]["nll"], plain["heldout"]["nll"], strict=True))
+    stacked = folder / "teachers" / "strict" / "last.safetensors"
+    model, _ = load_model(stacked, 1) if stacked.exists() else load_model(stacked.parent / "seed-3" / stacked.name)
+    study = tiny(CALIBRATED)
+    recipe = study.distill.model_copy(update={"seed": 3, "loss": study.losses["kd"].loss})
+    for name, divisor in (("strict", 1.0), ("cooled", temperature[1].item())):
+        alone = distill(recipe, teacher=lambda batch, d=divisor: model(batch["input"]).detach() / d)
+        found = result["students"]["kd"][name]["heldout"]["brier"][1]
+        assert alone["heldout"]["last"]["brier"] == pytest.approx(found, abs=1e-5)
+    briers = [result["students"]["kd"][name]["heldout"]["brier"][1] for name in ("strict", "cooled")]
+    assert abs(briers[0] - briers[1]) > 1e-3  # or the comparison above would tell nothing
+
+
+def test_each_generation_learns_from_the_one_before(tmp_path: Path) -> None:
+    """A member of generation 2, distilled by hand from the same member of generation 1."""
+    study = parse(
+        Generations,
+        {
+            "name": "chain", "seeds": [0, 3], "generations": 3, "teach": BASE, "distill": BASE,
+            "starts": {"strict": {"objective": "cross_entropy"}, "tolerant": {"objective": "tolerant"}},
+        },
+    )  # fmt: skip
+    run_generations(study, tmp_path, command="test")
+    member = 3  # tolerant, seed 3
+    recipe = study.distill.model_copy(update={"seed": 3, "generation": 2})
+    ends = {}
+    for before in (0, 1):
+        place = tmp_path / "generation-0" / "tolerant" if before == 0 else tmp_path / "generation-1"
+        model, _ = load_model(place / "last.safetensors", member=1 if before == 0 else member)
+        distill(recipe, tmp_path / f"by-hand-{before}", teacher=model)
+        ends[before] = weights(tmp_path / f"by-hand-{before}")
+    found = member_state(weights(tmp_path / "generation-2"), member)
+    assert_close(found, ends[1], 1e-5)
+    assert max((found[name] - ends[0][name]).abs().max() for name in found) > 1e-2
+
+
+@pytest.mark.parametrize("entry", ["strict", "averaged"])
+def test_averaged_weights_that_nobody_averages(entry: str) -> None:
+    teachers = {"strict": {"objective": "cross_entropy"}, "averaged": {"of": "strict"}}
+    teachers[entry] |= {"weights": "average"}
+    with pytest.raises(InputError, match=f"^teachers.{entry}.weights is 'average', but its training averages none; "):
+        tiny(teachers=teachers)
+    assert tiny(teachers=teachers, teach=BASE | {"average": {"kind": "swa"}})
+
+
+@pytest.mark.parametrize("asked", [{"weights": "best"}, {"calibrated": True}])
+def test_a_chain_starts_from_the_last_weights(asked: dict[str, Any]) -> None:
+    start = {"objective": "cross_entropy"} | asked
+    raw = {"seeds": [0], "teach": BASE | {"calibrate": True}, "distill": BASE, "starts": {"strict": start}}
+    with pytest.raises(InputError, match=r"^starts.strict asks for weights .* leave both out"):
+        parse(Generations, raw)
+
+
+def test_a_study_counts_the_time_of_all_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("preceptor.study.outputs.time.perf_counter", lambda: now)
+
+    def say(text: str) -> None:
+        nonlocal now
+        now += 10.0
+        if text.startswith("assess") and now < 1000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tiny(), tmp_path / "out", command="test", say=say)
+    assert now == 30.0  # teach, hard labels, assess
+    now += 1000.0
+    result = run_study(tiny(), tmp_path / "out", command="test", say=say)
+    assert result["time_total"] == 30.0 + 40.0
+    assert not (tmp_path / "out" / "time.json").exists()
+    assert run_study(tiny(), tmp_path / "out", command="again") == json.loads((tmp_path / "out/study.json").read_text())
+
+
+def test_a_killed_study_remembers_the_stages_that_were_done(tmp_path: Path) -> None:
+    clock = Clock(tmp_path)
+    clock._started -= 25.0
+    clock.noting(lambda _: None)("a stage is done")
+    assert Clock(tmp_path).time_total >= 25.0
+
+
+def test_a_study_folder_that_somebody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    with files.locked(tmp_path), pytest.raises(InputError, match="another process is at work"):
+        run_study(tiny(), tmp_path, command="test")
+    assert not (tmp_path / "study.yaml").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT to a group is a POSIX affair")
+def test_ctrl_c_of_a_study_with_workers_can_be_resumed(tmp_path: Path) -> None:
+    """Ctrl-C reaches the command and its workers, as a terminal sends it; the same study goes on to the same end.
+
+    Its teachers, trained by two workers, are those that one process trains.
+    """
+    long = BASE | {"training": BASE["training"] | {"epochs": 60, "checkpoint_epochs": 30}}
+    study = tiny(teach=long, stack_teachers=False, workers=2)
+    (tmp_path / "study.yaml").write_text(dump(study))
+    command = [sys.executable, "-m", "preceptor", "study", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    places = [tmp_path / "out" / "teachers" / "strict" / f"seed-{seed}" for seed in study.seeds]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not all((place / "metrics.jsonl").exists() for place in places) and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    for place in places:
+        assert (place / "result.json").exists() or list((place / "checkpoints").iterdir())
+    assert not all((place / "result.json").exists() for place in places)
+    assert not list(tmp_path.rglob(".*.tmp-*"))
+    result = run_study(study, tmp_path / "out", command="test")
+    for position, (seed, place) in enumerate(zip(study.seeds, places, strict=True)):
+        alone = teach(study.teach_recipe("strict").model_copy(update={"seed": seed}), tmp_path / str(seed))
+        assert snapshot(place) == snapshot(tmp_path / str(seed))
+        assert result["teachers"]["strict"]["heldout"]["nll"][position] == alone["heldout"]["last"]["nll"]
