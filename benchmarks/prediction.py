@@ -23,12 +23,17 @@ RATES, TUNING_SEEDS = (0.0003, 0.001, 0.003), (100, 101)
 
 @dataclass(frozen=True)
 class Case:
-    """One study of a benchmark: its name, its recipe, how to get its data, and changes to the recipe."""
+    """One study of a benchmark: its name, its recipe and changes to it, how to get its data.
+
+    `student_data` is another form of the data for students; `teachers_of` names the case whose teachers it shares.
+    """
 
     name: str
     recipe: Path
     data: Callable[[], tuple[Data, Truth]]
     overrides: Sequence[str] = ()
+    student_data: Callable[[], Data] | None = None
+    teachers_of: str | None = None
 
 
 def main(
@@ -63,11 +68,22 @@ def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
     study = load(Prediction, QUICK if arguments.quick else case.recipe, case.overrides)
     data, truth = case.data()
     if arguments.tune:
-        tune_rates(study, data, RATES, TUNING_SEEDS, arguments.out / "tune" / case.name, say=print)
+        if case.teachers_of is None:
+            tune_rates(study, data, RATES, TUNING_SEEDS, arguments.out / "tune" / case.name, say=print)
         return
     folder = arguments.out / case.name
     shown = command + (" --quick" if arguments.quick else "")
-    result = run_prediction(study, data, truth, folder, command=shown, progress=sys.stderr.isatty(), say=say)
+    result = run_prediction(
+        study,
+        data,
+        truth,
+        folder,
+        command=shown,
+        student_data=case.student_data() if case.student_data else None,
+        teachers=arguments.out / case.teachers_of / "teachers" if case.teachers_of else None,
+        progress=sys.stderr.isatty(),
+        say=say,
+    )
     write_text(folder / "table.md", markdown(result))
     write_picture(result, folder / "picture.png")
     print(f"## {case.name}\n\n{markdown(result)}")

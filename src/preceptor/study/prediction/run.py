@@ -75,6 +75,8 @@ def run_prediction(
     folder: Path,
     *,
     command: str,
+    student_data: Data | None = None,
+    teachers: Path | None = None,
     progress: bool = False,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
@@ -84,6 +86,9 @@ def run_prediction(
         data: without a test set of its own; labels drawn from the truth.
         truth: of every sample of ``data.train``. Seen by the oracle student and by the scores, never by ``auto``.
         folder: teachers and students are run folders inside.
+        command: what reproduces it, for the report.
+        student_data: what the students read, where it is another form of the same samples in the same order.
+        teachers: the ``teachers`` folder of another study with the same teachers, which are then not trained again.
 
     Returns:
         What ``prediction.json`` holds: predictions and outcomes, one value a seed.
@@ -92,20 +97,34 @@ def run_prediction(
         path = folder / "prediction.json"
         if path.exists():  # complete: its time and date are those of its making
             return read_json(path)
-        result = _run(study, data, truth, folder, progress, clock.noting(say))
+        place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
+        result = _run(study, place, truth, clock.noting(say))
         result |= {"command": command, "time_total": clock.time_total}
         write_json(path, result)
     return result
 
 
-def _run(study: Prediction, data: Data, truth: Truth, folder: Path, progress: bool, say: Say) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a study runs, and what its teachers and students read."""
+
+    folder: Path
+    teachers: Path
+    data: Data
+    student_data: Data
+    progress: bool
+
+
+def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, Any]:
     """Train and score everything."""
+    data = place.data
     for number, name in enumerate(study.teachers, 1):
         say(f"teach {number}/{len(study.teachers)}: {name}, {len(study.seeds)} seeds")
-        teach(study.teach_recipe(name), folder / "teachers" / name, data=data, seeds=study.seeds, progress=progress)
+        recipe = study.teach_recipe(name)
+        teach(recipe, place.teachers / name, data=data, seeds=study.seeds, progress=place.progress)
     samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
     say("assess: every checkpoint of every teacher")
-    table = {member: _outputs(study, member, folder, data, samples) for member in study.members}
+    table = {member: _outputs(study, member, place, samples) for member in study.members}
     shown = {name: _candidate(candidate, table, samples) for name, candidate in study.candidates.items()}
     result: dict[str, Any] = {
         "schema_version": SCHEMA,
@@ -114,11 +133,11 @@ def _run(study: Prediction, data: Data, truth: Truth, folder: Path, progress: bo
         "candidates": {name: _assessed(study, probs, samples, truth) for name, probs in shown.items()},
         "losses": {},
     }
-    hard = _hard_students(study, samples, folder, data, progress)
+    hard = _hard_students(study, samples, place)
     result["hard"] = _outcomes(hard, samples, truth)
     for number, (name, entry) in enumerate(study.losses.items(), 1):
         say(f"distill {number}/{len(study.losses)}: {name}, {len(shown) + 2} teachers x {len(study.seeds)} seeds")
-        result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, folder, data, progress)
+        result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, place)
     return result | {
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
@@ -128,13 +147,13 @@ def _run(study: Prediction, data: Data, truth: Truth, folder: Path, progress: bo
 # -- what teachers say ------------------------------------------------------------------------------------------------
 
 
-def _outputs(study: Prediction, member: str, folder: Path, data: Data, samples: list[Samples]) -> Tensor:
+def _outputs(study: Prediction, member: str, place: _Place, samples: list[Samples]) -> Tensor:
     """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
     name, epoch = member.rsplit("@", 1)
     recipe = study.teach_recipe(name)
-    [path] = (folder / "teachers" / name / "checkpoints").glob(f"epoch-{int(epoch):04d}-step-*")
+    [path] = (place.teachers / name / "checkpoints").glob(f"epoch-{int(epoch):04d}-step-*")
     tensors, _ = checkpoint.load(path)
-    model = Stack([setup.new_model(recipe, data, seed) for seed in study.seeds], [0] * len(study.seeds))
+    model = Stack([setup.new_model(recipe, place.data, seed) for seed in study.seeds], [0] * len(study.seeds))
     load_weights(model, checkpoint.within("model", tensors), f"'{path}'")
     accelerator = make_accelerator(recipe, None)
     everyone = torch.arange(len(samples[0].train))[None]
@@ -192,11 +211,11 @@ def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth:
 # -- students ---------------------------------------------------------------------------------------------------------
 
 
-def _hard_students(study: Prediction, samples: list[Samples], folder: Path, data: Data, progress: bool) -> Tensor:
+def _hard_students(study: Prediction, samples: list[Samples], place: _Place) -> Tensor:
     """Test log-probabilities (1, S, n, C) of the students of the labels alone."""
-    nothing = torch.zeros(1, len(samples[0].train), data.num_classes)
+    nothing = torch.zeros(1, len(samples[0].train), place.data.num_classes)
     students = [Student(seed, 0, Component(name="kd"), 1.0, 0.0) for seed in study.seeds]
-    return _students(study, students, nothing, folder / "students" / "hard", data, progress)
+    return _students(study, students, nothing, "hard", place)
 
 
 def _loss(
@@ -207,9 +226,7 @@ def _loss(
     shown: Mapping[str, Tensor],
     samples: list[Samples],
     truth: Truth,
-    folder: Path,
-    data: Data,
-    progress: bool,
+    place: _Place,
 ) -> dict[str, Any]:
     """Students of every candidate, of the truth, and of what ``auto`` chooses, under one loss."""
     choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
@@ -227,7 +244,7 @@ def _loss(
         for group in range(len(shown) + 2)
         for i, seed in enumerate(study.seeds)
     ]
-    log_probs = _students(study, students, teachers, folder / "students" / name, data, progress)
+    log_probs = _students(study, students, teachers, name, place)
     outcomes = [_outcomes(rows[None], samples, truth) for rows in log_probs]
     return {
         "students": dict(zip(shown, outcomes, strict=False)),
@@ -257,12 +274,11 @@ def _with_coefficients(loss: Component, choice: Choice) -> Component:
     return Component(name="ptloss", coefficients=coefficients)  # type: ignore[call-arg]
 
 
-def _students(
-    study: Prediction, students: list[Student], table: Tensor, place: Path, data: Data, progress: bool
-) -> Tensor:
+def _students(study: Prediction, students: list[Student], table: Tensor, name: str, place: _Place) -> Tensor:
     """Test log-probabilities (groups, S, n, C) of a stack of students, after the last epoch."""
-    distill_stack(study.distill, students, table, place, data=data, progress=progress)
-    logits = load_tensors(place / "predictions.safetensors")[0]["test/last"]
+    run = place.folder / "students" / name
+    distill_stack(study.distill, students, table, run, data=place.student_data, progress=place.progress)
+    logits = load_tensors(run / "predictions.safetensors")[0]["test/last"]
     return logits.log_softmax(-1).unflatten(0, (-1, len(study.seeds)))
 
 
