@@ -17,7 +17,7 @@ from preceptor.study.recipe import Study
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import locked, make_folder, read_json, remove, write_json, write_text
+from preceptor.training.files import locked, make_folder, read_json, remove, remove_left_overs, write_json, write_text
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.stack import Stack
 
@@ -84,6 +84,7 @@ def claimed(folder: Path, study: BaseModel) -> Iterator["Clock"]:
     make_folder(folder)
     with locked(folder):
         refuse_other(folder, study)
+        remove_left_overs(folder)
         if not (folder / "study.yaml").exists():
             write_text(folder / "study.yaml", _essence(study))
         with Clock(folder) as clock:
