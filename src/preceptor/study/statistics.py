@@ -246,34 +246,34 @@ def _lead(values: Float64[np.ndarray, "teachers seeds"]) -> Estimate | None:
 
 def _correlations(optimum: np.ndarray, accuracy: np.ndarray, resamples: int, seed: int) -> list[Estimate]:
     """Correlation of predicted with realised rank for each loss, and last for all of them together."""
-    weights = _seed_weights(optimum.shape[-1], resamples, seed)
+    weights = seed_weights(optimum.shape[-1], resamples, seed)
     pairs = []
     for brier, accurate in zip(optimum, accuracy, strict=True):
         known = np.isfinite(brier.mean(-1) + accurate.mean(-1))
-        pairs.append((_centred_ranks(weights @ brier[known].T), _centred_ranks(weights @ -accurate[known].T)))
+        pairs.append((centred_ranks(weights @ brier[known].T), centred_ranks(weights @ -accurate[known].T)))
     pairs.append(tuple(np.concatenate(side, -1) for side in zip(*pairs, strict=True)))
-    return [_percentile(_correlation(predicted, realised)) for predicted, realised in pairs]
+    return [percentile(row_correlations(predicted, realised)) for predicted, realised in pairs]
 
 
-def _seed_weights(num_seeds: int, resamples: int, seed: int) -> Float64[np.ndarray, "rows seeds"]:
+def seed_weights(num_seeds: int, resamples: int, seed: int) -> Float64[np.ndarray, "rows seeds"]:
     """The weight of each seed in a mean: equal in the first row, resampled in the others."""
     equal = np.full(num_seeds, 1 / num_seeds)
     draws = np.random.default_rng(seed).multinomial(num_seeds, equal, size=resamples if num_seeds > 1 else 0)
     return np.vstack([equal, draws / num_seeds])
 
 
-def _centred_ranks(values: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows n"]:
+def centred_ranks(values: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows n"]:
     """Ranks within each row less their mean; equal values share the mean of their ranks, as Spearman has it."""
     values = np.round(values, 12)
     return np.sign(values[:, :, None] - values[:, None, :]).sum(-1) / 2
 
 
-def _correlation(x: Float64[np.ndarray, "rows n"], y: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows"]:
+def row_correlations(x: Float64[np.ndarray, "rows n"], y: Float64[np.ndarray, "rows n"]) -> Float64[np.ndarray, "rows"]:
     scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     return np.divide((x * y).sum(-1), scale, out=np.full(len(x), np.nan), where=scale > 0)
 
 
-def _percentile(values: Float64[np.ndarray, "rows"]) -> Estimate:
+def percentile(values: Float64[np.ndarray, "rows"]) -> Estimate:
     """The first value in the 95 % percentile interval of the others."""
     known = values[1:][np.isfinite(values[1:])]
     if np.isnan(values[0]) or known.size == 0:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import spearmanr
 
 from preceptor.assess.intervals import Estimate, mean_interval
+from preceptor.study.statistics import centred_ranks, percentile, row_correlations, seed_weights
 
 __all__ = ["GUESSES", "LossSummary", "summarize"]
 
@@ -106,36 +106,30 @@ def _stack(rows: Any) -> Seeds:
 
 
 def _weights(num_seeds: int) -> Float64[np.ndarray, "draws seeds"]:
-    """The weight of each seed in a mean: equal in the first row, resampled in the others."""
-    draws = np.random.default_rng(0).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=_RESAMPLES)
-    return np.vstack([np.full(num_seeds, 1 / num_seeds), draws / num_seeds])
+    return seed_weights(num_seeds, _RESAMPLES, 0)
 
 
-def _interval(values: np.ndarray) -> Estimate:
-    """The first value in the 95 % percentile interval of the others."""
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return Estimate(float(values[0]), float(low), float(high))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    return float(spearmanr(x, y).statistic)  # type: ignore[attr-defined]
+def _spearman(x: Float64[np.ndarray, "draws n"], y: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, "draws"]:
+    return row_correlations(centred_ranks(x), centred_ranks(y))
 
 
 def _correlation(x: Seeds, y: Seeds) -> Estimate:
-    return _interval(np.array([_spearman(x @ w, y @ w) for w in _weights(x.shape[1])]))
+    weights = _weights(x.shape[1])
+    return percentile(_spearman(weights @ x.T, weights @ y.T))
 
 
 def _ceiling(accuracy: Seeds) -> float:
     rng, seeds = np.random.default_rng(0), accuracy.shape[1]
     halves = [np.array_split(rng.permutation(seeds), 2) for _ in range(_SPLITS)]
-    return float(np.mean([_spearman(accuracy[:, a].mean(1), accuracy[:, b].mean(1)) for a, b in halves]))
+    one, other = (np.array([accuracy[:, half[i]].mean(1) for half in halves]) for i in (0, 1))
+    return float(_spearman(one, other).mean())
 
 
 def _regret(predicted: Seeds, accuracy: Seeds) -> Estimate:
     chosen = np.take_along_axis(accuracy, predicted.argmin(0)[None], 0)[0]
-    return _interval(100 * np.array([(accuracy @ w).max() - chosen @ w for w in _weights(len(chosen))]))
+    return percentile(100 * np.array([(accuracy @ w).max() - chosen @ w for w in _weights(len(chosen))]))
 
 
 def _closure(student: np.ndarray, hard: np.ndarray, oracle: np.ndarray) -> Estimate:
     weights = _weights(len(student))
-    return _interval((weights @ (student - hard)) / (weights @ (oracle - hard)))
+    return percentile((weights @ (student - hard)) / (weights @ (oracle - hard)))
