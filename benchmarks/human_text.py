@@ -29,6 +29,7 @@ NGRAMS = [
     "distill.model={name: ngram_bag, buckets: 16384, width: 16}",
     "distill.training.epochs=10",
 ]
+QUICK_NGRAMS = ["name=quick-ngrams", "distill.model={name: ngram_bag, buckets: 256, width: 4}"]
 CLASSES = ["very negative", "negative", "neutral", "positive", "very positive"]
 
 
@@ -75,7 +76,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         made = sample(MIXTURES["four-classes"], 600)
         return [
             Case("features", recipe, lambda: made),
-            Case("text", recipe, lambda: made, NGRAMS[:2], lambda: written(made[0]), "features"),
+            Case("text", recipe, lambda: made, QUICK_NGRAMS, lambda: written(made[0]), "features"),
         ]
     return [
         Case("features", recipe, lambda: human(arguments)),

@@ -1,0 +1,204 @@
+"""Prediction studies: statistics by hand and by scipy, a whole tiny study, the three benchmarks' quick form."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from preceptor.assess import brier, forecast
+from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.data.gaussian_mixture import GaussianMixture
+from preceptor.errors import InputError
+from preceptor.recipe import load, parse
+from preceptor.study.prediction.recipe import Prediction
+from preceptor.study.prediction.report import markdown, write_picture
+from preceptor.study.prediction.run import Truth, run_prediction
+from preceptor.study.prediction.summary import summarize
+from preceptor.study.prediction.tune import tune_rates
+from preceptor.training import setup
+from preceptor.training.files import load_tensors
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RECIPE = BENCHMARKS / "recipes" / "quick.yaml"
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Data, Truth]:
+    mixture = GaussianMixture.draw(num_classes=3, dimensions=5, variance=2.0)
+    inputs, labels = mixture.sample(420)
+    dataset = ArrayDataset(torch.from_numpy(inputs), labels, num_classes=3)
+    return Data(dataset, None, ("a", "b", "c")), Truth.exact(mixture.posterior(inputs))
+
+
+def small(**changes: object) -> Prediction:
+    raw = load(Prediction, RECIPE).model_dump(mode="json")
+    raw["teachers"] = {name: raw["teachers"][name] for name in ("cross_entropy", "mse")}
+    raw["candidates"] = {
+        "last": {"of": "cross_entropy@6"},
+        "hot": {"of": "cross_entropy@6", "temperature": 3},
+        "both": {"of": ["cross_entropy@6", "mse@2"]},
+        "fitted": {"of": "mse@6", "family": "temperature"},
+    }
+    raw["losses"] = {name: raw["losses"][name] for name in ("kd", "ptloss")}
+    for part in ("teach", "distill"):
+        raw[part]["split"] = {"train": 150, "heldout": 120, "test": 150}
+    return parse(Prediction, raw | changes)
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("prediction") / "run"
+
+
+@pytest.fixture(scope="module")
+def result(made, folder) -> dict:
+    return run_prediction(small(), *made, folder, command="pytest")
+
+
+def test_predictions_are_the_held_out_scores_of_the_stored_teachers(result, made, folder):
+    tensors, _ = load_tensors(folder / "teachers" / "cross_entropy" / "predictions.safetensors")
+    logits, labels = tensors["heldout/last"], tensors["heldout/labels"]
+    expected = [brier(forecast(rows), y).mean() for rows, y in zip(logits, labels, strict=True)]
+    assert result["candidates"]["last"]["losses"]["kd"]["brier"] == pytest.approx(expected, rel=1e-5)
+    hot = [brier(forecast(rows / 3), y).mean() for rows, y in zip(logits, labels, strict=True)]
+    assert result["candidates"]["hot"]["losses"]["kd"]["brier"] == pytest.approx(hot, rel=1e-5)
+
+
+def test_outcomes_are_the_expected_accuracy_and_distance_of_the_stored_students(result, made, folder):
+    data, truth = made
+    logits = load_tensors(folder / "students" / "kd" / "predictions.safetensors")[0]["test/last"]
+    study = small()
+    for i, seed in enumerate(study.seeds):
+        index = setup.cut(study.teach, data, seed).parts["test"].numpy()
+        probs, posterior = logits[i].double().softmax(-1).numpy(), truth.probs[index]
+        by_hand = np.mean([posterior[row, probs[row].argmax()] for row in range(len(index))])
+        assert result["losses"]["kd"]["students"]["last"]["accuracy"][i] == pytest.approx(by_hand)
+        distance = ((probs - posterior) ** 2).sum(1).mean()
+        assert result["losses"]["kd"]["students"]["last"]["distance"][i] == pytest.approx(distance, rel=1e-5)
+
+
+def test_auto_sees_neither_the_truth_nor_a_test_label(result, made, tmp_path):
+    """With inputs of test samples that are all wrong, and another truth, it chooses the same."""
+    data, truth = made
+    study = small()
+    inputs = data.train.inputs.clone()
+    cut = [setup.cut(study.teach, data, seed).parts for seed in study.seeds]
+    used = torch.cat([parts[name] for parts in cut for name in ("train", "heldout")])
+    unused = torch.ones(len(inputs), dtype=torch.bool).index_fill(0, used, False)
+    assert unused.any()
+    inputs[unused] = 100.0
+    other = Data(ArrayDataset(inputs, data.train.labels, num_classes=3), None, data.class_names)
+    uniform = Truth.exact(np.full_like(truth.probs, 1 / 3))
+    again = run_prediction(study, other, uniform, tmp_path / "run", command="pytest")
+    for loss in ("kd", "ptloss"):
+        assert again["losses"][loss]["choices"] == result["losses"][loss]["choices"]
+        assert again["losses"][loss]["oracle"] != result["losses"][loss]["oracle"]
+
+
+def test_a_complete_study_is_read_and_another_is_refused(result, made, folder):
+    assert run_prediction(small(), *made, folder, command="other") == result
+    with pytest.raises(InputError, match="holds another study"):
+        run_prediction(small(name="other"), *made, folder, command="pytest")
+
+
+def test_the_table_and_the_picture(result, tmp_path):
+    text = markdown(result)
+    assert all(f"| {name} |" in text for name in ("last", "hot", "both", "fitted"))
+    assert "oracle gap closed by `auto`" in text
+    assert write_picture(result, tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rates_are_tuned_with_seeds_of_their_own(made, tmp_path):
+    with pytest.raises(InputError, match="the seed 0 is one of the study's own"):
+        tune_rates(small(), made[0], [0.001], [0], tmp_path)
+    found = tune_rates(small(), made[0], [1e-6, 0.01], [7], tmp_path)
+    assert found["cross_entropy"][0.01] < found["cross_entropy"][1e-6]
+
+
+def fake(predicted: np.ndarray, accuracy: np.ndarray) -> dict:
+    """A result of as many candidates as rows, one column a seed."""
+    names = [f"c{i}" for i in range(len(predicted))]
+
+    def scores(row: np.ndarray) -> dict:
+        keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
+        return {key: row.tolist() for key in keys}
+
+    students = {n: {"accuracy": a.tolist(), "distance": (1 - a).tolist()} for n, a in zip(names, accuracy, strict=True)}
+    constant = {"distance": [0.0] * accuracy.shape[1]}
+    return {
+        "candidates": {
+            n: {
+                "accuracy": (1 - row).tolist(),
+                "nll": row.tolist(),
+                "calibration_error": row.tolist(),
+                "losses": {"kd": scores(row)},
+            }
+            for n, row in zip(names, predicted, strict=True)
+        },
+        "hard": {"accuracy": [0.5] * accuracy.shape[1], **constant},
+        "losses": {
+            "kd": {
+                "students": students,
+                "oracle": {"accuracy": [0.9] * accuracy.shape[1], **constant},
+                "auto": {"accuracy": [0.8] * accuracy.shape[1], **constant},
+            }
+        },
+    }
+
+
+def test_correlations_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    predicted, accuracy = rng.random((9, 6)), rng.random((9, 6))
+    found = summarize(fake(predicted, accuracy))["kd"]
+    expected = spearmanr(-predicted.mean(1), accuracy.mean(1)).statistic
+    assert found.correlation.value == pytest.approx(expected)
+    assert found.guesses["nll"].value == pytest.approx(expected)
+    assert found.with_distance.value == pytest.approx(expected)
+    best = np.argsort(predicted.mean(1))[:4]
+    half = spearmanr(-predicted[best].mean(1), accuracy[best].mean(1)).statistic
+    assert found.better_half.value == pytest.approx(half)
+
+
+def test_a_perfect_prediction_and_its_reverse() -> None:
+    accuracy = np.linspace(0.5, 0.8, 8)[:, None] + np.zeros((8, 4))
+    right, wrong = (summarize(fake(p, accuracy))["kd"] for p in (1 - accuracy, accuracy))
+    assert right.correlation.value == right.ceiling == right.better_half.value == pytest.approx(1)
+    assert wrong.correlation.value == pytest.approx(-1)
+    assert right.regret.value == pytest.approx(0)
+    assert wrong.regret.value == pytest.approx(30)
+
+
+def test_closure_by_hand() -> None:
+    accuracy = np.array([[0.5, 0.5], [0.6, 0.8], [0.9, 0.9]])
+    found = summarize(fake(1 - accuracy, accuracy))["kd"]
+    assert [found.closure[f"c{i}"].value for i in range(3)] == pytest.approx([0, 0.5, 1])
+    assert found.auto_closure.value == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"candidates": {"a": {"of": "cross_entropy@5.0"}, "b": {"of": "mse@1"}}}, "did you mean 'cross_entropy@5'"),
+        (
+            {"candidates": {"a": {"of": "mse@1", "temperature": 2, "family": "vector"}, "b": {"of": "mse@1"}}},
+            "leave one",
+        ),
+        ({"seeds": [0]}, "'seeds'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        small(**changes)
+
+
+@pytest.mark.parametrize("name", ["known_truth", "human_text", "human_images"])
+def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "oracle gap closed by `auto`" in done.stdout
+    assert len(list(tmp_path.glob("*/prediction.json"))) == (2 if name == "human_text" else 1)
