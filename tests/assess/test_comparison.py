@@ -347,3 +347,15 @@ def test_probabilities_as_logits_name_the_teacher_and_the_flag():
     teachers["b"] = assess.forecast(teachers["b"]).probs
     with pytest.raises(InputError, match=r"teacher 'b' look like probabilities.*probabilities=True"):
         compare(teachers, labels)
+
+
+def test_with_a_known_truth_the_ranking_is_by_the_distance_to_it(drawn):
+    teachers, labels, _ = drawn
+    truth = assess.forecast(teachers["true"]).probs
+    comparison = assess.compare(teachers, labels, truth=truth)
+    assert comparison.criterion == "distance"
+    for teacher in comparison.teachers:
+        probs = assess.forecast(teachers[teacher.name]).probs
+        assert teacher.scores["distance"].value == pytest.approx(assess.squared_distance(probs, truth).mean())
+    with pytest.raises(InputError, match="counts and truth are both given"):
+        assess.compare(teachers, labels, truth=truth, counts=np.ones_like(truth))

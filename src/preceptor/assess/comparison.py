@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from preceptor.assess import calibration, distance, intervals, scores
-from preceptor.assess.forecasts import Array, Forecast, check_labels, first_row, forecast, to_numpy
+from preceptor.assess.forecasts import (
+    Array,
+    Forecast,
+    check_labels,
+    check_same_shape,
+    first_row,
+    forecast,
+    to_numpy,
+)
 from preceptor.assess.intervals import Estimate
 from preceptor.assess.optimum import optimum
 from preceptor.assess.search import recalibrated
@@ -176,6 +184,7 @@ def compare(
     *,
     ids: Array | Mapping[str, Array] | None = None,
     counts: Array | None = None,
+    truth: Array | None = None,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     loss: str = "kd",
     temperature: float | None = None,
@@ -189,8 +198,8 @@ def compare(
 
     The ranking is by Brier score, as the difference of two teachers' Brier scores, on labels used neither to
     train nor to select them, is an unbiased estimate of the difference of their squared distances to the true
-    label distribution, the thing that a student profits from. With `counts` it is by that distance itself:
-    the same quantity from more labels. Teachers whose difference has 0 in its simultaneous interval are tied.
+    label distribution, the thing that a student profits from. With `counts` or the `truth` it is by that distance
+    itself: the same quantity from more labels. Teachers whose difference has 0 in its simultaneous interval are tied.
 
     Scored is what the student's loss makes of the teacher (`optimum`): for KD its own output, for TTM and WTTM
     its output at the temperature, for PTLoss its proxy. Rankings under different losses answer different
@@ -202,13 +211,14 @@ def compare(
     `calibration_error`, `debiased_calibration_error`, `classwise_calibration_error` (15 equal-mass bins),
     `sharpness`, `entropy`, `top_k_mass` (k = 5, or half the classes if that is fewer); if a temperature is given
     `renyi_entropy` and `power_sum`, of the teacher's own output: what TTM adds to KD, and WTTM's weight;
-    `distance` if every sample has two ratings or more.
+    `distance` if every sample has two ratings or more, or the truth is given.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each teacher, by name, over the same samples.
         labels: class indices `(N,)`.
         ids: what identifies the samples, one list for all or one a teacher; orders that differ are refused.
         counts: how many human raters chose each class, `(N, C)`.
+        truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
         class_names: names in the order of the classes, one list for all or one a teacher; likewise.
         loss: `kd`, `ttm`, `wttm` or `ptloss`.
         temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
@@ -231,7 +241,7 @@ def compare(
     targets = check_labels(labels, shape)
     common_order("ids", ids, names, shape[0])
     classes = common_order("class_names", class_names, names, shape[1])
-    ratings = None if counts is None else distance.rater_frequencies(counts, shape)
+    ratings = _ratings(counts, truth, shape)
     # One teacher at a time: of each only its per-sample values are kept.
     rows = []
     for name, logits in teachers.items():
@@ -244,7 +254,7 @@ def compare(
     return Comparison(
         teachers=ranked,
         differences=differences,
-        criterion="brier" if counts is None else "distance",
+        criterion="brier" if ratings is None else "distance",
         num_samples=shape[0],
         num_classes=shape[1],
         class_names=classes,
@@ -295,6 +305,17 @@ class _Row(NamedTuple):
 
     terms: dict[str, _Term]
     worth: np.ndarray
+
+
+def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Raters and their frequencies; a known truth is what infinitely many would say."""
+    if counts is not None and truth is not None:
+        raise InputError("counts and truth are both given: hand in the truth alone, which says more.")
+    if truth is not None:
+        known = forecast(truth, probabilities=True, what="The true label distribution").probs
+        check_same_shape("The true label distributions", known.shape, shape)
+        return np.full(shape[0], np.inf), known
+    return None if counts is None else distance.rater_frequencies(counts, shape)
 
 
 def _score(

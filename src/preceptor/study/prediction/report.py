@@ -51,7 +51,7 @@ def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> 
         candidate = result["candidates"][name]
         cells = [
             f"{100 * np.mean(result['losses'][loss]['students'][name]['accuracy']):.1f}, "
-            f"{found[loss].closure[name].value:+.2f}"
+            f"{_signed(found[loss].closure[name].value)}"
             for loss in found
         ]
         brier = np.mean(candidate["losses"][first]["brier"])
@@ -90,11 +90,17 @@ def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary
     axes.set_title(f"{loss}: ρ = {pictures.typographic(f'{summary.correlation.value:.2f}')}")
 
 
+def _signed(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:+.2f}"
+
+
 def _grid(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _plain(estimate: Estimate) -> str:
+    if np.isnan(estimate.value):
+        return "–"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
@@ -109,5 +115,5 @@ def _made(result: Mapping[str, Any]) -> str:
         f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; "
         f"python {by['python']}; {packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; "
         f"date {by['date']}; time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the "
-        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval."
+        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval; –: no gap beyond doubt to be closed."
     )

@@ -44,7 +44,8 @@ class LossSummary:
         regret: accuracy of the best candidate's students less that of the candidate that each seed's prediction puts
             first, in points.
         hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice.
-        closure: (student - hard) / (oracle - hard), of means over seeds, by candidate.
+        closure: (student - hard) / (oracle - hard), of means over seeds, by candidate; NaN where the 95 % interval of
+            the paired difference oracle - hard holds 0.
         auto_closure: the same of ``auto``'s choice, which sees neither the truth nor a test label.
     """
 
@@ -131,5 +132,8 @@ def _regret(predicted: Seeds, accuracy: Seeds) -> Estimate:
 
 
 def _closure(student: np.ndarray, hard: np.ndarray, oracle: np.ndarray) -> Estimate:
+    """NaN where the seeds leave open whether there is a gap: a ratio to nothing says nothing."""
+    if 0 in mean_interval(oracle - hard):
+        return Estimate(np.nan, np.nan, np.nan)
     weights = _weights(len(student))
     return percentile((weights @ (student - hard)) / (weights @ (oracle - hard)))
