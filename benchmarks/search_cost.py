@@ -32,9 +32,8 @@ def main() -> None:
         start = time.perf_counter(), time.process_time()
         found = search_transform(teacher, labels, family)
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-        print(
-            f"{family:18} {wall:6.2f} s ({cpu:.2f} s of CPU)  gain {found.gain.value:.4f}, at least {found.gain.low:.4f}"
-        )
+        gain = f"gain {found.gain.value:.4f}, at least {found.gain.low:.4f}"
+        print(f"{family:18} {wall:6.2f} s ({cpu:.2f} s of CPU)  {gain}")
 
 
 if __name__ == "__main__":

@@ -115,5 +115,6 @@ def _made(result: Mapping[str, Any]) -> str:
         f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; "
         f"python {by['python']}; {packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; "
         f"date {by['date']}; time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the "
-        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval; –: no gap beyond doubt to be closed."
+        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval; "
+        "–: no gap beyond doubt to be closed."
     )
