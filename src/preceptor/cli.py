@@ -115,6 +115,13 @@ def assess(
             help="Score runs on the samples that students learn from, too; default: where model and data are found.",
         ),
     ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            help="What ranks: brier (students' distance to the truth) or brier_recalibrated (students' accuracy).",
+        ),
+    ] = "brier",
     level: Annotated[float, typer.Option("--level", help="Of the simultaneous intervals.")] = 0.95,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="The files hold probabilities.")] = False,
     page: Annotated[Path | None, typer.Option("--page", help="Write an HTML page with pictures.")] = None,
@@ -137,6 +144,7 @@ def assess(
         samples=samples,
         data_dir=data_dir,
         transfer=transfer,
+        criterion=criterion,
         level=level,
         probabilities=probabilities,
         progress=True,

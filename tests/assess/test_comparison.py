@@ -359,3 +359,12 @@ def test_with_a_known_truth_the_ranking_is_by_the_distance_to_it(drawn):
         assert teacher.scores["distance"].value == pytest.approx(assess.squared_distance(probs, truth).mean())
     with pytest.raises(InputError, match="counts and truth are both given"):
         assess.compare(teachers, labels, truth=truth, counts=np.ones_like(truth))
+
+
+def test_ranked_at_the_best_temperature_over_confidence_costs_nothing(drawn):
+    teachers, labels, _ = drawn
+    comparison = assess.compare(teachers, labels, criterion="brier_recalibrated")
+    assert comparison.criterion == "brier_recalibrated"
+    assert {"true", "overconfident"} <= set(comparison.tie_groups[0])
+    with pytest.raises(InputError, match="did you mean 'brier'"):
+        assess.compare(teachers, labels, criterion="breir")

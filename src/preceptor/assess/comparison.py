@@ -21,7 +21,7 @@ from preceptor.assess.forecasts import (
 from preceptor.assess.intervals import Estimate
 from preceptor.assess.optimum import optimum
 from preceptor.assess.search import recalibrated
-from preceptor.errors import InputError
+from preceptor.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Difference", "TeacherScores", "compare"]
 
 SCHEMA_VERSION = 2
+
+CRITERIA = ("brier", "brier_recalibrated")
 
 _BINS = 15
 _COLUMNS = {
@@ -189,6 +191,7 @@ def compare(
     loss: str = "kd",
     temperature: float | None = None,
     coefficients: Array | None = None,
+    criterion: str = "brier",
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -223,6 +226,8 @@ def compare(
         loss: `kd`, `ttm`, `wttm` or `ptloss`.
         temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
         coefficients: of `ptloss`, `(M,)` or `(C, M)`.
+        criterion: what ranks: `brier`, which predicts how near to the truth students come, or `brier_recalibrated`,
+            which predicts their accuracy (docs/verdict.md says how well).
         level: coverage of the intervals.
         resamples: bootstrap resamples, shared by all teachers.
         seed: of the resampling.
@@ -236,6 +241,8 @@ def compare(
     >>> comparison.ranking, comparison.tie_groups
     (['sure', 'unsure'], [['sure'], ['unsure']])
     """
+    if criterion not in CRITERIA:
+        raise InputError(f"There is no criterion {criterion!r}; {did_you_mean(criterion, CRITERIA)}")
     names = list(teachers)
     shape = common_shape(teachers)
     targets = check_labels(labels, shape)
@@ -247,14 +254,15 @@ def compare(
     for name, logits in teachers.items():
         teacher = forecast(logits, probabilities=probabilities, what=_of(name))
         student = student_optimum(teacher, loss, temperature, coefficients)
-        rows.append(_score(student, teacher, targets, ratings, temperature))
+        row = _score(student, teacher, targets, ratings, temperature)
+        rows.append(row if criterion == "brier" else row._replace(worth=row.terms[criterion].values))
     order = sorted(range(len(rows)), key=lambda i: rows[i].worth.mean())
     names, rows = [names[i] for i in order], [rows[i] for i in order]
     ranked, differences = _evaluate(names, rows, level, resamples, seed)
     return Comparison(
         teachers=ranked,
         differences=differences,
-        criterion="brier" if ratings is None else "distance",
+        criterion="distance" if ratings is not None and criterion == "brier" else criterion,
         num_samples=shape[0],
         num_classes=shape[1],
         class_names=classes,

@@ -26,9 +26,10 @@ SCHEMA = 2
 
 # The page, the table and the documentation say the same.
 WHICH_PREDICTS = (
-    "The held-out score is the one that predicts students, and the ranking is by it: its labels were used for nothing "
-    "else, so the difference between two teachers is unbiased. On its own training samples a teacher's score is too "
-    "good, as it was fitted to their labels."
+    "The held-out score is the one that predicts students: its labels were used for nothing else, so the difference "
+    "between two teachers is unbiased. The Brier score itself predicts how near to the truth students come, the one at "
+    "the best temperature their accuracy. On its own training samples a teacher's score is too good, as it was fitted "
+    "to their labels."
 )
 _PARTS = {"train": "on its own training samples (too good)", "transfer": "on transfer samples"}
 
@@ -118,6 +119,7 @@ def assess_candidates(
     losses: Sequence[str] = ("kd",),
     temperature: float | None = None,
     coefficients: Array | None = None,
+    criterion: str = "brier",
     level: float = 0.95,
 ) -> Assessment:
     """Rank candidates under each loss, by held-out labels (or counts) alone.
@@ -131,6 +133,7 @@ def assess_candidates(
         losses: what students minimise; each is a ranking of its own.
         temperature: of ``ttm`` and ``wttm``, and of the Rényi entropy and the power sum.
         coefficients: of ``ptloss``.
+        criterion: what ranks, as `preceptor.assess.compare`.
         level: of the intervals.
 
     Raises:
@@ -151,7 +154,7 @@ def assess_candidates(
     agree("class_names", {c.name: c.class_names for c in candidates}, shape[1])
     truth = _Truth.of(candidates, labels, counts, shape[0])
     rankings = [
-        _rank(candidates, truth, loss, temperature if loss != "ptloss" else None, coefficients, level)
+        _rank(candidates, truth, loss, temperature if loss != "ptloss" else None, coefficients, criterion, level)
         for loss in losses
     ]
     return Assessment(tuple(rankings), tuple(candidates), tuple(_notes(candidates, truth, ids)))
@@ -171,6 +174,7 @@ def assess_files(
     progress: bool = False,
     losses: Sequence[str] = ("kd",),
     temperature: float | None = None,
+    criterion: str = "brier",
     level: float = 0.95,
 ) -> Assessment:
     """``preceptor assess``: read candidates, labels and options by name, and rank.
@@ -200,6 +204,7 @@ def assess_files(
         losses=losses,
         temperature=temperature,
         coefficients=eps,
+        criterion=criterion,
         level=level,
     )
 
@@ -264,6 +269,7 @@ def _rank(
     loss: str,
     temperature: float | None,
     coefficients: Array | None,
+    criterion: str,
     level: float,
 ) -> Ranking:
     eps = coefficients if loss == "ptloss" else None
@@ -275,6 +281,7 @@ def _rank(
         loss=loss,
         temperature=temperature,
         coefficients=eps,
+        criterion=criterion,
         level=level,
     )
 
