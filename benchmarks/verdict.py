@@ -26,41 +26,32 @@ def epochs(result: Mapping[str, Any]) -> list[int]:
 
 def claims(result: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Each claim with its paired differences, one a seed; KD students unless it says otherwise."""
-    *_, third, fourth, _, last = epochs(result)
+    *_, a, b, _, end = epochs(result)
 
-    def better(one: str, other: str, loss: str = "kd") -> np.ndarray:
-        return accuracy(result, one, loss) - accuracy(result, other, loss)
+    def better(one: str, other: str) -> np.ndarray:
+        return accuracy(result, one, "kd") - accuracy(result, other, "kd")
 
     def losses(one: str, other: str) -> np.ndarray:
         every = [accuracy(result, name, one) - accuracy(result, name, other) for name in result["candidates"]]
         return np.mean(every, axis=0)
 
-    yield f"stopping early: CE at {fourth} epochs over {last}", better(f"ce-{fourth}", f"ce-{last}")
-    for name, label in (
-        ("mse", "MSE"),
-        ("soteacher", "SoTeacher"),
-        ("tolerant", "tolerant"),
-        ("smoothing", "smoothing"),
-    ):
-        yield f"{label} over CE, both at {last} epochs", better(f"{name}-{last}", f"ce-{last}")
-        yield f"{label} over CE, both at {fourth} epochs", better(f"{name}-{fourth}", f"ce-{fourth}")
-    yield f"MSE over CE, both at {third} epochs", better(f"mse-{third}", f"ce-{third}")
-    yield f"tolerant over CE, both at {third} epochs", better(f"tolerant-{third}", f"ce-{third}")
+    yield "stopping early (b) over training to the end, CE", better(f"ce-{b}", f"ce-{end}")
+    names = {"mse": "MSE", "soteacher": "SoTeacher", "tolerant": "tolerant", "smoothing": "label smoothing"}
+    for name, label in names.items():
+        yield f"{label} over CE, both to the end", better(f"{name}-{end}", f"ce-{end}")
+        yield f"{label} over CE, both stopped (b)", better(f"{name}-{b}", f"ce-{b}")
+    yield "MSE over CE, both stopped (a)", better(f"mse-{a}", f"ce-{a}")
+    yield "tolerant over CE, both stopped (a)", better(f"tolerant-{a}", f"ce-{a}")
     yield "TTM (T = 2) over KD (T = 1), mean of all teachers", losses("ttm", "kd")
     yield "WTTM over TTM, mean of all teachers", losses("wttm", "ttm")
     yield "PTLoss (fixed 1.0) over KD, mean of all teachers", losses("ptloss", "kd")
-    yield f"searched proxy over CE as it is, {last} epochs", better(f"ce-{last}-proxy", f"ce-{last}")
-    yield (
-        f"searched proxy (5, class-wise) over CE as it is, {fourth} epochs",
-        better(f"ce-{fourth}-proxy-5", f"ce-{fourth}"),
-    )
-    yield (
-        f"searched proxy (5, class-wise) over temperature, {fourth} epochs",
-        better(f"ce-{fourth}-proxy-5", f"ce-{fourth}-calibrated"),
-    )
+    yield "searched proxy (M = 1, shared) over none, CE to the end", better(f"ce-{end}-proxy", f"ce-{end}")
+    proxy = f"ce-{b}-proxy-5"
+    yield "searched proxy (M = 5, class-wise) over none, CE stopped (b)", better(proxy, f"ce-{b}")
+    yield "the same over a fitted temperature", better(proxy, f"ce-{b}-calibrated")
     auto = 100 * np.array(result["losses"]["kd"]["auto"]["accuracy"])
-    yield f"`auto` over CE at {last} epochs", auto - accuracy(result, f"ce-{last}", "kd")
-    yield f"`auto` over CE at {fourth} epochs", auto - accuracy(result, f"ce-{fourth}", "kd")
+    yield "`auto` over CE to the end", auto - accuracy(result, f"ce-{end}", "kd")
+    yield "`auto` over CE stopped (b)", auto - accuracy(result, f"ce-{b}", "kd")
 
 
 def cell(estimate: Estimate) -> str:
@@ -77,11 +68,10 @@ def main() -> None:
     rows = [[(label, cell(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
     for same in zip(*rows, strict=True):
         print(f"| {same[0][0]} | {' | '.join(shown for _, shown in same)} |")
-    print(
-        "\nPoints of test accuracy of the student, paired by seed; ±: half the 95 % Student-t interval, bold where it"
-    )
-    print("excludes 0. Epochs are those of the first column; of the others:", end=" ")
-    print("; ".join(f"{name} {epochs(r)}" for name, r in zip(names, results.values(), strict=True)) + ".")
+    print("\nPoints of test accuracy of the student, paired by seed; KD unless it says otherwise; ±: half the 95 %")
+    print("Student-t interval, bold where it excludes 0. Epochs (a), (b), end:", end=" ")
+    moments = {name: [epochs(r)[i] for i in (2, 3, -1)] for name, r in zip(names, results.values(), strict=True)}
+    print("; ".join(f"{name} {', '.join(map(str, each))}" for name, each in moments.items()) + ".")
 
 
 if __name__ == "__main__":
