@@ -127,8 +127,11 @@ def fake(predicted: np.ndarray, accuracy: np.ndarray) -> dict:
         keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
         return {key: row.tolist() for key in keys}
 
-    students = {n: {"accuracy": a.tolist(), "distance": (1 - a).tolist()} for n, a in zip(names, accuracy, strict=True)}
-    constant = {"distance": [0.0] * accuracy.shape[1]}
+    students = {
+        n: {"accuracy": a.tolist(), "accuracy_best": a[::-1].tolist(), "distance": (1 - a).tolist()}
+        for n, a in zip(names, accuracy, strict=True)
+    }
+    constant = {"distance": [0.0] * accuracy.shape[1], "accuracy_best": [0.0] * accuracy.shape[1]}
     return {
         "candidates": {
             n: {
@@ -158,6 +161,7 @@ def test_correlations_are_scipys() -> None:
     assert found.correlation.value == pytest.approx(expected)
     assert found.guesses["nll"].value == pytest.approx(expected)
     assert found.with_distance.value == pytest.approx(expected)
+    assert found.early_stopped.value == pytest.approx(expected)
     best = np.argsort(predicted.mean(1))[:4]
     half = spearmanr(-predicted[best].mean(1), accuracy[best].mean(1)).statistic
     assert found.better_half.value == pytest.approx(half)

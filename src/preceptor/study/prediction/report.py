@@ -21,6 +21,8 @@ _ROWS = (
     ("noise ceiling of it", lambda s: f"{s.distance_ceiling:.2f}"),
     ("true distance, held-out → accuracy", lambda s: _plain(s.distance_heldout)),
     ("true distance, transfer set → accuracy", lambda s: _plain(s.distance_transfer)),
+    ("recalibrated Brier → accuracy of early-stopped students", lambda s: _plain(s.early_stopped)),
+    ("gap between truth and labels for those, points", lambda s: _points(s.early_stopped_gap)),
     ("guess: teacher accuracy", lambda s: _plain(s.guesses["accuracy"])),
     ("guess: teacher NLL", lambda s: _plain(s.guesses["nll"])),
     ("guess: teacher ECE", lambda s: _plain(s.guesses["calibration_error"])),
@@ -88,6 +90,10 @@ def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary
     axes.invert_xaxis()
     axes.set(xlabel="held-out Brier score at best T (better →)", ylabel="test accuracy of the student, %")
     axes.set_title(f"{loss}: ρ = {pictures.typographic(f'{summary.correlation.value:.2f}')}")
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{estimate.value:+.1f} ± {(estimate.high - estimate.low) / 2:.1f}"
 
 
 def _signed(value: float) -> str:

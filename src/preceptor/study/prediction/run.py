@@ -134,7 +134,7 @@ def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, 
         "losses": {},
     }
     hard = _hard_students(study, samples, place)
-    result["hard"] = _outcomes(hard, samples, truth)
+    result["hard"] = _outcomes(hard, 0, samples, truth)
     for number, (name, entry) in enumerate(study.losses.items(), 1):
         say(f"distill {number}/{len(study.losses)}: {name}, {len(shown) + 2} teachers x {len(study.seeds)} seeds")
         result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, place)
@@ -211,7 +211,7 @@ def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth:
 # -- students ---------------------------------------------------------------------------------------------------------
 
 
-def _hard_students(study: Prediction, samples: list[Samples], place: _Place) -> Tensor:
+def _hard_students(study: Prediction, samples: list[Samples], place: _Place) -> dict[str, Tensor]:
     """Test log-probabilities (1, S, n, C) of the students of the labels alone."""
     nothing = torch.zeros(1, len(samples[0].train), place.data.num_classes)
     students = [Student(seed, 0, Component(name="kd"), 1.0, 0.0) for seed in study.seeds]
@@ -245,7 +245,7 @@ def _loss(
         for i, seed in enumerate(study.seeds)
     ]
     log_probs = _students(study, students, teachers, name, place)
-    outcomes = [_outcomes(rows[None], samples, truth) for rows in log_probs]
+    outcomes = [_outcomes(log_probs, group, samples, truth) for group in range(len(shown) + 2)]
     return {
         "students": dict(zip(shown, outcomes, strict=False)),
         "oracle": outcomes[-2],
@@ -274,19 +274,26 @@ def _with_coefficients(loss: Component, choice: Choice) -> Component:
     return Component(name="ptloss", coefficients=coefficients)  # type: ignore[call-arg]
 
 
-def _students(study: Prediction, students: list[Student], table: Tensor, name: str, place: _Place) -> Tensor:
-    """Test log-probabilities (groups, S, n, C) of a stack of students, after the last epoch."""
+def _students(study: Prediction, students: list[Student], table: Tensor, name: str, place: _Place) -> dict[str, Tensor]:
+    """Test log-probabilities (groups, S, n, C) of a stack of students, after the ``last`` and the ``best`` epoch."""
     run = place.folder / "students" / name
     distill_stack(study.distill, students, table, run, data=place.student_data, progress=place.progress)
-    logits = load_tensors(run / "predictions.safetensors")[0]["test/last"]
-    return logits.log_softmax(-1).unflatten(0, (-1, len(study.seeds)))
+    tensors, _ = load_tensors(run / "predictions.safetensors")
+    seeds = len(study.seeds)
+    return {kind: tensors[f"test/{kind}"].log_softmax(-1).unflatten(0, (-1, seeds)) for kind in ("last", "best")}
 
 
-def _outcomes(log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
-    """Expected accuracy and squared distance to the truth on the test part, one value a seed."""
+def _outcomes(
+    log_probs: Mapping[str, Tensor], group: int, samples: list[Samples], truth: Truth
+) -> dict[str, list[float]]:
+    """Expected accuracy and squared distance to the truth on the test part, one value a seed.
+
+    ``accuracy_best`` is that of the epoch with the best held-out score, ``accuracy`` and ``distance`` are of the last.
+    """
     index = [rows.numpy() for rows in stack_of(samples, "test")]
-    probs = [rows.double().exp().numpy() for rows in log_probs[0]]
+    last, best = ([rows.double().exp().numpy() for rows in log_probs[kind][group]] for kind in ("last", "best"))
     return {
-        "accuracy": [float(truth.accuracy(p, i)) for p, i in zip(probs, index, strict=True)],
-        "distance": [float(truth.distance(p, i)) for p, i in zip(probs, index, strict=True)],
+        "accuracy": [float(truth.accuracy(p, i)) for p, i in zip(last, index, strict=True)],
+        "accuracy_best": [float(truth.accuracy(p, i)) for p, i in zip(best, index, strict=True)],
+        "distance": [float(truth.distance(p, i)) for p, i in zip(last, index, strict=True)],
     }

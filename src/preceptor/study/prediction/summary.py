@@ -41,6 +41,8 @@ class LossSummary:
         distance_heldout, distance_transfer: correlation of the teachers' true distance, on held-out samples and on the
             samples that students learn from, with the students' accuracy.
         guesses: correlation of each of `GUESSES` with the students' accuracy.
+        early_stopped: of the recalibrated score with the accuracy of students stopped at their best held-out epoch.
+        early_stopped_gap: accuracy of the student of the truth less that of the labels, both stopped so, in points.
         regret: accuracy of the best candidate's students less that of the candidate that each seed's prediction puts
             first, in points.
         hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice.
@@ -58,6 +60,8 @@ class LossSummary:
     distance_heldout: Estimate
     distance_transfer: Estimate
     guesses: Mapping[str, Estimate]
+    early_stopped: Estimate
+    early_stopped_gap: Estimate
     regret: Estimate
     hard: Estimate
     oracle: Estimate
@@ -74,7 +78,9 @@ def summarize(result: Mapping[str, Any]) -> dict[str, LossSummary]:
 def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     names = list(result["candidates"])
     found = result["losses"][loss]
-    accuracy, away = (_stack(found["students"][name][key] for name in names) for key in ("accuracy", "distance"))
+    keys = ("accuracy", "accuracy_best", "distance")
+    accuracy, stopped, away = (_stack(found["students"][name][key] for name in names) for key in keys)
+    stopped_gap = np.array(found["oracle"]["accuracy_best"]) - np.array(result["hard"]["accuracy_best"])
     predicted = {
         key: _stack(result["candidates"][name]["losses"][loss][key] for name in names)
         for key in ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
@@ -93,6 +99,8 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
         distance_heldout=_correlation(-predicted["distance_heldout"], accuracy),
         distance_transfer=_correlation(-predicted["distance_transfer"], accuracy),
         guesses={key: _correlation(sign * guesses[key], accuracy) for key, sign in GUESSES.items()},
+        early_stopped=_correlation(-best_guess, stopped),
+        early_stopped_gap=mean_interval(100 * stopped_gap),
         regret=_regret(best_guess, accuracy),
         hard=mean_interval(hard),
         oracle=mean_interval(oracle),
