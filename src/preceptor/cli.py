@@ -52,29 +52,57 @@ def teach(
     overrides: Overrides = None,
     out: Out = None,
     data_dir: DataDir = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            "--select",
+            help="teaching: keep every epoch, and the one that teaches best beside the one that scores best.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train a teacher. Stopped or killed, the same command goes on where it was."""
     from preceptor.recipe import TeachRecipe
 
-    _train(TeachRecipe, recipe, _with_data_dir(overrides, data_dir), out, dry_run, as_json)
+    if select not in (None, "teaching"):
+        raise InputError(f"--select is '{select}'; give teaching (what 'best' means is training.select=brier)")
+    # Before the user's own overrides, which come last and win.
+    implied = ["training.keep=all", "training.select=accuracy"] if select else []
+    assignments = implied + _with_data_dir(overrides, data_dir)
+    _train(TeachRecipe, recipe, assignments, out, dry_run, as_json, teaching=select is not None)
 
 
 @app.command()
 def distill(
     recipe: RecipeArgument,
-    overrides: Overrides = None,
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="A run folder that teach wrote.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]... [RUN]...", help="e.g. optimizer.lr=0.1; runs after --teacher auto."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="A run folder that teach wrote, or auto: chosen among the RUNs that follow."),
+    ] = None,
     out: Out = None,
     data_dir: DataDir = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a student from a teacher. Stopped or killed, the same command goes on where it was."""
+    """Train a student from a teacher. Stopped or killed, the same command goes on where it was.
+
+    With --teacher auto the held-out labels choose: checkpoint or mixture, and what to do to its output.
+    """
     from preceptor.recipe import DistillRecipe
 
-    assignments = _with_data_dir(overrides, data_dir) + ([f"teacher={teacher}"] if teacher else [])
+    names = [argument for argument in arguments or [] if "=" not in argument]
+    assignments = _with_data_dir([a for a in arguments or [] if "=" in a], data_dir)
+    if names and teacher != "auto":
+        raise InputError(f"'{names[0]}' is no KEY=VALUE; write runs to choose from after --teacher auto")
+    if teacher == "auto":
+        _distill_auto(recipe, assignments, names, data_dir, out, dry_run, as_json)
+        return
+    assignments += [f"teacher={teacher}"] if teacher else []
     _train(DistillRecipe, recipe, assignments, out, dry_run, as_json)
 
 
@@ -273,7 +301,14 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def _train(
-    kind: "type[Recipe]", recipe: str, assignments: list[str], out: Path | None, dry_run: bool, as_json: bool
+    kind: "type[Recipe]",
+    recipe: str,
+    assignments: list[str],
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    *,
+    teaching: bool = False,
 ) -> None:
     from preceptor.recipe import DistillRecipe, TeachRecipe, dump, load
 
@@ -287,9 +322,41 @@ def _train(
     folder = out or Path("runs") / path.stem
     if isinstance(loaded, TeachRecipe):
         result = training.teach(loaded, folder, progress=True)
+        if teaching:
+            from preceptor.study.auto import keep_teaching
+
+            result = keep_teaching(folder, progress=True)
+            _say(f"teaches best: the weights after {result['teaching']['epoch']} epochs, in teaching.safetensors")
     else:
         assert isinstance(loaded, DistillRecipe)
         result = training.distill(loaded, folder, progress=True)
+    _print(result if as_json else _score_table(result, folder))
+
+
+def _distill_auto(
+    recipe: str,
+    assignments: list[str],
+    names: list[str],
+    data_dir: Path | None,
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Choose the teacher, say why, and distil from it."""
+    from preceptor import training
+    from preceptor.recipe import DistillRecipe, dump, load
+    from preceptor.study.auto import choose_teacher
+
+    path = _find_recipe(recipe)
+    loaded = load(DistillRecipe, path, assignments)
+    resolved, choice = choose_teacher(loaded, names, data_dir=data_dir, progress=True)
+    if dry_run:
+        _print(dump(resolved), plain=True)
+        return
+    if not as_json:
+        _print(choice.table())
+    folder = out or Path("runs") / path.stem
+    result = training.distill(resolved, folder, choice=choice.to_dict(), progress=True)
     _print(result if as_json else _score_table(result, folder))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from preceptor.errors import InputError, did_you_mean
 
@@ -192,7 +192,7 @@ class TeacherRef(Strict):
     """
 
     run: Path
-    weights: Literal["last", "best", "average"] = "last"
+    weights: Literal["last", "best", "average", "teaching"] = "last"
     epoch: Annotated[int, Field(ge=1)] | None = None
     member: Annotated[int, Field(ge=0)] | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -225,6 +225,7 @@ class DistillRecipe(Recipe):
 
     verb: Literal["distill"] = "distill"
     teacher: Annotated[tuple[TeacherRef, ...], BeforeValidator(_teachers)] = ()
+    transform: Transform | None = None  # of what the teachers say together, before the student sees it
     loss: Named = Component(name="kd")
     ce_weight: Annotated[float, Field(ge=0)] = 0.1
     distill_weight: Annotated[float, Field(ge=0)] = 0.9
@@ -238,6 +239,14 @@ class DistillRecipe(Recipe):
 
 
 R = TypeVar("R", bound=BaseModel)
+
+
+def parse_transform(raw: object, source: str) -> Transform:
+    """A transform that was stored as plain data; `source` is what an error calls the file."""
+    try:
+        return TypeAdapter(Transform).validate_python(raw)
+    except ValidationError as error:
+        raise InputError(f"{source} holds a transform that cannot be read: {error.errors()[0]['msg']}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,7 +6,7 @@ transform, each step taken only where its cross-fitted gain is beyond doubt.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from preceptor.assess.search import folds_of, lower_bound, search_transform
 from preceptor.assess.transform import transformed
 from preceptor.errors import InputError
 from preceptor.recipe import Proxy, Transform
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Choice", "Step", "choose", "mixture_weights"]
 
@@ -69,6 +72,25 @@ class Choice:
     def log_probs(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The chosen teacher's log-probabilities `(..., C)`, from the outputs of those it is made of."""
         return transformed(mixed(outputs, self.weights), self.transform)
+
+    def table(self) -> "Table":
+        """What was tried and what was taken, as a `rich` table."""
+        from rich.table import Table
+
+        mixture = " + ".join(f"{weight:.2f} {name}" for name, weight in self.weights.items())
+        what = "as it is" if self.transform is None else f"under {self.transform.kind}"
+        table = Table(
+            title=f"The teacher for {self.loss}",
+            caption=f"Taken: {mixture}, {what}. Brier score of what the loss makes of it: {self.brier[1]:.4f}; of the "
+            f"best single teacher, {self.single}: {self.brier[0]:.4f}. Gains are cross-fitted, and taken where their "
+            "lower bound is above 0.",
+        )
+        for header in ("tried", "gain", "at least", "taken"):
+            table.add_column(header, justify="left" if header == "tried" else "right")
+        for step in self.steps:
+            row = step.name, f"{step.gain.value:+.4f}", f"{step.gain.low:+.4f}", "yes" if step.taken else ""
+            table.add_row(*row)
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """The choice as plain data for JSON, with a `schema_version`."""

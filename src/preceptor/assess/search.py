@@ -27,7 +27,7 @@ __all__ = ["FAMILIES", "Search", "recalibrated", "search_transform"]
 
 _ITERATIONS = 30
 # A step that lowers the mean Brier score by less than this is far below its sampling error: stop there.
-_PRECISION = 3e-5
+_PRECISION = 1e-5
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.assess.comparison import common_order
+from preceptor.assess.transform import transformed
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Component, Recipe, TeacherRef, parse
@@ -25,7 +26,9 @@ from preceptor.training.progress import progress_bar
 
 __all__ = ["Candidate", "Predictions", "name_of", "read_candidates"]
 
-_WEIGHTS = ("last", "best", "average")
+_WEIGHTS = ("last", "best", "average", "teaching")
+# Those whose held-out predictions a run has stored.
+_STORED = ("last", "best", "average")
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,14 +269,15 @@ class _Loader:
     def _read_run(self, reference: TeacherRef) -> Candidate:
         weights, _ = runs.teacher_weights(reference)
         parts = runs.parts_of(reference.run, reference.member)
-        wanted = set() if reference.epoch is None else {"heldout"}
+        computed = reference.epoch is not None or reference.weights not in _STORED
+        wanted = {"heldout"} if computed else set()
         if self.transfer is not False:
             wanted |= {"train", "transfer"}
         predicted, unseen = {}, None
         try:
             predicted = self._predict(reference, {n: index for n, index in parts.items() if n in wanted})
         except InputError as error:
-            if self.transfer or reference.epoch is not None:
+            if self.transfer or computed:
                 raise
             unseen = str(error)
         heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
@@ -304,6 +308,7 @@ class _Loader:
         indices = torch.cat(list(parts.values()))
         evaluator = Evaluator(dataset, indices, accelerator, distribution=teacher.distribution)
         logits, labels = evaluator.predictions(teacher.model.to(accelerator.device))
+        logits = transformed(logits, teacher.transform)
         sizes = [len(index) for index in parts.values()]
         split = zip(parts, logits.split(sizes), labels.split(sizes), parts.values(), strict=True)
         return {name: _predictions(*tensors) for name, *tensors in split}
@@ -319,7 +324,8 @@ class _Loader:
             self._loaded[key] = found, labels_of(found.train, found.num_classes)
         data, labels = self._loaded[key]
         stored = _stored(
-            reference.model_copy(update={"epoch": None}), runs.parts_of(reference.run, reference.member)["heldout"]
+            reference.model_copy(update={"epoch": None, "weights": "last"}),
+            runs.parts_of(reference.run, reference.member)["heldout"],
         )
         if stored.ids.max() >= len(labels) or (labels.numpy()[stored.ids] != stored.labels).any():
             raise InputError(

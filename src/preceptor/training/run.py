@@ -24,7 +24,17 @@ from torch import Tensor
 from preceptor import __version__
 from preceptor.data.dataset import shortened
 from preceptor.errors import InputError
-from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe, dump, parse, read_yaml
+from preceptor.recipe import (
+    DistillRecipe,
+    Recipe,
+    TeacherRef,
+    TeachRecipe,
+    Transform,
+    dump,
+    parse,
+    parse_transform,
+    read_yaml,
+)
 from preceptor.training import build, checkpoint, files
 from preceptor.training.loop import load_weights
 from preceptor.training.stack import member_state
@@ -274,6 +284,8 @@ class Weights:
     distribution: str
     temperature: float | list[float]
     members: int | None
+    transform: Transform | None = None
+    """Of the output: chosen with the weights (``teaching``)."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -297,10 +309,14 @@ def read_weights(path: Path) -> Weights:
         )
     found: dict[str, Any] = {"tensors": tensors}
     for field in dataclasses.fields(Weights)[1:]:
+        if field.name not in metadata and field.default is not dataclasses.MISSING:
+            continue
         if field.name not in metadata:
             raise InputError(f"'{path}' lacks '{field.name}'; it is damaged or was not written by Preceptor")
         value = metadata[field.name]
         found[field.name] = tuple(value) if field.name in ("input_shape", "class_names") else value
+    if found.get("transform") is not None:
+        found["transform"] = parse_transform(found["transform"], f"'{path}'")
     return Weights(**found)
 
 
@@ -338,7 +354,13 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     temperature = weights.temperature if reference.calibrated else 1.0
     if isinstance(temperature, list):
         temperature = temperature[reference.member or 0]
-    return Teacher(model, distribution=weights.distribution, temperature=temperature, class_names=weights.class_names)
+    return Teacher(
+        model,
+        distribution=weights.distribution,
+        temperature=temperature,
+        class_names=weights.class_names,
+        transform=weights.transform,
+    )
 
 
 def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
@@ -350,7 +372,7 @@ def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
     run, epoch = reference.run, reference.epoch
     path = run / f"{reference.weights}.safetensors"
     if not path.exists():
-        there = [kind for kind in ("last", "best", "average") if (run / f"{kind}.safetensors").exists()]
+        there = [kind for kind in ("last", "best", "average", "teaching") if (run / f"{kind}.safetensors").exists()]
         raise InputError(f"the run '{run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
     weights = read_weights(path)
     if epoch is None:
@@ -364,7 +386,7 @@ def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
     tensors, _ = checkpoint.load(kept[epoch])
     # All else is the run's: the file of its last weights says which model this is.
     return dataclasses.replace(
-        weights, tensors=checkpoint.within("model", tensors), temperature=1.0
+        weights, tensors=checkpoint.within("model", tensors), temperature=1.0, transform=None
     ), f"'{kept[epoch]}'"
 
 

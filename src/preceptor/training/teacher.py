@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from preceptor.assess import transformed
 from preceptor.errors import InputError
+from preceptor.recipe import Transform
 from preceptor.teaching import average_probabilities, clip_distribution
 
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -26,10 +28,12 @@ class Teacher:
             error on the logits (clip to [0, 1], renormalise).
         temperature: divides the logits (post-hoc calibration).
         class_names: names of the C classes, compared with the student's where both are known.
+        transform: done to the output last (`preceptor.assess.transformed`).
     """
 
     distribution: str
     temperature: float
+    transform: Transform | None
     class_names: tuple[str, ...]
 
     def __init__(
@@ -39,10 +43,12 @@ class Teacher:
         distribution: str = "softmax",
         temperature: float = 1.0,
         class_names: Sequence[str] = (),
+        transform: Transform | None = None,
     ) -> None:
         # Not registered anywhere: a teacher's parameters are no optimizer's business.
         self.model: nn.Module = model
         self.distribution, self.temperature, self.class_names = distribution, temperature, tuple(class_names)
+        self.transform = transform
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the model."""
@@ -52,7 +58,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         with in_eval_mode(self.model):
-            return read_logits(self.model(batch["input"]), self.distribution, self.temperature)
+            said = read_logits(self.model(batch["input"]), self.distribution, self.temperature)
+        return said if self.transform is None else transformed(said, self.transform)
 
 
 @contextlib.contextmanager
@@ -91,6 +98,22 @@ class Mixture:
         return average_probabilities([teacher(batch) for teacher in self.teachers], self.weights)
 
 
+class Transformed:
+    """A teacher whose output is transformed before a student sees it (`preceptor.assess.transformed`)."""
+
+    def __init__(self, teacher: TeacherFn, transform: Transform) -> None:
+        self.teacher, self.transform = teacher, transform
+
+    def to(self, device: torch.device | str) -> "Transformed":
+        """Move the teacher, if it can be moved."""
+        self.teacher: TeacherFn = moved(self.teacher, device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        return transformed(self.teacher(batch), self.transform)
+
+
 class Lookup:
     """A teacher's outputs for every sample, computed before: ``table[..., batch["index"], :]``.
 
@@ -116,7 +139,7 @@ class Lookup:
 
 def moved(teacher: TeacherFn, device: torch.device | str) -> TeacherFn:
     """`teacher` on `device`, if it is one of ours; an outsider's callable looks after itself."""
-    return teacher.to(device) if isinstance(teacher, Teacher | Mixture | Lookup) else teacher
+    return teacher.to(device) if isinstance(teacher, Teacher | Mixture | Transformed | Lookup) else teacher
 
 
 def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
@@ -124,6 +147,8 @@ def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
     if isinstance(teacher, Mixture):
         for part in teacher.teachers:
             yield from leaves(part)
+    elif isinstance(teacher, Transformed):
+        yield from leaves(teacher.teacher)
     else:
         yield teacher
 

@@ -27,7 +27,7 @@ from preceptor.training.setup import Samples
 from preceptor.training.stack import Stack
 from preceptor.training.streams import Streams
 from preceptor.training.task import DistillTask, Loss, Task, TeachTask
-from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, as_teacher, leaves, moved
+from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, Transformed, as_teacher, leaves, moved
 
 Result = dict[str, Any]
 Factory = Callable[..., nn.Module]
@@ -90,12 +90,14 @@ def distill(
     data: Any = None,
     model: Factory | None = None,
     loss: Callable[..., Tensor] | None = None,
+    choice: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Result:
     """Train a student from a teacher: a callable from batch to logits, a module, or a weighted list of them.
 
     Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. Where inputs are the
-    same in every epoch, the teacher is asked once for each sample (``recipe.cache``).
+    same in every epoch, the teacher is asked once for each sample (``recipe.cache``). `choice`, why the recipe names
+    this teacher (`preceptor.study.auto`), is written into the result.
     """
     folder = None if folder is None else Path(folder)
     accelerator = _accelerator(recipe, folder, stacked=False)
@@ -104,14 +106,15 @@ def distill(
         bound = setup.new_loss(recipe.loss, found.num_classes)
     else:
         bound = setup.as_loss(loss, _named(loss), found.num_classes)
-    given = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
+    bare = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
+    given = bare if recipe.transform is None else Transformed(bare, recipe.transform)
     _check_class_names(given, found.class_names)
     if teacher is None and data is None:
         _refuse_leak(recipe, samples)
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
-    objects = _objects(folder, recipe, found, model=model, loss=loss, teacher=None if teacher is None else given)
+    objects = _objects(folder, recipe, found, model=model, loss=loss, teacher=None if teacher is None else bare)
     with _opened(folder, recipe, accelerator, objects) as result:
         if result:
             return result
@@ -126,7 +129,8 @@ def distill(
             distill_weight=recipe.distill_weight,
             labelled=samples.labelled,
         )
-        return _train(recipe, task, accelerator, [samples], None, batches, folder, objects, progress)
+        extra = {} if choice is None else {"choice": dict(choice)}
+        return _train(recipe, task, accelerator, [samples], None, batches, folder, objects, progress, extra)
 
 
 @dataclass(frozen=True)
@@ -356,6 +360,7 @@ def _train(
     folder: Path | None,
     objects: Mapping[str, str],
     progress: bool,
+    extra: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run the loop, and write down what came out."""
     if folder and accelerator.is_main_process:
@@ -370,7 +375,7 @@ def _train(
         loop = Loop(task, batches, recipe, evaluator, accelerator, folder=folder, on_step=on_step)
         loop.run()
     result = _finish(recipe, loop, sources, source_of, folder, objects)
-    result["time_total"] = round(loop.time_total, 2)
+    result |= {"time_total": round(loop.time_total, 2), **(extra or {})}
     if folder and accelerator.is_main_process:
         write_json(folder / "result.json", result)
     accelerator.wait_for_everyone()  # no process may look for files that are still being written

@@ -1,0 +1,186 @@
+"""The teacher chosen: by the command line and from Python, live and assessed alike."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from preceptor.assess import Choice, forecast, transformed
+from preceptor.cli import app
+from preceptor.data import digits
+from preceptor.data.dataset import Indexed
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
+from preceptor.study.auto import choose_teacher, keep_teaching
+from preceptor.study.candidates import read_candidates
+from preceptor.training import distill
+from preceptor.training.run import load_teacher, read_recipe, read_result, read_weights
+from preceptor.training.teacher import Transformed
+
+SPLIT = ["split={train: 300, heldout: 300, test: 200}", "training.device=cpu", "training.batch_size=64"]
+TEACH = ["teach", "teach-digits", *SPLIT, "training.epochs=6", "optimizer={name: adamw, lr: 0.01}"]
+STUDENT = ["training.epochs=2", *SPLIT]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """A run that kept its epochs, with the one that teaches best, and one that did not."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(*TEACH, "--select", "teaching", "--out", str(folder / "kept"))
+    run(*TEACH, "objective=mse", "--out", str(folder / "plain"))
+    return folder / "kept", folder / "plain"
+
+
+def recipe(**changes: object) -> DistillRecipe:
+    base = read_recipe(Path(changes.pop("like")))  # type: ignore[arg-type]
+    raw = {key: base.model_dump(mode="json")[key] for key in ("data", "model", "split", "optimizer", "training")}
+    raw["training"] |= {"epochs": 2, "keep": "last", "checkpoint_epochs": 1}
+    return parse(DistillRecipe, raw | changes)
+
+
+def heldout(teacher, run_folder: Path) -> torch.Tensor:
+    """What a live teacher says to the held-out samples."""
+    parts = json.loads((run_folder / "splits.json").read_text())["parts"]
+    return teacher(Indexed(digits().train)[parts["heldout"]])
+
+
+def test_the_run_keeps_the_epoch_that_teaches_best_with_its_transform(runs):
+    kept, _ = runs
+    told = read_result(kept)["teaching"]
+    candidates = read_candidates([f"{kept}:epochs"])
+    labels = candidates[0].labels
+    assert labels is not None
+    scores = {c.name: np.mean((forecast(c.logits).probs - np.eye(10)[labels]) ** 2) for c in candidates}
+    best = min(scores, key=lambda name: scores[name])
+    assert best in (f"{kept}:epoch-{told['epoch']}", str(kept))
+    stored = read_weights(kept / "teaching.safetensors").transform
+    assert (None if stored is None else stored.model_dump(mode="json")) == told["choice"]["transform"]
+    assert read_recipe(kept).training.select == "accuracy"
+
+
+def test_the_live_the_assessed_and_the_stored_teacher_are_one(runs):
+    kept, _ = runs
+    weights = read_weights(kept / "teaching.safetensors")
+    # A transform of our own, so that the test does not depend on one having been worth it.
+    from preceptor.training.run import save_weights
+
+    metadata = {k: v for k, v in vars(weights).items() if k != "tensors"}
+    metadata["transform"] = {"kind": "temperature", "temperature": 2.5}
+    save_weights(kept / "average.safetensors", weights.tensors, metadata)
+    try:
+        reference = parse(DistillRecipe, {"data": "digits", "model": "mlp", "teacher": {"run": str(kept)}}).teacher[0]
+        plain = heldout(
+            load_teacher(reference.model_copy(update={"epoch": read_result(kept)["teaching"]["epoch"]})), kept
+        )
+        live = heldout(load_teacher(reference.model_copy(update={"weights": "average"})), kept)
+        torch.testing.assert_close(live, (plain / 2.5).log_softmax(-1))
+    finally:
+        (kept / "average.safetensors").unlink()
+    [assessed] = read_candidates([f"{kept}:teaching"])
+    live = heldout(load_teacher(reference.model_copy(update={"weights": "teaching"})), kept)
+    np.testing.assert_allclose(assessed.logits, live.double().log_softmax(-1).numpy(), atol=1e-5)
+
+
+def test_auto_on_the_command_line_says_why_and_goes_on_where_it_was(runs, tmp_path):
+    kept, plain = runs
+    command = ["distill", "distill-digits", "--teacher", "auto", str(kept), str(plain), *STUDENT]
+    output = run(*command, "--out", str(tmp_path / "student"))
+    assert "tried" in output
+    result = read_result(tmp_path / "student")
+    assert {step["name"] for step in result["choice"]["steps"]} >= {"mixture", "temperature", "proxy-classwise"}
+    resolved = read_recipe(tmp_path / "student")
+    assert isinstance(resolved, DistillRecipe)
+    assert sum(reference.weight for reference in resolved.teacher) == pytest.approx(1)
+    before = (tmp_path / "student" / "result.json").read_bytes()
+    run(*command, "--out", str(tmp_path / "student"))  # complete: chosen alike, and so found again
+    assert (tmp_path / "student" / "result.json").read_bytes() == before
+    shown = run(*command, "--dry-run")
+    assert "teacher:" in shown
+
+
+def test_the_live_teacher_is_what_was_chosen(runs):
+    kept, plain = runs
+    loaded, choice = choose_teacher(recipe(like=kept), [kept, plain])
+    assert isinstance(choice, Choice)
+    members = {c.name: c for c in read_candidates([f"{kept}:epochs", plain])}
+    expected = choice.log_probs({name: torch.tensor(members[name].logits) for name in choice.weights})
+    from preceptor.training.verbs import _load_teachers
+
+    live = _load_teachers(loaded)
+    live = live if loaded.transform is None else Transformed(live, loaded.transform)
+    np.testing.assert_allclose(heldout(live, kept).double().log_softmax(-1), expected.log_softmax(-1), atol=1e-4)
+
+
+def test_ptloss_gets_its_coefficients_and_no_transform(runs):
+    kept, _ = runs
+    loss = {"name": "ptloss", "coefficients": [3.0]}
+    loaded, choice = choose_teacher(recipe(like=kept, loss=loss), [kept])
+    assert loaded.transform is None
+    found = choice.coefficients or (0.0,)
+    assert loaded.loss.options["coefficients"] == found
+
+
+def test_a_recipes_transform_is_what_the_student_sees(runs):
+    kept, _ = runs
+    base = recipe(like=kept, teacher=str(kept), training={"epochs": 1, "device": "cpu"})
+    hot = base.model_copy(update={"transform": Temperature(temperature=1e4)})
+    uniform = distill(hot, teacher=lambda batch: torch.zeros(len(batch["label"]), 10))
+    assert distill(hot)["heldout"]["last"]["nll"] == pytest.approx(uniform["heldout"]["last"]["nll"], abs=1e-2)
+    assert distill(base)["heldout"]["last"]["nll"] != pytest.approx(uniform["heldout"]["last"]["nll"], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Temperature(temperature=2.0), VectorScaling(scale=(1.0,) * 10, bias=(0.5,) * 10), Proxy(coefficients=(1.0,))],
+)
+def test_every_transform_survives_a_recipe(transform, runs):
+    kept, _ = runs
+    read = parse(DistillRecipe, recipe(like=kept).model_copy(update={"transform": transform}).model_dump(mode="json"))
+    logits = torch.randn(4, 10)
+    torch.testing.assert_close(transformed(logits, read.transform), transformed(logits, transform))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["distill", "distill-digits", "--teacher", "auto"], "there is no run to choose a teacher from"),
+        (["distill", "distill-digits", "somewhere"], "'somewhere' is no KEY=VALUE"),
+        (["teach", "teach-digits", "--select", "best"], "--select is 'best'; give teaching"),
+        (["distill", "distill-digits", "--teacher", "auto", "nowhere"], "there is no run folder or file 'nowhere'"),
+    ],
+)
+def test_bad_input(arguments, sentence):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.output.split())
+
+
+def test_a_file_of_logits_is_no_teacher(runs, tmp_path):
+    kept, _ = runs
+    np.save(tmp_path / "logits.npy", np.zeros((300, 10)))
+    with pytest.raises(InputError, match="'logits' is a file of logits, and no teacher"):
+        choose_teacher(recipe(like=kept), [tmp_path / "logits.npy"])
+
+
+def test_a_transform_for_other_classes_is_refused_before_training(runs, tmp_path):
+    kept, _ = runs
+    wrong = recipe(like=kept, teacher=str(kept)).model_copy(
+        update={"transform": VectorScaling(scale=(1.0, 1.0), bias=(0.0, 0.0))}
+    )
+    with pytest.raises(InputError, match="for 2 classes and the teacher has 10"):
+        distill(wrong, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_keeping_twice_changes_nothing(runs):
+    kept, _ = runs
+    assert keep_teaching(kept) == read_result(kept)
