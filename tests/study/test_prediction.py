@@ -206,3 +206,12 @@ def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "oracle gap closed by `auto`" in done.stdout
     assert len(list(tmp_path.glob("*/prediction.json"))) == (2 if name == "human_text" else 1)
+
+
+def test_a_study_begun_by_an_older_version_goes_on(result, made, folder):
+    """One that did not know a key which has a default now."""
+    path = folder / "study.yaml"
+    text = path.read_text()
+    assert "  transform: null\n" in text
+    path.write_text(text.replace("  transform: null\n", ""))
+    assert run_prediction(small(), *made, folder, command="pytest") == result

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
-from preceptor.recipe import Recipe, dump
+from preceptor.recipe import Recipe, dump, parse, read_yaml
 from preceptor.study.recipe import Study
 from preceptor.training import run as runs
 from preceptor.training import setup
@@ -64,7 +64,8 @@ def refuse_other(folder: Path, study: BaseModel) -> None:
     Students are stored by the row of their teacher, so even another order of the teachers is another study.
     """
     path = folder / "study.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != _essence(study):
+    # Read and written again: a version that knows further keys fills in their defaults.
+    if path.exists() and _essence(parse(type(study), read_yaml(path))) != _essence(study):
         raise InputError(f"the folder '{folder}' holds another study (see its study.yaml); give another one with --out")
 
 
