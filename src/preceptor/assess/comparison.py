@@ -128,7 +128,8 @@ class Comparison:
             )
         table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption)
         table.add_column("rank", justify="right")
-        table.add_column("teacher")
+        # Cut off, the epochs of one run would have one name.
+        table.add_column("teacher", overflow="fold", min_width=min(12, max(len(t.name) for t in self.teachers)))
         plain = [name for name in _PLAIN_COLUMNS if name in self.teachers[0].scores]
         headers = ("behind", *(_COLUMNS[name] for name in columns), *(_PLAIN_COLUMNS[name] for name in plain))
         also = also or {}
