@@ -4,13 +4,14 @@ python benchmarks/verdict.py runs/known-truth/toy runs/human-text/features ...
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from preceptor.assess import Estimate, mean_interval
+from preceptor.study.prediction.summary import LossSummary, summarize
 from preceptor.training.files import read_json
 
 
@@ -60,10 +61,37 @@ def cell(estimate: Estimate) -> str:
     return text if 0 in estimate else f"**{text}**"
 
 
+def by_loss(results: Mapping[str, Any], shown: Callable[[LossSummary], str]) -> None:
+    """A table with a row a study and a column a loss."""
+    summaries = {name: summarize(result) for name, result in results.items()}
+    losses = list(max(summaries.values(), key=len))
+    print(f"|  | {' | '.join(losses)} |\n| :-- | {' | '.join(['--:'] * len(losses))} |")
+    for name, found in summaries.items():
+        cells = [shown(found[loss]) if loss in found else "" for loss in losses]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def within(value: float, ceiling: float) -> str:
+    """A correlation with its noise ceiling."""
+    return f"{value:.2f} ({ceiling:.2f})"
+
+
 def main() -> None:
-    """A table with a column a study, its own epochs in brackets."""
-    results = {path: read_json(Path(path) / "prediction.json") for path in sys.argv[1:]}
-    names = [f"{Path(path).parent.name}/{Path(path).name}" for path in results]
+    """What predicts, what auto is worth, what the papers' claims are worth."""
+    studies = {f"{Path(p).parent.name}/{Path(p).name}": read_json(Path(p) / "prediction.json") for p in sys.argv[1:]}
+    print("Brier score at the best temperature, and accuracy of the student:\n")
+    by_loss(studies, lambda s: within(s.correlation.value, s.ceiling))
+    print("\nBrier score, and distance of the student to the truth:\n")
+    by_loss(studies, lambda s: within(s.with_distance.value, s.distance_ceiling))
+    print("\nOracle gap closed by auto (-: no gap beyond doubt):\n")
+    by_loss(studies, lambda s: "-" if np.isnan(s.auto_closure.value) else str(s.auto_closure))
+    print("\nThe papers' claims:\n")
+    papers({name: result for name, result in studies.items() if len(result["losses"]) == 4})
+
+
+def papers(results: Mapping[str, Any]) -> None:
+    """A table with a column a study."""
+    names = list(results)
     print(f"|  | {' | '.join(names)} |\n| :-- | {' | '.join(['--:'] * len(names))} |")
     rows = [[(label, cell(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
     for same in zip(*rows, strict=True):

@@ -304,16 +304,15 @@ class _ImplicitGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         log_p, eps, log_q = ctx.saved_tensors
-        support = ~log_p.isneginf()
-        grad = torch.where(support, grads[0], 0.0)
-        log_ratio = torch.where(support, log_q - log_p.clamp(min=torch.finfo(log_p.dtype).min), 0.0)
+        support, grad, log_ratio = _on_support(log_p, log_q, grads[0])
         p, q, ratio = log_p.exp(), log_q.exp(), log_ratio.exp()
-        s, slope = _series(q, eps)
-        flexibility = ratio / (1 - q.square() * slope)  # dlog q_c / dG_c; times q_c it is 1 / k_c
+        # dlog q_c / dG_c; times q_c it is 1 / k_c. With M = 1 the curvature is that of the logarithm alone.
+        flexibility = ratio if eps.shape[-1] == 1 else ratio / (1 - q.square() * _series(q, eps)[1])
         pulled, given = grad * flexibility, q * flexibility
         grad_stationarity = pulled - given * (pulled.sum(-1, keepdim=True) / given.sum(-1, keepdim=True))
         grad_log_p = grad_eps = None
         if ctx.needs_input_grad[0]:
+            s = _series(q, eps)[0]
             grad_log_p = torch.where(support, (1 / ratio + p * s) * grad_stationarity, 0.0)
         if ctx.needs_input_grad[1]:
             power, columns = p * grad_stationarity, []
@@ -322,6 +321,15 @@ class _ImplicitGradient(torch.autograd.Function):
                 power = power * (1 - q) if m < eps.shape[-1] else power
             grad_eps = torch.cat(columns, -1)
         return grad_log_p, grad_eps, None
+
+
+def _on_support(log_p: Tensor, log_q: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the teacher has any probability, and there the gradient and the log of q / p; 0 elsewhere."""
+    support = ~log_p.isneginf()
+    if support.all():
+        return support, grad, log_q - log_p
+    log_ratio = torch.where(support, log_q - log_p.clamp(min=torch.finfo(log_p.dtype).min), 0.0)
+    return support, torch.where(support, grad, 0.0), log_ratio
 
 
 # --- checks ---------------------------------------------------------------------------------------
