@@ -101,6 +101,8 @@ class Mixture:
 class Transformed:
     """A teacher whose output is transformed before a student sees it (`preceptor.assess.transformed`)."""
 
+    transform: Transform
+
     def __init__(self, teacher: TeacherFn, transform: Transform) -> None:
         self.teacher, self.transform = teacher, transform
 
