@@ -61,11 +61,11 @@ def test_a_failed_download_is_one_sentence(monkeypatch, tmp_path, failure, reaso
 
 def test_read_bytes(tmp_path):
     (tmp_path / "raw").write_bytes(CONTENT)
-    (tmp_path / "packed.gz").write_bytes(gzip.compress(CONTENT))
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(CONTENT, mtime=0))
     assert read_bytes(tmp_path / "raw") == read_bytes(tmp_path / "packed.gz") == CONTENT
 
 
-@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT)[:-12], b"no gzip", gzip.compress(CONTENT)[:12] + b"x" * 30])
+@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT, mtime=0)[:-12], b"no gzip", gzip.compress(CONTENT)[:12] + b"x" * 30])
 def test_read_bytes_refuses_damaged_files(tmp_path, damaged):
     (tmp_path / "f.gz").write_bytes(damaged)
     with pytest.raises(InputError, match="truncated or damaged"):
