@@ -65,7 +65,9 @@ def test_read_bytes(tmp_path):
     assert read_bytes(tmp_path / "raw") == read_bytes(tmp_path / "packed.gz") == CONTENT
 
 
-@pytest.mark.parametrize("damaged", [gzip.compress(CONTENT, mtime=0)[:-12], b"no gzip", gzip.compress(CONTENT)[:12] + b"x" * 30])
+@pytest.mark.parametrize(
+    "damaged", [gzip.compress(CONTENT, mtime=0)[:-12], b"no gzip", gzip.compress(CONTENT, mtime=0)[:12] + b"x" * 30]
+)
 def test_read_bytes_refuses_damaged_files(tmp_path, damaged):
     (tmp_path / "f.gz").write_bytes(damaged)
     with pytest.raises(InputError, match="truncated or damaged"):
