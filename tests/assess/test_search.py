@@ -144,3 +144,15 @@ def test_bad_input(arguments: dict, sentence: str) -> None:
 def test_a_vector_scaling_for_other_classes_is_refused() -> None:
     with pytest.raises(InputError, match="for 2 classes and the teacher has 3"):
         transformed(torch.zeros(1, 3), VectorScaling(scale=(1.0, 1.0), bias=(0.0, 0.0)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scale", [30.0, 1e4, np.inf])
+def test_teachers_that_are_all_but_or_quite_certain_and_sometimes_wrong(family: str, scale: float) -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.integers(3, size=60)
+    said = np.where(rng.random(60) < 0.2, (labels + 1) % 3, labels)
+    logits = np.where(np.eye(3)[said] > 0, 0.0, -scale) + rng.normal(size=(60, 3))
+    found = search_transform(logits, labels, family)
+    assert np.isfinite(found.gain.value)
+    assert mean_brier(logits, labels, found.transform) <= mean_brier(logits, labels, None) + 1e-9
