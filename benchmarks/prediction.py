@@ -18,7 +18,7 @@ from preceptor.study.prediction.tune import tune_rates
 from preceptor.training.files import write_text
 
 QUICK = Path(__file__).parent / "recipes" / "quick.yaml"
-RATES, TUNING_SEEDS = (0.0003, 0.001, 0.003), (100, 101)
+RATES, TUNING_SEEDS = (0.00003, 0.0001, 0.0003, 0.001, 0.003), (100, 101)
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ class NgramBag(nn.Module):
         self.head: nn.Sequential = head(width, hidden, num_classes)
 
     def prepare(self, input: Tensor) -> Tensor:
-        """The part without weights: bytes (..., B, L) to the buckets of their n-grams, see `ngram_buckets`."""
-        return ngram_buckets(input, buckets=self.buckets, words=self.words, characters=self.characters)
+        """The part without weights: bytes (..., B, L) to the buckets of their n-grams, int32, see `ngram_buckets`."""
+        return ngram_buckets(input, buckets=self.buckets, words=self.words, characters=self.characters).int()
 
     def forward(self, input: Tensor, prepared: bool = False) -> Tensor:
         """Logits (B, C) of bytes (B, L), or with `prepared` of what `prepare` gave for them."""
         found = input if prepared else self.prepare(input)
-        number = (found != ABSENT).sum(-1, keepdim=True).clamp(min=1)
+        number = (found != ABSENT).sum(-1, keepdim=True, dtype=torch.int32).clamp(min=1)
         total: Tensor = _SumOfRows.apply(self.table, found)  # type: ignore[assignment]
         return self.head(total / (number if self.pooling == "mean" else number.sqrt()))
 
@@ -170,15 +170,16 @@ class _SumOfRows(torch.autograd.Function):
 def _compact(found: Tensor) -> tuple[Tensor, Tensor]:
     """The buckets that are there, one sentence after the other, and how many each sentence has."""
     there = found != ABSENT
-    return found.masked_select(there), there.sum(-1)
+    return found.masked_select(there), there.sum(-1, dtype=torch.int32)
 
 
 def _sum_of_rows(table: Tensor, flat: Tensor, number: Tensor) -> Tensor:
-    return F.embedding_bag(flat, table, number.cumsum(0) - number, mode="sum")
+    return F.embedding_bag(flat, table, number.cumsum(0, dtype=torch.int32) - number, mode="sum")
 
 
 def _add_to_rows(total: Tensor, gradient: Tensor, flat: Tensor, number: Tensor) -> None:
-    total.index_add_(0, flat, gradient.repeat_interleave(number, 0))
+    # int64: with int32 indices, `index_add_` takes five times as long
+    total.index_add_(0, flat.long(), gradient.repeat_interleave(number, 0))
 
 
 # -- the hash ------------------------------------------------------------------------------------------------
