@@ -199,6 +199,30 @@ def test_assess_for_several_losses_with_a_page(teacher: Path, other: Path, tmp_p
     assert "too good" in shown.stdout
 
 
+def test_assess_with_a_known_truth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.ones(3), 60)
+    labels = (truth.cumsum(1) > rng.random((60, 1))).argmax(1)
+    np.savez(tmp_path / "truth.npz", labels=labels, truth=truth)
+    np.save(tmp_path / "truth.npy", truth)
+    np.savez(tmp_path / "oracle.npz", logits=np.log(truth), labels=labels)
+    np.savez(tmp_path / "knowing.npz", logits=np.log(truth), labels=labels, truth=truth)
+    np.save(tmp_path / "flat.npy", np.zeros((60, 3)))
+    files = [tmp_path / "flat.npy", tmp_path / "oracle.npz", "--json"]
+    one = json.loads(run("assess", *files, "--data", tmp_path / "truth.npz").stdout)["rankings"]
+    assert one == json.loads(run("assess", *files, "--truth", tmp_path / "truth.npy").stdout)["rankings"]
+    files[1] = tmp_path / "knowing.npz"
+    own = json.loads(run("assess", *files).stdout)["rankings"]
+    for rankings, name in ((one, "oracle"), (own, "knowing")):
+        first, second = rankings[0]["teachers"]
+        assert first["name"] == name and rankings[0]["criterion"] == "distance"
+        assert first["scores"]["distance"]["value"] == pytest.approx(0, abs=1e-12)
+        assert second["scores"]["distance"]["value"] == pytest.approx(((truth - 1 / 3) ** 2).sum(1).mean())
+    np.save(tmp_path / "counts.npy", np.ones((60, 3), dtype=int))
+    both = ("--truth", tmp_path / "truth.npy", "--counts", tmp_path / "counts.npy")
+    assert "counts and truth are both given" in refused("assess", *files, *both)
+
+
 def test_assess_with_counts_and_ids(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)

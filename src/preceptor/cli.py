@@ -132,8 +132,15 @@ def assess(
             help="A .npy file: how many people chose each class, (N, C); for runs, of held-out or of all samples.",
         ),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            "--truth", help="A .npy file: the true label distribution, (N, C), where it is known; as with --counts."
+        ),
+    ] = None,
     samples: Annotated[
-        Path | None, typer.Option("--data", help="An .npz or .parquet file of labels, counts and ids, for files.")
+        Path | None,
+        typer.Option("--data", help="An .npz or .parquet file of labels, counts, truth and ids, for files."),
     ] = None,
     data_dir: DataDir = None,
     transfer: Annotated[
@@ -169,6 +176,7 @@ def assess(
         coefficients=coefficients,
         labels=labels,
         counts=counts,
+        truth=truth,
         samples=samples,
         data_dir=data_dir,
         transfer=transfer,

@@ -102,7 +102,7 @@ def test_bad_counts(counts, message):
 def test_bad_probabilities():
     with pytest.raises(InputError, match="teacher's probabilities are no distribution in row 0"):
         squared_distance([[2.0, -1.0]], [[1.0, 0.0]])
-    with pytest.raises(InputError, match="true label distribution are no distribution"):
+    with pytest.raises(InputError, match="true label distributions are no distribution"):
         squared_distance([[1.0, 0.0]], [[1.0, 1.0]])
     with pytest.raises(InputError, match="same samples and classes"):
         squared_distance([[1.0, 0.0]], [[1.0, 0.0, 0.0]])

@@ -102,6 +102,17 @@ def test_counts_for_every_sample_of_the_data_set(three: list[Candidate]) -> None
     assert "The counts have shape (150, 4)" in refused(three, counts=counts[:150])
 
 
+def test_the_truth_of_every_sample_of_the_data_set(three: list[Candidate]) -> None:
+    truth = np.random.default_rng(1).dirichlet(np.ones(CLASSES), size=400)
+    found = assess_candidates(three, truth=truth).rankings[0]
+    assert found.comparison == assess_candidates(three, truth=truth[:200]).rankings[0].comparison
+    score, view = found.students_see["transfer"]["bad"], three[2].students_see["transfer"]
+    assert score.measure == "distance"
+    assert score.estimate.value == pytest.approx(((np.exp(view.logits) - truth[300:]) ** 2).sum(1).mean())
+    assert "The true label distributions have shape (150, 4)" in refused(three, truth=truth[:150])
+    assert "The true label distributions are no distribution in row 0" in refused(three, truth=2 * truth[:200])
+
+
 def bare(candidate: Candidate, **changes: Any) -> Candidate:
     """The logits alone, as from a file."""
     fields: dict[str, Any] = {"name": "file", "logits": candidate.logits, **changes}

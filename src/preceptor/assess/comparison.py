@@ -321,7 +321,7 @@ def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, ...]) 
     if counts is not None and truth is not None:
         raise InputError("counts and truth are both given: hand in the truth alone, which says more.")
     if truth is not None:
-        known = forecast(truth, probabilities=True, what="The true label distribution").probs
+        known = forecast(truth, probabilities=True, what="The true label distributions").probs
         check_same_shape("The true label distributions", known.shape, shape)
         return np.full(shape[0], np.inf), known
     return None if counts is None else distance.rater_frequencies(counts, shape)

@@ -26,7 +26,7 @@ def squared_distance(probs: Array, truth: Array) -> PerSample:
     [0.5]
     """
     q = _probabilities(probs, "The teacher's probabilities")
-    p = _probabilities(truth, "The true label distribution")
+    p = _probabilities(truth, "The true label distributions")
     check_same_shape("The true label distributions", p.shape, q.shape[-p.ndim :])
     return ((q - p) ** 2).sum(-1)
 

@@ -136,7 +136,7 @@ def _from_probabilities(probs: np.ndarray, what: str) -> Forecast:
     if wrong.any():
         raise InputError(
             f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
-            f"its minimum {probs[wrong][0].min():.6g}): leave out probabilities=True if these are logits."
+            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or leave out probabilities=True for logits."
         )
     probs = probs / total[..., None]
     with np.errstate(divide="ignore"):

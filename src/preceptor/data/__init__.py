@@ -3,7 +3,8 @@
 from preceptor.data.cifar import cifar10, cifar100
 from preceptor.data.digits import digits
 from preceptor.data.fashion_mnist import fashion_mnist
+from preceptor.data.gaussian_mixture import gaussian_mixture
 from preceptor.data.npz import npz
 from preceptor.data.text import text
 
-__all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "npz", "text"]
+__all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "gaussian_mixture", "npz", "text"]

@@ -39,7 +39,7 @@ class SeenScore:
     """A teacher's score on samples that its students learn from: reported, and never ranked by."""
 
     measure: str
-    """``brier`` against labels, or ``distance`` where human counts of these samples are known."""
+    """``brier`` against labels, or ``distance`` where human counts or the truth of these samples are known."""
     estimate: Estimate
     num_samples: int
 
@@ -115,6 +115,7 @@ def assess_candidates(
     *,
     labels: Array | None = None,
     counts: Array | None = None,
+    truth: Array | None = None,
     ids: Array | None = None,
     losses: Sequence[str] = ("kd",),
     temperature: float | None = None,
@@ -129,7 +130,8 @@ def assess_candidates(
         labels: class indices `(N,)`, in place of the candidates' own.
         counts: how many human raters chose each class, `(N, C)`, or for runs of one data set a row for each of its
             samples: then the samples that students learn from are scored by their distance, too.
-        ids: of the samples that `labels` and `counts` are given for; compared with those of the candidates.
+        truth: the true label distribution, `(N, C)`, where it is known, in place of counts; its rows as theirs.
+        ids: of the samples that `labels`, `counts` and `truth` are given for; compared with those of the candidates.
         losses: what students minimise; each is a ranking of its own.
         temperature: of ``ttm`` and ``wttm``, and of the Rényi entropy and the power sum.
         coefficients: of ``ptloss``.
@@ -152,12 +154,12 @@ def assess_candidates(
     agree("ids", {"--data": ids} | {c.name: c.ids for c in candidates}, shape[0])
     agree("labels", {c.name: c.labels for c in candidates}, shape[0])
     agree("class_names", {c.name: c.class_names for c in candidates}, shape[1])
-    truth = _Truth.of(candidates, labels, counts, shape[0])
+    known = _Known.of(candidates, labels, counts, truth, shape[0])
     rankings = [
-        _rank(candidates, truth, loss, temperature if loss != "ptloss" else None, coefficients, criterion, level)
+        _rank(candidates, known, loss, temperature if loss != "ptloss" else None, coefficients, criterion, level)
         for loss in losses
     ]
-    return Assessment(tuple(rankings), tuple(candidates), tuple(_notes(candidates, truth, ids)))
+    return Assessment(tuple(rankings), tuple(candidates), tuple(_notes(candidates, known, ids)))
 
 
 def assess_files(
@@ -165,6 +167,7 @@ def assess_files(
     *,
     labels: Path | None = None,
     counts: Path | None = None,
+    truth: Path | None = None,
     samples: Path | None = None,
     coefficients: str | None = None,
     data: Any = None,
@@ -183,7 +186,8 @@ def assess_files(
         names: as `read_candidates`.
         labels: a ``.npy`` file.
         counts: a ``.npy`` file.
-        samples: an ``.npz`` or Parquet file of labels, counts and ids; the two files above come before it.
+        truth: a ``.npy`` file.
+        samples: an ``.npz`` or Parquet file of labels, counts, truth and ids; the three files above come before it.
         coefficients: numbers with commas between them, or a ``.npy`` file.
 
     All others, and raises, as `read_candidates` and `assess_candidates`.
@@ -193,6 +197,7 @@ def assess_files(
     table = tables.Table() if samples is None else tables.read_table(samples)
     known_labels = table.labels if labels is None else tables.read_array(labels)
     known_counts = table.counts if counts is None else tables.read_array(counts)
+    known_truth = table.truth if truth is None else tables.read_array(truth)
     candidates = read_candidates(
         names, data=data, data_dir=data_dir, probabilities=probabilities, transfer=transfer, progress=progress
     )
@@ -200,6 +205,7 @@ def assess_files(
         candidates,
         labels=known_labels,
         counts=known_counts,
+        truth=known_truth,
         ids=table.ids,
         losses=losses,
         temperature=temperature,
@@ -221,31 +227,64 @@ def _coefficients(text: str) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class _Truth:
-    """What is known of the true classes: of the held-out samples, and of others by their position in the data set."""
+class _Known:
+    """What is known of the true classes: of the held-out samples, and of others by their position in the data set.
+
+    Of `counts` and `probs` (the truth itself) one is known, or neither.
+    """
 
     labels: np.ndarray
-    counts: np.ndarray | None
-    all_counts: np.ndarray | None
+    counts: np.ndarray | None = None
+    probs: np.ndarray | None = None
+    all_counts: np.ndarray | None = None
+    all_probs: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, candidates: Sequence[Candidate], labels: Array | None, counts: Array | None, num_samples: int
-    ) -> "_Truth":
+        cls,
+        candidates: Sequence[Candidate],
+        labels: Array | None,
+        counts: Array | None,
+        truth: Array | None,
+        num_samples: int,
+    ) -> "_Known":
         own = [c.labels for c in candidates if c.labels is not None]
         if labels is None and not own:
             raise InputError(
                 "there are no labels: give --labels FILE.npy, or --data FILE.npz or .parquet with 'labels', or put "
                 "them into the files of logits"
             )
-        known = own[0] if labels is None else to_numpy(labels)
-        if counts is None:
-            return cls(known, next((c.counts for c in candidates if c.counts is not None), None), None)
-        table = to_numpy(counts)
+        if counts is None and truth is None:
+            counts = next((c.counts for c in candidates if c.counts is not None), None)
+            truth = next((c.truth for c in candidates if c.truth is not None), None) if counts is None else None
         positions = next((c.ids for c in candidates if c.trained_on is not None), None)
-        if positions is None or len(table) == num_samples or len(table) <= positions.max():
-            return cls(known, table, None)
-        return cls(known, table[positions], table)
+        of_heldout, of_all = _rows(counts, positions, num_samples)
+        probs, all_probs = _rows(truth, positions, num_samples)
+        return cls(own[0] if labels is None else to_numpy(labels), of_heldout, probs, of_all, all_probs)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether a distance can be told on the samples that students learn from, too."""
+        return self.all_counts is not None or self.all_probs is not None
+
+    def distance(self, probs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Squared distance of the samples at these positions of the data set."""
+        if self.all_probs is not None:
+            return assess.squared_distance(probs, self.all_probs[ids])
+        assert self.all_counts is not None
+        return assess.rater_distance(probs, self.all_counts[ids])
+
+
+def _rows(
+    table: Array | None, positions: np.ndarray | None, num_samples: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A table's rows of the held-out samples, and the whole of it where it is one of all samples of a data set."""
+    if table is None:
+        return None, None
+    table = to_numpy(table)
+    if positions is None or len(table) == num_samples or len(table) <= positions.max():
+        return table, None
+    return table[positions], table
 
 
 def _check_options(losses: Sequence[str], temperature: float | None, coefficients: Array | None) -> None:
@@ -265,7 +304,7 @@ def _check_options(losses: Sequence[str], temperature: float | None, coefficient
 
 def _rank(
     candidates: Sequence[Candidate],
-    truth: _Truth,
+    known: _Known,
     loss: str,
     temperature: float | None,
     coefficients: Array | None,
@@ -275,8 +314,9 @@ def _rank(
     eps = coefficients if loss == "ptloss" else None
     comparison = assess.compare(
         {candidate.name: candidate.logits for candidate in candidates},
-        truth.labels,
-        counts=truth.counts,
+        known.labels,
+        counts=known.counts,
+        truth=known.probs,
         class_names=next((c.class_names for c in candidates if c.class_names is not None), None),
         loss=loss,
         temperature=temperature,
@@ -288,20 +328,20 @@ def _rank(
     def optimum(logits: np.ndarray) -> Forecast:
         return student_optimum(assess.forecast(logits), loss, temperature, eps)
 
-    bins = {c.name: assess.reliability(optimum(c.logits), truth.labels) for c in candidates}
+    bins = {c.name: assess.reliability(optimum(c.logits), known.labels) for c in candidates}
     seen = {}
     for part in _PARTS:
         views = {c.name: c.students_see[part] for c in candidates if part in c.students_see}
-        seen[part] = _seen_scores({name: (optimum(view.logits), view) for name, view in views.items()}, truth, level)
+        seen[part] = _seen_scores({name: (optimum(view.logits), view) for name, view in views.items()}, known, level)
     return Ranking(comparison, bins, {part: scores for part, scores in seen.items() if scores})
 
 
 def _seen_scores(
-    predictions: Mapping[str, tuple[Forecast, Predictions]], truth: _Truth, level: float
+    predictions: Mapping[str, tuple[Forecast, Predictions]], known: _Known, level: float
 ) -> dict[str, SeenScore]:
     """Scores of one part, by candidate; those with equally many samples share their resamples."""
-    measure = "brier" if truth.all_counts is None else "distance"
-    values = {name: _seen_values(prediction, view, truth) for name, (prediction, view) in predictions.items()}
+    measure = "distance" if known.everywhere else "brier"
+    values = {name: _seen_values(prediction, view, known) for name, (prediction, view) in predictions.items()}
     found: dict[str, SeenScore] = {}
     for size in {len(each) for each in values.values()}:
         group = {name: each for name, each in values.items() if len(each) == size}
@@ -311,13 +351,13 @@ def _seen_scores(
     return found
 
 
-def _seen_values(prediction: Forecast, samples: Predictions, truth: _Truth) -> np.ndarray:
-    if truth.all_counts is None:
-        return assess.brier(prediction, samples.labels)
-    return assess.rater_distance(prediction.probs, truth.all_counts[samples.ids])
+def _seen_values(prediction: Forecast, samples: Predictions, known: _Known) -> np.ndarray:
+    if known.everywhere:
+        return known.distance(prediction.probs, samples.ids)
+    return assess.brier(prediction, samples.labels)
 
 
-def _notes(candidates: Sequence[Candidate], truth: _Truth, ids: Array | None) -> list[str]:
+def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) -> list[str]:
     """What a reader should know before believing a ranking."""
     found = []
     selected = [c.name for c in candidates if any(reference.weights == "best" for reference in c.references)]
@@ -335,9 +375,9 @@ def _notes(candidates: Sequence[Candidate], truth: _Truth, ids: Array | None) ->
             )
     for candidate in candidates:
         own = candidate.labels
-        if own is not None and own.shape == truth.labels.shape and (own != truth.labels).any():
+        if own is not None and own.shape == known.labels.shape and (own != known.labels).any():
             found.append(
-                f"The labels given differ from those of {candidate.name} in {(own != truth.labels).sum()} samples; "
+                f"The labels given differ from those of {candidate.name} in {(own != known.labels).sum()} samples; "
                 "those given were used."
             )
         if candidate.unseen is not None:

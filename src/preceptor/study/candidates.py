@@ -60,6 +60,8 @@ class Candidate:
     """How to load it, members of an ensemble with equal weights; empty where a file is all there is."""
     counts: np.ndarray | None = None
     """How many human raters chose each class of the held-out samples, `(N, C)`."""
+    truth: np.ndarray | None = None
+    """The true label distribution of the held-out samples, `(N, C)`, where it is known."""
     class_names: tuple[str, ...] | None = None
     students_see: Mapping[str, Predictions] = field(default_factory=dict)
     """Its predictions for the samples that students learn from: ``train``, whose labels it was fitted to, and
@@ -264,7 +266,7 @@ class _Loader:
         if self.probabilities:
             what = f"The probabilities of teacher {name!r}"
             logits = assess.forecast(logits, probabilities=True, what=what).log_probs
-        return Candidate(name, logits, table.labels, table.ids, counts=table.counts)
+        return Candidate(name, logits, table.labels, table.ids, counts=table.counts, truth=table.truth)
 
     def _read_run(self, reference: TeacherRef) -> Candidate:
         weights, _ = runs.teacher_weights(reference)
@@ -382,6 +384,7 @@ def _ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
         np.unique(np.concatenate(trained)) if trained else None,
         tuple(reference for member in members for reference in member.references) if live else (),
         _first(member.counts for member in members),
+        _first(member.truth for member in members),
         _first(member.class_names for member in members),
         seen,
         unseen,

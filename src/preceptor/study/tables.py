@@ -16,7 +16,13 @@ __all__ = ["SUFFIXES", "Table", "read_array", "read_table"]
 SUFFIXES = (".npz", ".npy", ".parquet")
 
 # A row of a table is one sample, so that Parquet users think of its column in the singular.
-_NAMES = {"logits": ("logits",), "labels": ("labels", "label"), "ids": ("ids", "id"), "counts": ("counts",)}
+_NAMES = {
+    "logits": ("logits",),
+    "labels": ("labels", "label"),
+    "ids": ("ids", "id"),
+    "counts": ("counts",),
+    "truth": ("truth",),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +37,16 @@ class Table:
     """What identifies the samples, `(N,)`."""
     counts: np.ndarray | None = None
     """How many human raters chose each class, `(N, C)`."""
+    truth: np.ndarray | None = None
+    """The true label distribution, `(N, C)`, where it is known."""
 
 
 def read_table(path: Path) -> Table:
     """Read a file of samples.
 
-    An ``.npz`` file holds arrays ``logits`` (N, C), ``labels`` (N,), ``ids`` (N,), ``counts`` (N, C), each optional; a
-    Parquet file columns of these names (or ``label``, ``id``), a sample a row, in which ``logits`` and ``counts`` are
-    lists of C numbers; an ``.npy`` file is logits alone.
+    An ``.npz`` file holds arrays ``logits`` (N, C), ``labels`` (N,), ``ids`` (N,), ``counts`` (N, C), ``truth`` (N, C), each
+    optional; a Parquet file columns of these names (or ``label``, ``id``), a sample a row, in which ``logits``,
+    ``counts`` and ``truth`` are lists of C numbers; an ``.npy`` file is logits alone.
 
     Raises:
         InputError: the file cannot be read, is damaged, holds nothing of these or Python objects, or a row of a list
@@ -49,7 +57,7 @@ def read_table(path: Path) -> Table:
     found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
     known = {key: found[name] for key, names in _NAMES.items() for name in names if name in found}
     if not known:
-        raise InputError(f"'{path}' has no 'logits', 'labels', 'ids' or 'counts'; it holds: {_listed(found)}")
+        raise InputError(f"'{path}' has no 'logits', 'labels', 'ids', 'counts' or 'truth'; it holds: {_listed(found)}")
     return Table(**known)
 
 
