@@ -215,7 +215,8 @@ def test_assess_with_a_known_truth(tmp_path: Path) -> None:
     own = json.loads(run("assess", *files).stdout)["rankings"]
     for rankings, name in ((one, "oracle"), (own, "knowing")):
         first, second = rankings[0]["teachers"]
-        assert first["name"] == name and rankings[0]["criterion"] == "distance"
+        assert first["name"] == name
+        assert rankings[0]["criterion"] == "distance"
         assert first["scores"]["distance"]["value"] == pytest.approx(0, abs=1e-12)
         assert second["scores"]["distance"]["value"] == pytest.approx(((truth - 1 / 3) ** 2).sum(1).mean())
     np.save(tmp_path / "counts.npy", np.ones((60, 3), dtype=int))

@@ -80,8 +80,8 @@ def test_the_choice_is_plain_data() -> None:
 @pytest.mark.parametrize(
     ("teachers", "sentence"),
     [
-        ({}, "no teacher to choose from"),
-        ({"a": np.zeros((10, 3)), "b": np.zeros((11, 3))}, "unlike shapes"),
+        ({}, "There is no teacher"),
+        ({"a": np.zeros((10, 3)), "b": np.zeros((11, 3))}, r"have shape \(11, 3\) but those of 'a' \(10, 3\)"),
         ({"a": np.full((10, 3), np.nan)}, "teacher 'a' are not finite in row 0"),
     ],
 )

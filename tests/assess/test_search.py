@@ -67,7 +67,7 @@ def test_no_family_leaves_the_set_where_the_proxy_is_unique_and_keeps_its_suppor
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_starts_from_the_transform_that_changes_nothing(family: str) -> None:
     log_p = torch.randn(4, 3, dtype=torch.float64).log_softmax(-1)
-    start, _ = IMPLEMENTED[family].box(3)
+    start, _ = IMPLEMENTED[family].box(log_p)
     torch.testing.assert_close(IMPLEMENTED[family].apply(log_p, torch.tensor(start)), log_p)
 
 
@@ -75,7 +75,7 @@ def test_every_family_starts_from_the_transform_that_changes_nothing(family: str
 def test_a_stored_transform_does_what_was_searched(family: str) -> None:
     log_p = torch.randn(6, 3, dtype=torch.float64).log_softmax(-1)
     implemented = IMPLEMENTED[family]
-    start, bounds = implemented.box(3)
+    start, bounds = implemented.box(log_p)
     parameters = np.clip(start + 0.3, *np.array(bounds).T)
     stored = implemented.transform(parameters, 3)
     read = type(stored).model_validate_json(stored.model_dump_json())

@@ -4,6 +4,7 @@
 transform, each step taken only where its cross-fitted gain is beyond doubt.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 from torch import Tensor
 
+from preceptor.assess.comparison import common_shape
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
-from preceptor.assess.intervals import Estimate
+from preceptor.assess.intervals import Estimate, check_level
+from preceptor.assess.optimum import OPTIMA
 from preceptor.assess.scores import brier
-from preceptor.assess.search import folds_of, lower_bound, search_transform
+from preceptor.assess.search import folds_of, lower_bound, search_over_folds, worst_gain
 from preceptor.assess.transform import transformed
-from preceptor.errors import InputError
+from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Proxy, Transform
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ __all__ = ["Choice", "Step", "choose", "mixture_weights"]
 SCHEMA_VERSION = 1
 # A mixture's smaller parts cost as much to run as its larger ones and hardly change it.
 _SMALLEST_WEIGHT = 0.02
+_NO_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def choose(
     labels: Array,
     *,
     loss: str = "kd",
-    temperature: float = 1.0,
+    temperature: float | None = None,
     families: Sequence[str] | None = None,
     mix: bool = True,
     folds: int = 5,
@@ -125,15 +129,16 @@ def choose(
     Three steps. The teacher with the lowest Brier score; the mixture of all teachers with the lowest (weights
     on the simplex, a convex problem: Breiman's stacking, 1996); the transform of it with the largest gain,
     searched for under the student's loss. Mixture and transform are taken only if the one-sided lower bound
-    of their cross-fitted gain is above 0.
+    of their cross-fitted gain is above 0: every part of the samples is scored by what was selected, mixed and
+    transformed without its labels.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
             several runs, or the checkpoints of one.
         labels: class indices `(N,)`.
         loss: what the student will minimise; `ptloss` searches its coefficients only.
-        temperature: of `ttm` and `wttm`, whose students see the teacher softened by it; others look at the
-            teacher as it is.
+        temperature: of `ttm` and `wttm`, which need it: their students see the teacher softened by it; others look
+            at the teacher as it is.
         families: of transforms to search (`search_transform`); all of them by default, for `ptloss` its proxies.
         mix: consider mixtures.
         folds: of the cross-fitting.
@@ -141,7 +146,8 @@ def choose(
         seed: of the folds.
 
     Raises:
-        InputError: no teacher, teachers of unlike shape, or anything that `search_transform` refuses.
+        InputError: no teacher, teachers of unlike shape, fewer samples than classes, an unknown loss or one without its
+            temperature, a family that does not suit it, or anything that `search_transform` refuses.
 
     >>> rng = np.random.default_rng(0)
     >>> sure = rng.normal(size=(2000, 3)) * 4
@@ -150,33 +156,59 @@ def choose(
     >>> choice.single, choice.transform.kind
     ('sure', 'temperature')
     """
+    softened, wanted = _options(loss, temperature, families)
+    check_level(level)
     outputs = {name: forecast(logits, what=f"The logits of teacher {name!r}") for name, logits in teachers.items()}
-    if not outputs:
-        raise InputError("There is no teacher to choose from: hand in at least one array of logits, by name.")
-    shapes = {name: found.probs.shape for name, found in outputs.items()}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"the teachers' logits have unlike shapes {shapes}; hand in the same samples for each")
-    targets = check_labels(labels, next(iter(shapes.values())))
-    softened = temperature if loss in ("ttm", "wttm") else 1.0
-    single = min(outputs, key=lambda name: brier(outputs[name], targets).mean())
-    weights, steps = {single: 1.0}, []
+    targets = check_labels(labels, common_shape({name: found.probs for name, found in outputs.items()}))
+    parts = folds_of(len(targets), folds, seed)
+    everyone = np.arange(len(targets))
+    # Fitted without the labels of each part, and on all: the single teachers, and the mixtures.
+    rest = [np.setdiff1d(everyone, part) for part in parts]
+    single, *singles = ({_best(outputs, targets, rows): 1.0} for rows in (everyone, *rest))
+    weights, without, steps = single, singles, []
     if mix and len(outputs) > 1:
-        found, step = _mixture(outputs, targets, folds, level, seed)
+        mixture, *mixtures = (_mixture(outputs, targets, rows) for rows in (everyone, *rest))
+        step = _step("mixture", outputs, targets, parts, singles, mixtures, level)
         steps.append(step)
-        weights = found if step.taken else weights
-    base = mixed({name: torch.tensor(outputs[name].log_probs) for name in weights}, weights)
-    wanted = [f for f in FAMILIES if loss != "ptloss" or f.startswith("proxy")] if families is None else families
+        weights, without = (mixture, mixtures) if step.taken else (weights, without)
+    tensors = {name: torch.tensor(found.log_probs) for name, found in outputs.items()}
+    base, bases = mixed(tensors, weights), [mixed(tensors, each) for each in without]
     searches = [
-        search_transform(base, targets, f, temperature=softened, folds=folds, level=level, seed=seed) for f in wanted
+        search_over_folds(base, bases, parts, targets, family, temperature=softened, level=level) for family in wanted
     ]
     best = max((s for s in searches if s.worthwhile), key=lambda s: s.gain.value, default=None)
     steps += [Step(s.family, s.gain, s is best) for s in searches]
     transform = best.transform if best else None
+    [name] = single
     scores = [
         float(brier(forecast(output / softened), targets).mean())
-        for output in (torch.tensor(outputs[single].log_probs), transformed(base, transform))
+        for output in (tensors[name], transformed(base, transform))
     ]
-    return Choice(loss, softened, single, weights, transform, tuple(steps), (scores[0], scores[1]))
+    return Choice(loss, softened, name, weights, transform, tuple(steps), (scores[0], scores[1]))
+
+
+def _options(loss: str, temperature: float | None, families: Sequence[str] | None) -> tuple[float, list[str]]:
+    """The temperature at which students see the teacher, and the families that suit the loss."""
+    if loss not in OPTIMA:
+        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
+    softens = loss in ("ttm", "wttm")
+    if softens and temperature is None:
+        raise InputError(f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4.")
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be above 0.")
+    suited = [family for family in FAMILIES if loss != "ptloss" or family.startswith("proxy")]
+    wanted = suited if families is None else families
+    if isinstance(wanted, str):
+        raise InputError(f"families is {wanted!r}: give a list of them, [{wanted!r}].")
+    for family in wanted:
+        if family not in suited:
+            raise InputError(f"There is no family {family!r} of transforms for {loss}: {did_you_mean(family, suited)}")
+    return (float(temperature) if softens and temperature else 1.0), list(wanted)
+
+
+def _best(outputs: Mapping[str, Forecast], labels: np.ndarray, rows: np.ndarray) -> str:
+    """The teacher with the lowest Brier score on some samples."""
+    return min(outputs, key=lambda name: brier(outputs[name], labels)[rows].mean())
 
 
 def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -191,8 +223,9 @@ def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
 def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -> Float64[np.ndarray, "teachers"]:
     """The weights, 0 or more and of sum 1, whose mixture has the lowest mean Brier score.
 
-    `mean ||sum_k w_k p_k - e_y||^2` is quadratic and convex in the weights. Weights below 0.02 are set to 0 and
-    the rest solved again.
+    `mean ||sum_k w_k p_k - e_y||^2` is quadratic and convex in the weights. While a weight is below 0.02, the smallest
+    is set to 0 and the rest solved again: one at a time, as many teachers that are alike share what one of them would
+    get.
 
     >>> mixture_weights(np.array([[[1.0, 0.0]] * 4, [[0.0, 1.0]] * 4]), [0, 0, 0, 1]).round(3).tolist()
     [0.75, 0.25]
@@ -201,12 +234,12 @@ def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -
     products = np.einsum("knc,lnc->kl", probs, probs, optimize=True) / len(targets)
     at_label = probs[:, np.arange(len(targets)), targets].mean(-1)
     kept = np.arange(len(probs))
-    while True:
+    weights = _on_simplex(products, at_label)
+    while weights.min() < _SMALLEST_WEIGHT:
+        nothing = weights < _NO_WEIGHT
+        left = ~nothing if nothing.any() else np.arange(len(kept)) != weights.argmin()
+        kept = kept[left]
         weights = _on_simplex(products[np.ix_(kept, kept)], at_label[kept])
-        small = weights < _SMALLEST_WEIGHT
-        if not small.any() or small.all():
-            break
-        kept = kept[~small]
     result = np.zeros(len(probs))
     result[kept] = weights
     return result
@@ -227,21 +260,29 @@ def _on_simplex(products: np.ndarray, at_label: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _mixture(
-    outputs: Mapping[str, Forecast], labels: np.ndarray, folds: int, level: float, seed: int
-) -> tuple[dict[str, float], Step]:
-    """The mixture fitted on all samples, and its cross-fitted gain over the best single teacher."""
-    names = list(outputs)
-    probs = np.stack([output.probs for output in outputs.values()])
-    scores = np.stack([brier(output, labels) for output in outputs.values()])
-    gain = np.empty(len(labels))
-    for test in folds_of(len(labels), folds, seed):
-        train = np.setdiff1d(np.arange(len(labels)), test)
-        weights = mixture_weights(probs[:, train], labels[train])
-        blend = forecast(np.einsum("k,knc->nc", weights, probs[:, test]), probabilities=True)
-        # The single teacher, too, is the one that the other folds would choose.
-        gain[test] = scores[scores[:, train].mean(-1).argmin(), test] - brier(blend, labels[test])
-    bound = lower_bound(gain, level)
-    weights = mixture_weights(probs, labels)
-    found = {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
-    return found, Step("mixture", bound, bound.low > 0)
+def _mixture(outputs: Mapping[str, Forecast], labels: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    """The best mixture on some samples: the weights above 0, by name."""
+    weights = mixture_weights(np.stack([output.probs[rows] for output in outputs.values()]), labels[rows])
+    return {name: float(weight) for name, weight in zip(outputs, weights, strict=True) if weight > 0}
+
+
+def _step(
+    name: str,
+    outputs: Mapping[str, Forecast],
+    labels: np.ndarray,
+    parts: Sequence[np.ndarray],
+    before: Sequence[Mapping[str, float]],
+    after: Sequence[Mapping[str, float]],
+    level: float,
+) -> Step:
+    """The gain of one mixture over another; both were fitted, for each of the parts, without its labels."""
+    gain, worst = np.empty(len(labels)), []
+    for part, *weights in zip(parts, before, after, strict=True):
+        old, new = (
+            forecast(sum(weight * outputs[k].probs[part] for k, weight in each.items()), probabilities=True)
+            for each in weights
+        )
+        gain[part] = brier(old, labels[part]) - brier(new, labels[part])
+        worst.append(worst_gain(old, new))
+    bound = lower_bound(gain, min(worst), level)
+    return Step(name, bound, bound.low > 0)

@@ -300,9 +300,13 @@ class _Term:
     """How far above the truth bias alone may put the mean; the lower end of the interval allows for it."""
     rooted: bool = False
     """Reported is the root of the mean."""
+    proportion: bool = False
+    """The values are 0 or 1."""
 
-    def estimate(self, low: float, high: float) -> Estimate:
+    def estimate(self, low: float, high: float, level: float) -> Estimate:
         """The score in its interval, given the percentiles of its resampled mean."""
+        if self.proportion:
+            return intervals.proportion_interval(self.values, level)
         if self.bias:
             low = max(0.0, low - self.bias)
         ends = np.array([self.values.mean(), low, high])
@@ -314,6 +318,8 @@ class _Row(NamedTuple):
 
     terms: dict[str, _Term]
     worth: np.ndarray
+    worst: float
+    """The mean over samples of the Brier score that the least probable label would give."""
 
 
 def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -338,14 +344,15 @@ def _score(
     if temperature is not None:
         terms["renyi_entropy"] = _Term(scores.renyi_entropy(teacher, temperature=temperature))
         terms["power_sum"] = _Term(scores.power_sum(teacher, temperature=temperature))
+    worst = float((scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1).mean())
     if ratings is None:
-        return _Row(terms, terms["brier"].values)
+        return _Row(terms, terms["brier"].values, worst)
     raters, frequency = ratings
     # The raters' noise is common to all teachers: it matters to a distance and not to a difference.
     worth = ((prediction.probs - frequency) ** 2).sum(-1)
     if (raters >= 2).all():
         terms["distance"] = _Term(worth - distance.rater_noise(raters, frequency))
-    return _Row(terms, worth)
+    return _Row(terms, worth, worst)
 
 
 def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
@@ -354,7 +361,7 @@ def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
     top_gap, class_gap = top_label.absolute(), classwise.absolute()
     brier, brier_calibration = scores.brier(prediction, labels), classwise.squared().sum(0)
     return {
-        "accuracy": _Term(scores.accuracy(prediction, labels)),
+        "accuracy": _Term(scores.accuracy(prediction, labels), proportion=True),
         "brier": _Term(brier),
         "brier_calibration": _Term(brier_calibration),
         "brier_refinement": _Term(brier - brier_calibration),
@@ -387,10 +394,11 @@ def _evaluate(
     worth = np.stack([row.worth for row in rows])
     means = intervals.bootstrap_means(np.concatenate([values, worth]), resamples=resamples, seed=seed)
     ends = zip(*intervals.percentile_intervals(means[:, : len(values)], level), strict=True)
-    pairs = intervals.simultaneous_differences(worth, means[:, len(values) :], level=level)
+    worst = np.array([row.worst for row in rows])
+    pairs = intervals.simultaneous_differences(worth, means[:, len(values) :], level=level, unseen=worst)
     ranks = intervals.ranks(pairs, len(names)) if pairs else [None]
     teachers = tuple(
-        TeacherScores(name, rank, {key: term.estimate(*next(ends)) for key, term in row.terms.items()})
+        TeacherScores(name, rank, {key: term.estimate(*next(ends), level) for key, term in row.terms.items()})
         for name, rank, row in zip(names, ranks, rows, strict=True)
     )
     return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())

@@ -22,8 +22,8 @@ _LARGEST_BIAS = 20.0
 
 
 class Family(Protocol):
-    def box(self, num_classes: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
-        """The parameters that change nothing, and the bounds of each."""
+    def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
+        """The parameters that change nothing, and the bounds of each, for a teacher's log-probabilities (N, C)."""
         ...
 
     def apply(self, log_probs: Tensor, parameters: Tensor) -> Tensor:
@@ -36,10 +36,11 @@ class Family(Protocol):
 
 
 class _Temperature:
-    """One parameter, log T."""
+    """One parameter, log T; in bounds that grow with the scale of the logits, as some teachers' are in the hundreds."""
 
-    def box(self, num_classes: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
-        return np.zeros(1), [(math.log(_COLDEST), math.log(_HOTTEST))]
+    def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
+        spread = _spread(log_probs)
+        return np.zeros(1), [(math.log(_COLDEST * min(1.0, spread)), math.log(_HOTTEST * max(1.0, spread)))]
 
     def apply(self, log_probs: Tensor, parameters: Tensor) -> Tensor:
         return (log_probs / parameters.exp()).log_softmax(-1)
@@ -51,7 +52,8 @@ class _Temperature:
 class _VectorScaling:
     """C scales, then C biases."""
 
-    def box(self, num_classes: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
+        num_classes = log_probs.shape[-1]
         start = np.concatenate([np.ones(num_classes), np.zeros(num_classes)])
         scale, bias = (1 / _HOTTEST, 1 / _COLDEST), (-_LARGEST_BIAS, _LARGEST_BIAS)
         return start, [scale] * num_classes + [bias] * num_classes
@@ -71,8 +73,8 @@ class _Proxy:
     degree: int
     classwise: bool
 
-    def box(self, num_classes: int) -> tuple[np.ndarray, list[tuple[float, float]]]:
-        rows = num_classes if self.classwise else 1
+    def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
+        rows = log_probs.shape[-1] if self.classwise else 1
         share = 1.0 if self.degree == 1 else _SHARE_OF_LOG
         bounds = [(-share / m, _LARGEST_COEFFICIENT) for m in range(1, self.degree + 1)]
         return np.zeros(rows * self.degree), bounds * rows
@@ -86,6 +88,15 @@ class _Proxy:
 
     def _table(self, parameters: Tensor) -> Tensor:
         return parameters.reshape(-1, self.degree) if self.classwise else parameters
+
+
+def _spread(log_probs: Tensor) -> float:
+    """Root mean square deviation of the finite log-probabilities from those of their sample."""
+    finite = log_probs.isfinite()
+    known = torch.where(finite, log_probs, 0.0)
+    mean = known.sum(-1, keepdim=True) / finite.sum(-1, keepdim=True)
+    deviation = torch.where(finite, log_probs - mean, 0.0)
+    return max(float(deviation.square().sum() / finite.sum()) ** 0.5, 1e-6)
 
 
 FAMILIES: dict[str, Family] = {

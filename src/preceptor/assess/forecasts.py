@@ -14,8 +14,9 @@ __all__ = ["Array", "Forecast", "forecast"]
 Array = torch.Tensor | ArrayLike
 """What every function here takes: a tensor on any device, a NumPy array, or nested lists."""
 
-# Softmax outputs stored in half precision miss 1 by up to about 5e-4 a row.
-_SUM_TOLERANCE = 1e-3
+# By how much rows of probabilities may miss the sum 1: stored in half precision by up to about 5e-4, in bfloat16 by
+# 5e-3. Written down with two decimals they may miss it by a few hundredths, and still are no logits.
+_SUM_TOLERANCE, _COARSE_TOLERANCE, _ROUNDED = 1e-3, 1e-2, 5e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     """
     if isinstance(logits, Forecast):
         return logits
+    coarse = isinstance(logits, torch.Tensor) and logits.dtype == torch.bfloat16  # which float64 no longer tells
     values = to_numpy(logits)
     if values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
         raise InputError(f"{what} have shape {values.shape}: hand in (samples, classes) with at least two classes.")
@@ -65,10 +67,10 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     values = values.astype(np.float64, copy=False)
     _refuse_broken_rows(values, what)
     if probabilities:
-        return _from_probabilities(values, what)
+        return _from_probabilities(values, what, _COARSE_TOLERANCE if coarse else _SUM_TOLERANCE)
     if _look_like_probabilities(values):
         raise InputError(
-            f"{what} look like probabilities (every row is non-negative and sums to 1): "
+            f"{what} look like probabilities (every row is non-negative and sums to about 1): "
             "pass probabilities=True (on the command line --probabilities), or hand in logits or log-probabilities."
         )
     return _from_logits(values)
@@ -127,16 +129,17 @@ def _refuse_broken_rows(values: np.ndarray, what: str) -> None:
 
 
 def _look_like_probabilities(values: np.ndarray) -> bool:
-    return bool((values >= 0).all() and (np.abs(values.sum(-1) - 1) <= _SUM_TOLERANCE).all())
+    return bool((values >= 0).all() and (np.abs(values.sum(-1) - 1) <= _ROUNDED).all())
 
 
-def _from_probabilities(probs: np.ndarray, what: str) -> Forecast:
+def _from_probabilities(probs: np.ndarray, what: str, tolerance: float) -> Forecast:
     total = probs.sum(-1)
-    wrong = (np.abs(total - 1) > _SUM_TOLERANCE) | (probs < 0).any(-1)
+    wrong = (np.abs(total - 1) > tolerance) | (probs < 0).any(-1)
     if wrong.any():
         raise InputError(
             f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
-            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or leave out probabilities=True for logits."
+            f"its minimum {probs[wrong][0].min():.6g}): divide rows by their sum, or leave out probabilities=True for "
+            "logits."
         )
     probs = probs / total[..., None]
     with np.errstate(divide="ignore"):

@@ -7,10 +7,18 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
 
 from preceptor.errors import InputError
 
-__all__ = ["Estimate", "bootstrap_interval", "bootstrap_means", "mean_interval", "simultaneous_differences"]
+__all__ = [
+    "Estimate",
+    "bootstrap_interval",
+    "bootstrap_means",
+    "mean_interval",
+    "proportion_interval",
+    "simultaneous_differences",
+]
 
 # Resamples are drawn in blocks of at most this many counts, 32 MB of them.
 _BLOCK = 4_000_000
@@ -50,12 +58,10 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     >>> print(mean_interval([1.0, 2.0, 3.0]))
     2.000 [-0.484, 4.484]
     """
-    from scipy.special import stdtrit
-
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0:
         raise InputError(f"An interval of a mean needs a list of numbers, not shape {numbers.shape}.")
-    _check_level(level)
+    check_level(level)
     mean, n = float(numbers.mean()), numbers.size
     if n == 1:
         return Estimate(mean, math.nan, math.nan)
@@ -102,9 +108,23 @@ def bootstrap_interval(
     return Estimate(float(values.mean()), *(float(end[0]) for end in ends))
 
 
+def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95) -> Estimate:
+    """Mean of values that are 0 or 1, with Wilson's interval (1927), which is never of width 0 as a bootstrap's is
+    where all values are alike.
+
+    >>> print(proportion_interval(np.ones(200)))
+    1.000 [0.981, 1.000]
+    """
+    check_level(level)
+    mean, n, z = float(values.mean()), len(values), float(ndtri((1 + level) / 2))
+    center, margin = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+    low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
+    return Estimate(mean, max(0.0, low), min(1.0, high))
+
+
 def percentile_intervals(means: Float64[np.ndarray, "resamples rows"], level: float) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the percentile intervals, one a row of what was resampled."""
-    _check_level(level)
+    check_level(level)
     # Without interpolation, which makes a NaN of two infinities.
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     return low, high
@@ -115,6 +135,7 @@ def simultaneous_differences(
     means: Float64[np.ndarray, "resamples rows"],
     *,
     level: float = 0.95,
+    unseen: Float64[np.ndarray, "rows"] | None = None,
 ) -> dict[tuple[int, int], Estimate]:
     """All pairwise differences of row means, with intervals that hold together at the given level.
 
@@ -129,22 +150,27 @@ def simultaneous_differences(
         values: paired per-sample values, one teacher a row.
         means: their `bootstrap_means`.
         level: probability that all intervals cover.
+        unseen: each row's value on one more sample, which widens the intervals and does not move them. Where all that
+            was seen agrees, as where two confident teachers made no error, differences have next to no spread, and a
+            rare event that happens not to be among the samples would decide: give the worst that could come.
 
     Returns:
         For each pair of rows (i, j), i < j, the estimate of mean i minus mean j.
     """
-    _check_level(level)
+    check_level(level)
+    seen = values if unseen is None else np.concatenate([values, unseen[:, None]], axis=1)
     pairs = list(combinations(range(len(values)), 2))
     if not pairs:
         return {}
     first, second = np.array(pairs).T
     center = values.mean(-1)
     difference = center[first] - center[second]
-    error = np.array([_standard_error(values[i] - values[j]) for i, j in pairs])
+    error = np.array([_standard_error(seen[i] - seen[j]) for i, j in pairs])
     resampled = means[:, first] - means[:, second] - difference
     # Equal rows have no error and differ by exactly 0: a tie, and no t.
     t = np.divide(np.abs(resampled), error, out=np.zeros_like(resampled), where=error > 0)
-    margin = np.quantile(t.max(1), level) * error
+    # What was not seen is in no resample: never less than the factor of a single normal difference.
+    margin = max(np.quantile(t.max(1), level), ndtri((1 + level) / 2)) * error
     return {
         pair: Estimate(float(d), float(d - m), float(d + m))
         for pair, d, m in zip(pairs, difference, margin, strict=True)
@@ -171,6 +197,6 @@ def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"level is {level}: it must lie between 0 and 1, such as 0.95.")

@@ -7,6 +7,7 @@ written as a mean of per-sample values, the calibration errors, lives in `precep
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import logsumexp
 
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.errors import InputError
@@ -103,7 +104,8 @@ def renyi_entropy(logits: Array | Forecast, *, temperature: float) -> PerSample:
     # The limit at T = 1 is Shannon's; nearer to it than this the quotient is rounding noise.
     if abs(temperature - 1) < 1e-6:
         return entropy(logits)
-    return np.log(power_sum(logits, temperature=temperature)) / (1 - 1 / temperature)
+    _check_temperature(temperature)
+    return logsumexp(forecast(logits).log_probs / temperature, axis=-1) / (1 - 1 / temperature)
 
 
 def top_k_mass(logits: Array | Forecast, *, k: int) -> PerSample:

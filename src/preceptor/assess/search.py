@@ -1,25 +1,27 @@
 """Search for the transform of a teacher that brings it nearest to the truth, and whether it is worth having.
 
 Each family of transforms is fitted by minimising the held-out Brier score of what the student's loss makes
-of the transformed teacher, by gradient (L-BFGS-B), starting from the transform that changes nothing. The
-gain is cross-fitted: every sample is scored under parameters fitted on other samples, so that a family of
-many parameters cannot fool itself.
+of the transformed teacher: one parameter by a search of its line, many by gradient (L-BFGS-B) from the transform
+that changes nothing. The gain is cross-fitted: every sample is scored under parameters fitted on other samples,
+so that a family of many parameters cannot fool itself.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from scipy.optimize import minimize
-from scipy.special import ndtri
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import stdtrit
 from torch import Tensor
 
 from preceptor.assess.families import FAMILIES, Family
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
-from preceptor.assess.intervals import Estimate
+from preceptor.assess.intervals import Estimate, check_level
+from preceptor.assess.scores import brier, sharpness
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Transform
 
@@ -28,6 +30,8 @@ __all__ = ["FAMILIES", "Search", "recalibrated", "search_transform"]
 _ITERATIONS = 30
 # A step that lowers the mean Brier score by less than this is far below its sampling error: stop there.
 _PRECISION = 1e-5
+# On a line: points of the grid, samples to try them on, and how exactly the best is wanted (1 % of a temperature, say).
+_GRID, _FEW, _XATOL = 25, 1000, 0.01
 
 
 @dataclass(frozen=True)
@@ -79,29 +83,52 @@ def search_transform(
         seed: of the folds.
 
     Raises:
-        InputError: no such family, fewer samples than folds, or anything `forecast` refuses.
+        InputError: no such family, fewer samples than folds, a temperature or level that cannot be, or anything
+            `forecast` refuses.
 
     >>> sure = np.array([[6.0, 0.0]] * 400)  # claims 0.998 and is right in 3 of 4
     >>> found = search_transform(sure, [0, 0, 0, 1] * 100, "temperature")
     >>> found.worthwhile, round(found.transform.temperature, 2)
     (True, 5.46)
     """
-    if family not in FAMILIES:
-        raise InputError(f"there is no family of transforms called {family!r}; {did_you_mean(family, FAMILIES)}")
     log_probs = forecast(logits).log_probs
     if log_probs.ndim != 2:
         raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
     targets = check_labels(labels, log_probs.shape)
-    problem = _Problem(torch.tensor(log_probs), torch.tensor(targets), temperature)
-    found = FAMILIES[family]
-    gain = np.empty(len(targets))
-    for test in folds_of(len(targets), folds, seed):
-        train = np.setdiff1d(np.arange(len(targets)), test)
-        parameters = problem.part(train).minimise(found)
-        part = problem.part(test)
-        gain[test] = part.brier(None) - part.brier(found, parameters)
-    transform = found.transform(problem.minimise(found), log_probs.shape[-1])
-    return Search(family, transform, lower_bound(gain, level))
+    check_level(level)
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}; it must be above 0")
+    parts = folds_of(len(targets), folds, seed)
+    base = torch.tensor(log_probs)
+    return search_over_folds(base, [base] * folds, parts, targets, family, temperature=temperature, level=level)
+
+
+def search_over_folds(
+    base: Tensor,
+    bases: Sequence[Tensor],
+    parts: Sequence[np.ndarray],
+    labels: np.ndarray,
+    family: str,
+    *,
+    temperature: float,
+    level: float,
+) -> Search:
+    """`search_transform` where the teacher, too, was made from labels: `bases` holds, for each of the `parts` that is
+    scored, the teacher (N, C) made without its labels, and `base` the one made from all.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"there is no family of transforms called {family!r}; {did_you_mean(family, FAMILIES)}")
+    found, targets = FAMILIES[family], torch.tensor(labels)
+    gain, worst = np.empty(len(labels)), []
+    for part, teacher in zip(parts, bases, strict=True):
+        train = np.setdiff1d(np.arange(len(labels)), part)
+        parameters = _Problem(teacher[train], targets[train], temperature).minimise(found)
+        scored = _Problem(teacher[part], targets[part], temperature)
+        before, after = scored.forecast(None), scored.forecast(found, parameters)
+        gain[part] = brier(before, labels[part]) - brier(after, labels[part])
+        worst.append(worst_gain(before, after))
+    transform = found.transform(_Problem(base, targets, temperature).minimise(found), base.shape[-1])
+    return Search(family, transform, lower_bound(gain, min(worst), level))
 
 
 def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:
@@ -121,13 +148,25 @@ def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:
     log_probs = forecast(logits).log_probs
     problem = _Problem(torch.tensor(log_probs), torch.tensor(check_labels(labels, log_probs.shape)), 1.0)
     family = FAMILIES["temperature"]
-    return forecast(family.apply(problem.log_probs, torch.tensor(problem.minimise(family))))
+    return problem.forecast(family, problem.minimise(family))
 
 
-def lower_bound(gain: Float64[np.ndarray, "N"], level: float) -> Estimate:
-    """The mean of paired per-sample gains with its one-sided lower bound."""
-    error = gain.std(ddof=1) / math.sqrt(len(gain))
-    return Estimate(float(gain.mean()), float(gain.mean() - ndtri(level) * error), math.inf)
+def lower_bound(gain: Float64[np.ndarray, "N"], worst: float, level: float) -> Estimate:
+    """The mean of paired per-sample gains with its one-sided lower bound, Student's t.
+
+    The bound is that of one sample more, of the `worst` gain there could be. Where a teacher is all but certain, hardly
+    a sample shows what a rare error costs, and without it a bound would trust what it has not seen.
+    """
+    bounded = np.append(gain, worst)
+    error = bounded.std(ddof=1) / math.sqrt(len(bounded))
+    low = bounded.mean() - stdtrit(len(bounded) - 1, level) * error
+    return Estimate(float(gain.mean()), float(low), math.inf)
+
+
+def worst_gain(before: Forecast, after: Forecast) -> float:
+    """The least by which any sample's Brier score could fall from one forecast to the other, whatever its label."""
+    fixed = sharpness(before) - sharpness(after)
+    return float((fixed - 2 * (before.probs - after.probs).max(-1)).min())
 
 
 def folds_of(num_samples: int, folds: int, seed: int) -> list[Int64[np.ndarray, "n"]]:
@@ -144,31 +183,59 @@ class _Problem:
     labels: Tensor
     temperature: float
 
-    def part(self, rows: np.ndarray) -> "_Problem":
-        index = torch.as_tensor(rows)
-        return _Problem(self.log_probs[index], self.labels[index], self.temperature)
-
-    def brier(self, family: Family | None, parameters: Any = None) -> np.ndarray:
-        """Per-sample Brier scores `(N,)`."""
+    def forecast(self, family: Family | None, parameters: Any = None) -> Forecast:
+        """What the loss makes of the teacher, or of a transform of it."""
         with torch.no_grad():
-            return self._brier(family, torch.as_tensor(parameters) if family else None).numpy()
+            return forecast(self._optimum(family, torch.as_tensor(parameters) if family else None))
 
-    def _brier(self, family: Family | None, parameters: Tensor | None) -> Tensor:
+    def brier(self, family: Family, parameters: Tensor) -> Tensor:
+        """The mean Brier score, differentiable in the parameters."""
+        probs = self._optimum(family, parameters).exp()
+        at_label = probs.gather(-1, self.labels[:, None]).squeeze(-1)
+        return (torch.linalg.vecdot(probs, probs) - 2 * at_label + 1).mean()
+
+    def _optimum(self, family: Family | None, parameters: Tensor | None) -> Tensor:
         log_probs = self.log_probs if family is None else family.apply(self.log_probs, parameters)  # type: ignore[arg-type]
-        if self.temperature != 1.0:
-            log_probs = (log_probs / self.temperature).log_softmax(-1)
-        probs = log_probs.exp()
-        return probs.square().sum(-1) - 2 * probs.gather(-1, self.labels[:, None]).squeeze(-1) + 1
+        return log_probs if self.temperature == 1.0 else (log_probs / self.temperature).log_softmax(-1)
 
     def minimise(self, family: Family) -> np.ndarray:
-        """The parameters with the lowest mean Brier score that L-BFGS-B finds from the start."""
-        start, bounds = family.box(self.log_probs.shape[-1])
+        """The parameters with the lowest mean Brier score that are found: on a line by trying, else by gradient."""
+        start, bounds = family.box(self.log_probs)
+        return self._on_line(family, *bounds[0]) if len(start) == 1 else self._by_gradient(family, start, bounds)
+
+    def _on_line(self, family: Family, low: float, high: float) -> np.ndarray:
+        """One parameter: the best of a grid, then Brent's method between its neighbours.
+
+        A gradient would vanish where a teacher is all but certain. The grid is tried on a few samples first, and on all
+        of them only if Brent's method, which sees all, is led to an end of what these few left.
+        """
+        grid = np.linspace(low, high, _GRID)
+        few = np.linspace(0, len(self.labels) - 1, min(len(self.labels), _FEW)).astype(int)
+        for rows in (few, np.arange(len(self.labels))):
+            part = _Problem(self.log_probs[rows], self.labels[rows], self.temperature)
+            best = int(np.argmin([part._at(family, value) for value in grid]))
+            ends = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
+            solved: Any = minimize_scalar(
+                lambda value: self._at(family, value), bounds=ends, method="bounded", options={"xatol": _XATOL}
+            )
+            found = float(solved.x)
+            outer = [end for end in ends if low < end < high]
+            if all(abs(found - end) > 2 * _XATOL for end in outer):
+                break
+        return np.array([found])
+
+    def _at(self, family: Family, value: float) -> float:
+        with torch.no_grad():
+            return float(self.brier(family, torch.tensor([value], dtype=torch.float64)))
+
+    def _by_gradient(self, family: Family, start: np.ndarray, bounds: list[tuple[float, float]]) -> np.ndarray:
+        """Many parameters: L-BFGS-B from the transform that changes nothing."""
         # The first step has length 1 over all parameters: in these units it is about 1 in each.
         unit = math.sqrt(len(start))
 
         def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
             parameters = torch.tensor(values * unit, requires_grad=True)
-            mean = self._brier(family, parameters).mean()
+            mean = self.brier(family, parameters)
             (gradient,) = torch.autograd.grad(mean, parameters)
             return float(mean.detach()), gradient.numpy() * unit
 

@@ -44,8 +44,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a file of samples.
 
-    An ``.npz`` file holds arrays ``logits`` (N, C), ``labels`` (N,), ``ids`` (N,), ``counts`` (N, C), ``truth`` (N, C), each
-    optional; a Parquet file columns of these names (or ``label``, ``id``), a sample a row, in which ``logits``,
+    An ``.npz`` file holds arrays ``logits`` (N, C), ``labels`` (N,), ``ids`` (N,), ``counts`` (N, C), ``truth`` (N, C),
+    each optional; a Parquet file columns of these names (or ``label``, ``id``), a sample a row, in which ``logits``,
     ``counts`` and ``truth`` are lists of C numbers; an ``.npy`` file is logits alone.
 
     Raises:
