@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.assess import brier, choose, forecast, mixture_weights
+from preceptor.assess import brier, choose, forecast, mixture_weights, search_transform, transformed
+from preceptor.assess.choice import mixed
 from preceptor.errors import InputError
 
 from .test_search import calibrated
@@ -60,6 +61,48 @@ def test_what_is_taken_lowers_the_score_of_new_samples() -> None:
     assert after < before - 0.02
 
 
+def test_teachers_that_are_alike_share_what_one_of_them_would_get() -> None:
+    """Sixty copies get a sixtieth each: none of them is small, though each weight is."""
+    logits, labels = calibrated(600, 3, 8)
+    rng = np.random.default_rng(0)
+    alike = np.stack([forecast(logits + 1e-4 * rng.normal(size=logits.shape)).probs for _ in range(60)])
+    poor = forecast(6 * rng.normal(size=logits.shape)).probs
+    weights = mixture_weights(np.concatenate([alike, poor[None]]), labels)
+    two = mixture_weights(np.stack([alike[0], poor]), labels)
+    assert weights[-1] == pytest.approx(two[-1], abs=0.02)
+    assert ((weights == 0) | (weights >= 0.02)).all()
+
+
+@pytest.mark.parametrize("mix", [True, False])
+def test_the_bound_of_the_transform_allows_for_the_labels_that_chose_the_teacher(mix: bool) -> None:
+    """Of the transform of a mixture of many, or of the best of many, on few samples: against its gain on new ones."""
+    above = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        logits, labels = calibrated(3150, 3, seed)
+        teachers = {str(k): logits + 1.5 * rng.normal(size=logits.shape) for k in range(20)}
+        few = {name: rows[:150] for name, rows in teachers.items()}
+        choice = choose(few, labels[:150], families=["temperature"], mix=mix)
+        base = mixed({name: torch.tensor(teachers[name][150:]) for name in choice.weights}, choice.weights)
+        known = mixed({name: torch.tensor(few[name]) for name in choice.weights}, choice.weights)
+        found = search_transform(known, labels[:150], "temperature").transform
+        real = brier(forecast(base), labels[150:]) - brier(forecast(transformed(base, found)), labels[150:])
+        above.append(choice.steps[-1].gain.low > real.mean())
+    assert sum(above) <= 3
+
+
+@pytest.mark.parametrize(("top", "num_samples"), [(0.999, 500), (0.98, 150)])
+def test_a_confident_calibrated_teacher_is_left_alone_in_at_least_90_of_100_draws(top: float, num_samples: int) -> None:
+    """It makes hardly an error on so few samples, and its being surer still would go unpunished."""
+    taken = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sure = np.clip(1 - (1 - top) * rng.exponential(size=num_samples), 0.5, 1 - 1e-9)
+        logits, labels = np.stack([np.log(sure), np.log1p(-sure)], axis=1), rng.random(num_samples) > sure
+        taken += choose({"truth": logits}, labels, families=["temperature"]).transform is not None
+    assert taken <= 10
+
+
 def test_ptloss_searches_its_coefficients_only() -> None:
     logits, labels = calibrated(1500, 3, 5)
     choice = choose({"unsure": logits / 2}, labels, loss="ptloss")
@@ -83,8 +126,27 @@ def test_the_choice_is_plain_data() -> None:
         ({}, "There is no teacher"),
         ({"a": np.zeros((10, 3)), "b": np.zeros((11, 3))}, r"have shape \(11, 3\) but those of 'a' \(10, 3\)"),
         ({"a": np.full((10, 3), np.nan)}, "teacher 'a' are not finite in row 0"),
+        ({"a": np.zeros((10, 11))}, "10 samples for 11 classes"),
     ],
 )
 def test_bad_input(teachers: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         choose(teachers, np.zeros(10, dtype=int))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"loss": "TTM", "temperature": 4.0}, "The loss 'TTM' has no known optimum"),
+        ({"loss": "ttm"}, "no optimum without its temperature"),
+        ({"loss": "ttm", "temperature": -2.0}, "temperature is -2"),
+        ({"loss": "kd", "temperature": float("nan")}, "temperature is nan"),
+        ({"loss": "ptloss", "families": ["temperature"]}, "no family 'temperature' of transforms for ptloss"),
+        ({"families": "temperature"}, "give a list"),
+        ({"level": 95}, "level is 95"),
+        ({"folds": 1}, "folds is 1"),
+    ],
+)
+def test_bad_options(options: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        choose({"a": 2 * np.eye(3)[np.arange(12) % 3]}, np.arange(12) % 3, **options)

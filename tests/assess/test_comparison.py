@@ -368,3 +368,22 @@ def test_ranked_at_the_best_temperature_over_confidence_costs_nothing(drawn):
     assert {"true", "overconfident"} <= set(comparison.tie_groups[0])
     with pytest.raises(InputError, match="did you mean 'brier'"):
         assess.compare(teachers, labels, criterion="breir")
+
+
+def test_a_surer_twin_is_not_better_beyond_doubt_where_no_error_was_seen():
+    """Both are right throughout: that the surer one would pay more for an error no label shows."""
+    first = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        wrong = rng.random(500) < 0.002 * rng.exponential(size=500)
+        gap = np.log(0.998 / 0.002) + rng.normal(size=500)
+        twins = {"calibrated": np.stack([gap, 0 * gap], 1), "surer": np.stack([2 * gap, 0 * gap], 1)}
+        found = compare(twins, wrong.astype(int), resamples=200)
+        first += found.tie_groups[0] == ["surer"]
+    assert first <= 2
+
+
+def test_accuracy_of_all_right_is_not_certain():
+    accuracy = compare({"a": 5 * np.eye(2)[np.arange(200) % 2]}, np.arange(200) % 2).teachers[0].scores["accuracy"]
+    assert (accuracy.value, accuracy.high) == (1.0, 1.0)
+    assert accuracy.low == pytest.approx(200 / (200 + 1.959964**2))  # Wilson's, in closed form where all are right

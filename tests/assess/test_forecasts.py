@@ -66,6 +66,24 @@ def test_probabilities_handed_in_as_logits():
         forecast(np.full((4, 3), 1 / 3, dtype=np.float16))
 
 
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_rounded_probabilities_handed_in_as_logits(decimals):
+    probs = np.random.default_rng(0).dirichlet(np.ones(5), size=40).round(decimals)
+    with pytest.raises(InputError, match="look like probabilities"):
+        forecast(probs)
+
+
+def test_probabilities_in_bfloat16():
+    logits = torch.randn(200, 10, generator=torch.Generator().manual_seed(0))
+    probs = logits.bfloat16().softmax(-1)
+    assert (probs.double().sum(-1) - 1).abs().max() > 1e-3
+    with pytest.raises(InputError, match="look like probabilities"):
+        forecast(probs)
+    read = forecast(probs, probabilities=True).probs
+    np.testing.assert_allclose(read, logits.double().softmax(-1), rtol=0.05)
+    np.testing.assert_allclose(read.sum(-1), 1)
+
+
 def test_logits_handed_in_as_probabilities():
     with pytest.raises(InputError, match=r"row 1 \(its sum is 2.*leave out probabilities=True"):
         forecast([[0.5, 0.5], [1.0, 1.0]], probabilities=True)

@@ -7,6 +7,7 @@ from preceptor.assess import (
     bootstrap_interval,
     bootstrap_means,
     mean_interval,
+    proportion_interval,
     simultaneous_differences,
 )
 from preceptor.assess.intervals import ranks
@@ -131,3 +132,23 @@ def test_equal_ranks_are_always_ties():
         differences = simultaneous_differences(values, bootstrap_means(values, resamples=100, seed=seed))
         rank = ranks(differences, 6)
         assert all(0 in d for (i, j), d in differences.items() if rank[i] == rank[j])
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 12), (3, 12), (150, 200), (200, 200)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_the_interval_of_a_proportion_is_scipys(successes: int, n: int, level: float) -> None:
+    found = proportion_interval((np.arange(n) < successes).astype(float), level)
+    wanted = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert found.value == successes / n
+
+
+def test_one_unseen_sample_widens_and_does_not_move() -> None:
+    values = np.zeros((2, 50))
+    values[1] = 1e-4
+    means = bootstrap_means(values)
+    plain = simultaneous_differences(values, means)[0, 1]
+    wide = simultaneous_differences(values, means, unseen=np.where(np.arange(50) < 1, [[2.0], [1.5]], 2.0))[0, 1]
+    assert 0 not in plain
+    assert 0 in wide
+    assert plain.value == wide.value

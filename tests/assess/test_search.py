@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.assess import FAMILIES, brier, choose, forecast, proxy_teacher, search_transform, transformed
+from preceptor.assess import (
+    FAMILIES,
+    brier,
+    choose,
+    forecast,
+    proxy_teacher,
+    recalibrated,
+    search_transform,
+    transformed,
+)
 from preceptor.assess.families import FAMILIES as IMPLEMENTED
 from preceptor.errors import InputError
 from preceptor.recipe import Proxy, Temperature, Transform, VectorScaling
@@ -102,6 +111,27 @@ def test_a_calibrated_teacher_is_left_alone_in_at_least_90_of_100_draws() -> Non
     assert sum(transform is None for transform in draws) >= 90
 
 
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1000.0])
+def test_a_temperature_is_found_whatever_the_scale_of_the_logits(scale: float) -> None:
+    logits, labels = calibrated(2000, 4, 9)
+    found = search_transform(scale * logits, labels, "temperature")
+    assert isinstance(found.transform, Temperature)
+    assert found.transform.temperature == pytest.approx(scale, rel=0.1)
+    one, other = (brier(recalibrated(factor * logits, labels), labels).mean() for factor in (1.0, scale))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_rare_errors_that_the_first_look_misses_are_found() -> None:
+    """Six errors in 12,000 samples of an all but certain teacher, all where the grid does not look."""
+    wrong = np.zeros(12_000, dtype=bool)
+    wrong[[7, 19, 31, 3001, 5003, 9001]] = True
+    logits = np.tile([30.0, 0.0], (12_000, 1))
+    found = search_transform(logits, wrong.astype(int), "temperature").transform
+    assert isinstance(found, Temperature)
+    # The best T says 5e-4 for the other class.
+    assert found.temperature == pytest.approx(30 / np.log(0.9995 / 0.0005), rel=0.15)
+
+
 def test_class_wise_coefficients_repair_what_shared_ones_cannot() -> None:
     """The teacher is the one whose proxy, under known coefficients, is the truth."""
     logits, _ = calibrated(4000, 3, 5)
@@ -133,6 +163,8 @@ def test_ttm_is_searched_as_its_student_sees_it() -> None:
         ({"family": "vector", "folds": 1}, "folds is 1 for 20 samples"),
         ({"family": "vector", "folds": 21}, "folds is 21 for 20 samples"),
         ({"family": "vector", "logits": np.zeros((2, 20, 3))}, "one teacher at a time"),
+        ({"family": "vector", "temperature": 0.0}, "temperature is 0.0"),
+        ({"family": "vector", "level": 95}, "level is 95"),
     ],
 )
 def test_bad_input(arguments: dict, sentence: str) -> None:

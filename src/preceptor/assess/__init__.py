@@ -27,6 +27,7 @@ from preceptor.assess.intervals import (
     bootstrap_interval,
     bootstrap_means,
     mean_interval,
+    proportion_interval,
     simultaneous_differences,
 )
 from preceptor.assess.optimum import optimum
@@ -74,6 +75,7 @@ __all__ = [
     "nll",
     "optimum",
     "power_sum",
+    "proportion_interval",
     "proxy_teacher",
     "rater_distance",
     "rater_distance_difference",

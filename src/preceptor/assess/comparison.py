@@ -318,8 +318,8 @@ class _Row(NamedTuple):
 
     terms: dict[str, _Term]
     worth: np.ndarray
-    worst: float
-    """The mean over samples of the Brier score that the least probable label would give."""
+    worst: np.ndarray
+    """Per sample the Brier score that its least probable label would give."""
 
 
 def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -344,7 +344,7 @@ def _score(
     if temperature is not None:
         terms["renyi_entropy"] = _Term(scores.renyi_entropy(teacher, temperature=temperature))
         terms["power_sum"] = _Term(scores.power_sum(teacher, temperature=temperature))
-    worst = float((scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1).mean())
+    worst = scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1
     if ratings is None:
         return _Row(terms, terms["brier"].values, worst)
     raters, frequency = ratings
@@ -394,7 +394,7 @@ def _evaluate(
     worth = np.stack([row.worth for row in rows])
     means = intervals.bootstrap_means(np.concatenate([values, worth]), resamples=resamples, seed=seed)
     ends = zip(*intervals.percentile_intervals(means[:, : len(values)], level), strict=True)
-    worst = np.array([row.worst for row in rows])
+    worst = np.stack([row.worst for row in rows])
     pairs = intervals.simultaneous_differences(worth, means[:, len(values) :], level=level, unseen=worst)
     ranks = intervals.ranks(pairs, len(names)) if pairs else [None]
     teachers = tuple(

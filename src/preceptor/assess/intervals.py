@@ -135,7 +135,7 @@ def simultaneous_differences(
     means: Float64[np.ndarray, "resamples rows"],
     *,
     level: float = 0.95,
-    unseen: Float64[np.ndarray, "rows"] | None = None,
+    unseen: Float64[np.ndarray, "rows N"] | None = None,
 ) -> dict[tuple[int, int], Estimate]:
     """All pairwise differences of row means, with intervals that hold together at the given level.
 
@@ -150,22 +150,25 @@ def simultaneous_differences(
         values: paired per-sample values, one teacher a row.
         means: their `bootstrap_means`.
         level: probability that all intervals cover.
-        unseen: each row's value on one more sample, which widens the intervals and does not move them. Where all that
-            was seen agrees, as where two confident teachers made no error, differences have next to no spread, and a
-            rare event that happens not to be among the samples would decide: give the worst that could come.
+        unseen: the worst value that each sample could have had. Where two confident teachers made no error, their
+            differences have next to no spread, though one rare error would decide: intervals are widened by one such
+            event, where the two rows differ most.
 
     Returns:
         For each pair of rows (i, j), i < j, the estimate of mean i minus mean j.
     """
     check_level(level)
-    seen = values if unseen is None else np.concatenate([values, unseen[:, None]], axis=1)
+    events = np.zeros((len(values), 1)) if unseen is None else unseen / values.shape[1]
     pairs = list(combinations(range(len(values)), 2))
     if not pairs:
         return {}
     first, second = np.array(pairs).T
     center = values.mean(-1)
     difference = center[first] - center[second]
-    error = np.array([_standard_error(seen[i] - seen[j]) for i, j in pairs])
+    # Of two quantities that obey the triangle inequality, so does the root of the sum of squares.
+    error = np.array(
+        [math.hypot(_standard_error(values[i] - values[j]), _largest(events[i], events[j])) for i, j in pairs]
+    )
     resampled = means[:, first] - means[:, second] - difference
     # Equal rows have no error and differ by exactly 0: a tie, and no t.
     t = np.divide(np.abs(resampled), error, out=np.zeros_like(resampled), where=error > 0)
@@ -195,6 +198,10 @@ def _draw_counts(rng: np.random.Generator, resamples: int, num_samples: int) -> 
 
 def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _largest(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
 
 
 def check_level(level: float) -> None:

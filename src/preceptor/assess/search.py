@@ -31,7 +31,7 @@ _ITERATIONS = 30
 # A step that lowers the mean Brier score by less than this is far below its sampling error: stop there.
 _PRECISION = 1e-5
 # On a line: points of the grid, samples to try them on, and how exactly the best is wanted (1 % of a temperature, say).
-_GRID, _FEW, _XATOL = 25, 1000, 0.01
+_GRID, _FEW, _XATOL = 13, 1000, 0.01
 
 
 @dataclass(frozen=True)
