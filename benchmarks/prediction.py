@@ -25,7 +25,8 @@ RATES, TUNING_SEEDS = (0.00003, 0.0001, 0.0003, 0.001, 0.003), (100, 101)
 class Case:
     """One study of a benchmark: its name, its recipe and changes to it, how to get its data.
 
-    `student_data` is another form of the data for students; `teachers_of` names the case whose teachers it shares.
+    `student_data` is another form of the data for students; `teachers_of` names the case whose teachers it shares;
+    `flag` is what the command line needs for this case; `rates` is the grid of --tune.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Case:
     overrides: Sequence[str] = ()
     student_data: Callable[[], Data] | None = None
     teachers_of: str | None = None
+    flag: str = ""
+    rates: Sequence[float] = RATES
 
 
 def main(
@@ -69,10 +72,10 @@ def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
     data, truth = case.data()
     if arguments.tune:
         if case.teachers_of is None:
-            tune_rates(study, data, RATES, TUNING_SEEDS, arguments.out / "tune" / case.name, say=print)
+            tune_rates(study, data, case.rates, TUNING_SEEDS, arguments.out / "tune" / case.name, say=print)
         return
     folder = arguments.out / case.name
-    shown = command + (" --quick" if arguments.quick else "")
+    shown = command + case.flag + (" --quick" if arguments.quick else "")
     result = run_prediction(
         study,
         data,
@@ -84,6 +87,7 @@ def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
         progress=sys.stderr.isatty(),
         say=say,
     )
-    write_text(folder / "table.md", markdown(result))
+    table = markdown(result)
+    write_text(folder / "table.md", table)
     write_picture(result, folder / "picture.png")
-    print(f"## {case.name}\n\n{markdown(result)}")
+    print(f"## {case.name}\n\n{table}")

@@ -118,7 +118,7 @@ def assess(
     ],
     losses: Annotated[
         list[str] | None,
-        typer.Option("--loss", help="kd, ttm, wttm or ptloss: score what it makes of a teacher. Each is ranked apart."),
+        typer.Option("--loss", help="kd, dkd, ttm, wttm, ptloss: score what it makes of a teacher, a ranking each."),
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the losses that have one.")] = None,
     coefficients: Annotated[

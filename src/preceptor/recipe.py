@@ -50,12 +50,14 @@ class Split(Strict):
     """How the labelled data are cut: a count, or a fraction of them. What is left over is ``train``'s, or
     nobody's.
 
-    ``heldout`` selects and assesses; ``transfer`` is seen by students without its labels; ``test`` is cut
-    only where the data set brings none of its own. The cut is stratified by class.
+    ``heldout`` selects and assesses, by default a tenth; ``transfer`` is seen by students without its labels; ``test``
+    is cut only where the data set brings none of its own. The cut is stratified by class. Where the data set has a pool
+    for a part (its own validation set, say), a fraction is one of the pool, and without a size the part is all that the
+    pool's other parts leave.
     """
 
     train: Size | None = None
-    heldout: Size = 0.1
+    heldout: Size | None = None
     transfer: Size | None = None
     test: Size | Literal["rest"] | None = None
 

@@ -298,7 +298,7 @@ def test_agreeing_ids_and_class_names_pass():
         ({"loss": "wttm"}, "'wttm' has no optimum without its temperature: pass temperature"),
         ({"loss": "ptloss"}, "'ptloss' needs coefficients"),
         ({"coefficients": [0.1]}, "'kd' takes no coefficients"),
-        ({"loss": "dkd"}, "'dkd' has no known optimum"),
+        ({"loss": "dist"}, "'dist' has no known optimum"),
         ({"level": 95}, "level is 95"),
         ({"resamples": 0}, "resamples is 0"),
     ],

@@ -6,6 +6,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 
 from preceptor.assess import optimum
 from preceptor.errors import InputError
+from preceptor.losses import dkd
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 4))
 
@@ -21,6 +22,16 @@ def test_kd_leads_to_the_teacher_at_any_temperature():
     teacher = softmax(LOGITS[0] / 4)
     expected = student_of(lambda z: 16 * rel_entr(teacher, softmax(z / 4)).sum())
     np.testing.assert_allclose(found[0], expected, atol=1e-3)
+
+
+def test_dkd_leads_to_the_teacher_too():
+    teacher, label = torch.tensor(LOGITS[:1]), torch.tensor([1])
+
+    def of(student):
+        return dkd(torch.tensor(student[None]), teacher, label, alpha=1.0, beta=8.0, temperature=4.0).item()
+
+    found = np.exp(optimum(LOGITS, "dkd", temperature=4.0))
+    np.testing.assert_allclose(found[0], student_of(of), atol=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["ttm", "wttm"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from preceptor.data import npz
+from preceptor.data.dataset import ArrayDataset
 from preceptor.errors import InputError
 
 INPUTS = np.arange(24, dtype=np.float64).reshape(4, 2, 3)
@@ -40,6 +41,16 @@ def test_all_parts(tmp_path):
     assert data.test[0][0].tolist() == [[-2.0, -1.0, 0.0], [-1.0, 0.0, 1.0]]
     assert data.class_names == ("cat", "dog", "eel", "fox")
     assert data.preprocessing == {"divide_by": 2.0, "mean": [1.0, 2.0], "std": [0.5]}
+
+
+def test_a_validation_set_is_the_pool_of_the_heldout_part(tmp_path):
+    path = save(tmp_path, inputs=INPUTS, labels=LABELS, heldout_inputs=INPUTS[:2] + 1, heldout_labels=np.array([3, 0]))
+    data = npz(path=path, mean=[1.0, 2.0])
+    assert isinstance(data.train, ArrayDataset)  # fetched a batch at a time
+    assert data.train.labels.tolist() == [*LABELS.tolist(), 3, 0]
+    assert data.train[4][0].tolist() == (INPUTS[0] + 1 - [[1.0], [2.0]]).tolist()
+    assert {name: pool.tolist() for name, pool in data.pools.items()} == {"heldout": [4, 5]}
+    assert (data.test, data.class_names) == (None, ("0", "1", "2", "3"))
 
 
 def test_bytes_are_scaled_and_kept_as_bytes(tmp_path):
@@ -82,6 +93,11 @@ def test_other_byte_orders_and_layouts(tmp_path):
         ({"inputs": INPUTS + 1e300, "labels": LABELS}, "sample 0 of 'inputs' holds inf"),
         ({"inputs": INPUTS + 1j, "labels": LABELS}, "'inputs' has dtype complex128"),
         ({"inputs": INPUTS, "labels": np.array([{}] * 4)}, "'labels' holds Python objects"),
+        ({"inputs": INPUTS, "labels": LABELS, "heldout_labels": LABELS}, "no array 'heldout_inputs'"),
+        (
+            {"inputs": INPUTS, "labels": LABELS, "heldout_inputs": INPUTS[:, 0], "heldout_labels": LABELS},
+            r"shape \(2, 3\) but a heldout input \(3,\)",
+        ),
         (
             {"inputs": INPUTS, "labels": LABELS, "test_inputs": INPUTS[:, 0], "test_labels": LABELS},
             r"shape \(2, 3\) but a test input \(3,\)",

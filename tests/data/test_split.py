@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from preceptor.data.split import stratified_split
+from preceptor.data.split import checked_pools, pooled_split, stratified_split
 from preceptor.errors import InputError
 
 LABELS = torch.arange(120) % 4
@@ -85,3 +85,78 @@ def test_refused(sizes, sentence):
 def test_one_class_data_are_refused():
     with pytest.raises(InputError, match="one class only"):
         split({"a": None}, torch.zeros(10, dtype=torch.int64))
+
+
+POOL = torch.arange(100, 120)
+
+
+def pooled(sizes, pools, seed=0):
+    return pooled_split(LABELS, sizes, checked_pools(pools, 120), torch.Generator().manual_seed(seed))
+
+
+def test_without_pools_nothing_changes():
+    sizes = {"heldout": 20, "test": 0.25, "train": None}
+    parts, expected = pooled(sizes, {}), split(sizes)
+    assert all(torch.equal(parts[name], expected[name]) for name in sizes)
+    assert list(parts) == list(expected)
+
+
+def test_a_part_comes_from_its_pool_and_the_others_from_outside_it():
+    parts = pooled({"heldout": None, "transfer": 30, "train": None}, {"heldout": POOL})
+    assert torch.equal(parts["heldout"], POOL)
+    assert torch.equal(torch.cat([parts["train"], parts["transfer"]]).sort().values, torch.arange(100))
+    assert torch.bincount(LABELS[parts["transfer"]]).max() <= 8
+
+
+def test_two_parts_share_a_pool():
+    parts = pooled({"heldout": 8, "train": None, "test": None}, {"heldout": POOL, "test": POOL.flip(0)})
+    assert torch.equal(torch.cat([parts["heldout"], parts["test"]]).sort().values, POOL)
+    assert torch.bincount(LABELS[parts["heldout"]]).tolist() == [2] * 4
+    assert torch.equal(parts["train"], torch.arange(100))
+    other = pooled({"heldout": 8, "train": None, "test": None}, {"heldout": POOL, "test": POOL}, seed=1)
+    assert not torch.equal(parts["heldout"], other["heldout"])
+
+
+def test_a_fraction_is_one_of_the_pool():
+    parts = pooled({"heldout": 0.5, "train": 0.5}, {"heldout": POOL})
+    assert (len(parts["heldout"]), len(parts["train"])) == (10, 50)
+
+
+def test_what_is_drawn_from_one_pool_does_not_depend_on_the_others():
+    one = pooled({"heldout": 10, "train": None}, {"heldout": POOL})
+    other = pooled({"heldout": 10, "transfer": 30, "train": 20}, {"heldout": POOL})
+    assert torch.equal(one["heldout"], other["heldout"])
+
+
+@pytest.mark.parametrize(
+    ("pools", "sentence"),
+    [
+        ({"heldot": POOL}, "a pool for the part 'heldot'; did you mean 'heldout'?"),
+        ({"heldout": torch.tensor([5, 120])}, "pool of 'heldout' holds sample 120, .* samples 0 to 119"),
+        ({"heldout": torch.tensor([-1])}, "pool of 'heldout' holds sample -1"),
+        ({"heldout": torch.tensor([3, 4, 3])}, "holds sample 3 twice"),
+        ({"test": POOL, "heldout": torch.arange(90, 105)}, r"'test' and 'heldout' share 5 samples \(the first: 100\)"),
+        ({"test": POOL, "heldout": POOL[:-1]}, "equal or disjoint"),
+        ({"heldout": torch.ones(120, dtype=torch.bool)}, "dtype torch.bool; give the indices"),
+        ({"heldout": torch.zeros(0)}, r"shape \(0,\)"),
+        ({"heldout": POOL[None]}, r"shape \(1, 20\)"),
+    ],
+)
+def test_refused_pools(pools, sentence):
+    with pytest.raises(InputError, match=sentence):
+        checked_pools(pools, 120)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pools", "sentence"),
+    [
+        ({"heldout": 21, "train": None}, {"heldout": POOL}, "the parts need 21 .* the pool of heldout has 20"),
+        ({"heldout": 15, "test": 6}, {"heldout": POOL, "test": POOL}, "the pool of heldout and test has 20"),
+        ({"heldout": None, "test": None}, {"heldout": POOL, "test": POOL}, "parts heldout, test all ask for the rest"),
+        ({"heldout": None, "train": 101}, {"heldout": POOL}, "the data set outside the pools has 100"),
+        ({"heldout": None, "train": None}, {"heldout": torch.arange(120)}, "nothing is left for part 'train'"),
+    ],
+)
+def test_refused_sizes(sizes, pools, sentence):
+    with pytest.raises(InputError, match=sentence):
+        pooled(sizes, pools)

@@ -171,7 +171,7 @@ def test_class_names_in_another_order(three: list[Candidate]) -> None:
         ({"losses": ["wttm"]}, "'wttm' has no optimum without its temperature"),
         ({"losses": ["kd", "kd"]}, "give at least one, and each once"),
         ({"losses": []}, "give at least one"),
-        ({"losses": ["dkd"]}, "'dkd' has no known optimum"),
+        ({"losses": ["dist"]}, "'dist' has no known optimum"),
         ({"losses": ["ptloss"]}, "'ptloss' needs coefficients"),
         ({"coefficients": [0.1]}, "only ptloss takes them"),
         ({"losses": ["ptloss"], "coefficients": [0.1], "temperature": 2.0}, "leave --temperature out"),

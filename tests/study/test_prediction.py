@@ -1,7 +1,10 @@
 """Prediction studies: statistics by hand and by scipy, a whole tiny study, the three benchmarks' quick form."""
 
+import argparse
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from preceptor import losses
 from preceptor.assess import brier, forecast
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.gaussian_mixture import GaussianMixture
@@ -20,6 +24,7 @@ from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.summary import summarize
 from preceptor.study.prediction.tune import tune_rates
 from preceptor.training import setup
+from preceptor.training.build import find
 from preceptor.training.files import load_tensors
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -199,13 +204,102 @@ def test_a_recipe_that_cannot_be_is_refused(changes: dict, sentence: str) -> Non
         small(**changes)
 
 
-@pytest.mark.parametrize("name", ["known_truth", "human_text", "human_images"])
+@pytest.mark.parametrize("name", ["known_truth", "human_text", "human_images", "human_images --gpu"])
 def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(tmp_path)]
+    script, *flags = name.split()
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *flags, "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "oracle gap closed by `auto`" in done.stdout
     assert len(list(tmp_path.glob("*/prediction.json"))) == (2 if name == "human_text" else 1)
+
+
+# -- a truth that is known of some samples only ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def partly(made) -> tuple[Data, Truth]:
+    """The truth of the last 250 samples is known; they are held out and tested on."""
+    data, truth = made
+    pool = torch.arange(170, 420)
+    return replace(data, pools={"heldout": pool, "test": pool}), Truth.exact(truth.probs[170:]).after(170)
+
+
+def pooled(**changes: object) -> Prediction:
+    raw = small().model_dump(mode="json")
+    for part in ("teach", "distill"):
+        raw[part]["split"] = {"heldout": 120, "test": "rest"}
+    return parse(Prediction, raw | changes)
+
+
+@pytest.fixture(scope="module")
+def blind(partly, tmp_path_factory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("blind") / "run"
+    return run_prediction(pooled(), *partly, folder, command="pytest"), folder
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_the_truth_of_what_students_see_is_unknown(blind, tmp_path):
+    """No student of the truth, and nothing that needs one; all else is there."""
+    result, folder = blind
+    assert json.loads((folder / "prediction.json").read_text()) == result
+    assert result["losses"]["kd"]["oracle"] is None
+    scores = result["candidates"]["last"]["losses"]["kd"]
+    assert scores["distance_transfer"] == [None, None]
+    assert np.isfinite(scores["distance_heldout"]).all()
+    found = summarize(result)["kd"]
+    for unknown in (found.oracle, found.auto_closure, found.closure["last"], found.early_stopped_gap):
+        assert np.isnan(unknown.value)
+    assert np.isnan(found.distance_transfer.value)
+    assert np.isfinite([found.auto.value, found.correlation.value, found.with_distance.value, found.ceiling]).all()
+    text = markdown(result)
+    assert "| student of the truth, accuracy % | – | – |" in text
+    assert "nan" not in text
+    assert write_picture(result, tmp_path / "picture.png").stat().st_size > 0
+
+
+def test_students_in_several_stacks_are_those_of_one(blind, partly, tmp_path):
+    several = run_prediction(pooled(students_per_stack=3), *partly, tmp_path / "run", command="pytest")
+    assert len(list((tmp_path / "run" / "students" / "kd").iterdir())) == 4  # 5 teachers x 2 seeds by threes
+    for name, outcome in blind[0]["losses"]["kd"]["students"].items():
+        assert several["losses"]["kd"]["students"][name]["distance"] == pytest.approx(outcome["distance"], rel=1e-4)
+
+
+def test_a_test_sample_of_unknown_truth_is_refused(partly, tmp_path):
+    data, truth = partly
+    with pytest.raises(InputError, match="the truth of some test samples is not known"):
+        run_prediction(small(), replace(data, pools=None), truth, tmp_path / "run", command="pytest")
+
+
+def test_the_large_form_of_the_images_benchmark() -> None:
+    study = load(Prediction, BENCHMARKS / "recipes" / "human-images-gpu.yaml")
+    assert len(study.seeds) >= 5
+    assert len(study.candidates) >= 20
+    assert {entry.loss.name for entry in study.losses.values()} == set(losses.__all__)
+    for entry in study.losses.values():
+        setup.new_loss(entry.loss, 10)
+    for name in study.teachers:
+        setup.new_objective(study.teach_recipe(name).objective, 10)
+    for recipe in (study.teach, study.distill):
+        assert find("model", recipe.model.name)
+
+
+def test_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images with curated labels, behind them CIFAR-10H's with one rater's, and the truth of these."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from human_images import end_to_end  # type: ignore[import-not-found]
+
+    pixels = np.arange(7, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 3, 32, 32), np.uint8)
+    names = np.array([f"class {i}" for i in range(10)])
+    labels = {"train_labels": np.array([0, 1, 2, 3]), "test_labels": np.array([0, 0, 0])}
+    np.savez(tmp_path / "a.npz", train_inputs=pixels[:4], test_inputs=pixels[4:], class_names=names, **labels)
+    np.savez(tmp_path / "h.npz", counts=50 * np.eye(10, dtype=np.uint8)[[7, 8, 9]])
+    data, truth = end_to_end(argparse.Namespace(data=tmp_path / "a.npz", counts=tmp_path / "h.npz"))
+    assert data.train.labels.tolist() == [0, 1, 2, 3, 7, 8, 9]
+    assert data.train.inputs[:, 0, 0, 0].tolist() == list(range(7))
+    assert {name: pool.tolist() for name, pool in data.pools.items()} == {"heldout": [4, 5, 6], "test": [4, 5, 6]}
+    assert [truth.knows(torch.tensor([i])) for i in range(7)] == [False] * 4 + [True] * 3
+    assert truth.probs[4:].argmax(1).tolist() == [7, 8, 9]
 
 
 def test_a_study_begun_by_an_older_version_goes_on(result, made, folder):

@@ -2,6 +2,7 @@
 behind.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -179,6 +180,9 @@ def test_data_that_changed_under_a_run(tmp_path: Path) -> None:
 def test_a_test_set_too_many(tmp_path: Path) -> None:
     data = Data(samples(0, 1), samples(0, 1), ("a", "b"))  # type: ignore[arg-type]
     refused(lambda: teach(teach_recipe(), data=data), "split.test is 100", "has its own test set; remove split.test")
+    pooled = dataclasses.replace(data, pools={"test": torch.tensor([0])})
+    recipe = teach_recipe("split.test=null")
+    refused(lambda: teach(recipe, data=pooled), "has its own test set and a pool for the part 'test'; leave one out")
 
 
 # -- models, objectives, losses of one's own -----------------------------------------------------------------

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 from preceptor.data import digits
-from preceptor.data.dataset import ArrayDataset
+from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.losses import kd, ttm
 from preceptor.recipe import Component, TeacherRef, dump
@@ -61,6 +62,10 @@ def pixels(factor: float) -> ArrayDataset:
     return ArrayDataset(data.train.inputs * factor, data.train.labels)  # type: ignore[attr-defined]
 
 
+def pooled(first: int) -> Data:
+    return replace(digits(), pools={"heldout": torch.arange(first, first + 200)})
+
+
 def taught(**given: Any) -> Callable[[Path], Any]:
     return lambda folder: teach(teach_recipe(QUICK), folder, **given)
 
@@ -85,6 +90,8 @@ def stacked(seed: int) -> Callable[[Path], Any]:
         (taught(), taught(objective=SoTeacher()), "objective"),
         (taught(data=pixels(1.0)), taught(data=pixels(0.5)), "data"),
         (taught(), taught(data=pixels(1.0)), "data"),
+        (taught(data=pooled(0)), taught(data=pooled(1)), "data"),
+        (taught(data=digits()), taught(data=pooled(0)), "data"),
         (learned(), learned(teacher=ask_otherwise), "teacher"),
         (learned(teacher=net(0)), learned(teacher=net(1)), "teacher"),
         (learned(teacher=net(0)), learned(teacher=Teacher(net(0), temperature=2.0)), "teacher"),
@@ -188,6 +195,7 @@ class Files(Dataset[Any]):
         (TensorDataset(torch.zeros(3)), TensorDataset(torch.ones(3))),
         ([(torch.zeros(2), 0)], [(torch.zeros(2), 1)]),
         (Files(3), Files(4)),
+        (ConcatDataset([pixels(1.0), pixels(2.0)]), ConcatDataset([pixels(1.0), pixels(3.0)])),
         (nn.Identity, nn.Flatten),
         (Lookup(torch.zeros(2, 3, 2), [0, 1]), Lookup(torch.zeros(2, 3, 2), [1, 0])),
     ],

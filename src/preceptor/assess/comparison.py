@@ -88,8 +88,8 @@ class Comparison:
     @property
     def scored(self) -> str:
         """What of each teacher was scored: the loss's optimum, in words."""
-        if self.loss == "kd":
-            return "the teacher's own output, which kd makes the student's optimum"
+        if self.loss in ("kd", "dkd"):
+            return f"the teacher's own output, which {self.loss} makes the student's optimum"
         if self.loss == "ptloss":
             coefficients = self.coefficients or ()
             shown = "per class" if np.ndim(coefficients) > 1 else list(coefficients)
@@ -224,7 +224,7 @@ def compare(
         counts: how many human raters chose each class, `(N, C)`.
         truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
         class_names: names in the order of the classes, one list for all or one a teacher; likewise.
-        loss: `kd`, `ttm`, `wttm` or `ptloss`.
+        loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`.
         temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
         coefficients: of `ptloss`, `(M,)` or `(C, M)`.
         criterion: what ranks: `brier`, which predicts how near to the truth students come, or `brier_recalibrated`,

@@ -13,7 +13,7 @@ from preceptor.errors import InputError, did_you_mean
 
 __all__ = ["optimum"]
 
-OPTIMA: tuple[str, ...] = ("kd", "ttm", "wttm", "ptloss")
+OPTIMA: tuple[str, ...] = ("kd", "dkd", "ttm", "wttm", "ptloss")
 
 
 def optimum(
@@ -21,12 +21,13 @@ def optimum(
 ) -> Float64[np.ndarray, "*stack N C"]:
     """Log-probabilities of the student that minimises a loss, sample by sample.
 
-    The teacher itself for `kd` (at any temperature: both sides are softened alike), the teacher at the
-    temperature for `ttm` and `wttm` (a weight moves no minimum), the proxy teacher for `ptloss`.
+    The teacher itself for `kd` and `dkd` (at any temperature: both sides are softened alike; both parts of `dkd` are 0
+    there and only there, if their weights are above 0), the teacher at the temperature for `ttm` and `wttm` (a weight
+    moves no minimum), the proxy teacher for `ptloss`.
 
     Args:
         logits: the teacher's logits or log-probabilities, `(..., N, C)`.
-        loss: `kd`, `ttm`, `wttm` or `ptloss`.
+        loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`.
         temperature: of `ttm` and `wttm`.
         coefficients: of `ptloss`, `(M,)` or `(C, M)`.
 
@@ -40,7 +41,7 @@ def optimum(
     if (coefficients is not None) != (loss == "ptloss"):
         raise InputError(f"The loss {loss!r} {'needs' if loss == 'ptloss' else 'takes no'} coefficients.")
     log_probs = forecast(logits).log_probs
-    if loss == "kd":
+    if loss in ("kd", "dkd"):
         return log_probs
     if loss == "ptloss":
         return _proxy(log_probs, coefficients)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, default_collate
 
 from preceptor.errors import InputError
 
@@ -24,14 +24,18 @@ class Data:
     """A training set, a test set if there is one, and what a reader of the weights must know about them.
 
     Both sets are map-style data sets of `(input, label)`, or of mappings with the keys `input` and `label`.
-    `class_names[c]` names label `c`; `preprocessing` says in JSON how raw values became inputs. `origin` is the entry
-    of the recipe that these data were loaded by; None for data that somebody made by hand.
+    `class_names[c]` names label `c`; `preprocessing` says in JSON how raw values became inputs. `pools` gives, for some
+    parts of a split (`train`, `heldout`, `transfer`, `test`), the indices (n,) of the samples of `train` that the part
+    is drawn from: all of them, unless the recipe gives it a size. Parts may share a pool; those without one are drawn
+    from the samples that are in none (`with_heldout` adds a validation set so). `origin` is the entry of the recipe
+    that these data were loaded by; None for data that somebody made by hand.
     """
 
     train: Dataset[Any]
     test: Dataset[Any] | None
     class_names: tuple[str, ...]
     preprocessing: dict[str, JSON] = field(default_factory=dict)
+    pools: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
     origin: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -239,7 +243,7 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
     """Every label of a map-style data set, int64 (N,).
 
     Read from the attribute `labels` or `targets` where the data set has one (and no `target_transform`), from
-    the wrapped set for `Subset` and `Indexed`; otherwise each sample is read once.
+    the wrapped sets for `Subset`, `ConcatDataset` and `Indexed`; otherwise each sample is read once.
 
     >>> labels_of([(torch.zeros(2), 1), (torch.zeros(2), 0)])
     tensor([1, 0])
@@ -248,6 +252,8 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
         return labels_of(dataset.dataset, num_classes)
     if isinstance(dataset, Subset):
         return labels_of(dataset.dataset, num_classes)[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return check_labels(torch.cat([labels_of(part) for part in dataset.datasets]), num_classes)
     if getattr(dataset, "target_transform", None) is None:
         for name in ("labels", "targets"):
             stored = getattr(dataset, name, None)
@@ -272,8 +278,8 @@ def require_map_style(dataset: Any) -> None:
     numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not numbered or isinstance(dataset, Mapping | str | Tensor):
         raise InputError(
-            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, a pair (train, "
-            "test) of those, or a preceptor.data.dataset.Data"
+            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, (train, test) or "
+            "(train, heldout, test) of those, or a preceptor.data.dataset.Data"
         )
 
 
@@ -325,6 +331,9 @@ def require_index(dataset: Any, what: str = "this objective") -> None:
     Raises:
         InputError: naming `what` needs the index, and the two remedies.
     """
+    if isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            require_index(part, what)
     if isinstance(dataset, Gathered) and not dataset.has_index:
         raise InputError(
             f"{what} needs to know each sample again, but {dataset.name} is iterable-style and its "
@@ -333,9 +342,10 @@ def require_index(dataset: Any, what: str = "this objective") -> None:
 
 
 def as_data(found: Any) -> Data:
-    """What a user's factory returned, as `Data`: a `Data`, one map-style data set, or a pair (train, test).
+    """What a user's factory returned, as `Data`: a `Data`, one map-style data set, or several.
 
-    An iterable-style data set is read into memory (`Gathered`).
+    A pair is (train, test). Three are (train, heldout, test): the validation set `heldout` becomes the held-out part
+    (`with_heldout`), and `test` may be None. An iterable-style data set is read into memory (`Gathered`).
 
     Class names are taken from the training set's `classes` or `class_names`; without them they are "0", "1",
     ... up to the largest training label.
@@ -349,14 +359,50 @@ def as_data(found: Any) -> Data:
     if isinstance(found, Data):
         streams = isinstance(found.train, IterableDataset) or isinstance(found.test, IterableDataset)
         return replace(found, train=_gathered(found.train), test=_gathered(found.test)) if streams else found
-    train, test = map(_gathered, cast(Any, found if isinstance(found, tuple) and len(found) == 2 else (found, None)))
-    require_map_style(train)
-    if test is not None:
-        require_map_style(test)
+    several = isinstance(found, tuple) and len(found) in (2, 3)
+    train, *heldout, test = map(_gathered, found if several else (found, None))
+    for part in (train, *heldout, *([] if test is None else [test])):
+        require_map_style(part)
     names = getattr(train, "classes", None) or getattr(train, "class_names", None)
     if names is None:
         names = range(int(labels_of(train).max()) + 1)
-    return Data(train, test, tuple(str(name) for name in names))
+    data = Data(train, test, tuple(str(name) for name in names))
+    return with_heldout(data, heldout[0]) if heldout else data
+
+
+def with_heldout(data: Data, heldout: Dataset[Any]) -> Data:
+    """`data` with the samples of `heldout` behind its training samples, as the pool of the part `heldout`.
+
+    Args:
+        data: with a map-style training set, and no held-out samples of its own.
+        heldout: a map-style data set of samples like those of `data.train`: a validation set.
+
+    Raises:
+        InputError: there are held-out samples already, or `heldout` is no map-style data set or empty.
+
+    >>> data = as_data([(torch.zeros(2), 0), (torch.ones(2), 1)])
+    >>> with_heldout(data, [(torch.ones(2), 1)]).pools
+    {'heldout': tensor([2])}
+    """
+    require_map_style(heldout)
+    pools = dict(data.pools or {})
+    if "heldout" in pools:
+        raise InputError("the data have a pool for the part 'heldout' already; leave one of the two out")
+    first, count = len(cast(Sized, data.train)), len(cast(Sized, heldout))
+    if count == 0:
+        raise InputError("the held-out set is empty; at least one sample of each of two classes is needed")
+    return replace(
+        data, train=_joined(data.train, heldout), pools=pools | {"heldout": torch.arange(first, first + count)}
+    )
+
+
+def _joined(one: Any, other: Any) -> Dataset[Any]:
+    """Two data sets as one; arrays under one transform stay arrays, which are fetched a batch at a time."""
+    arrays = type(one) is type(other) is ArrayDataset and one.transform == other.transform
+    if arrays and one.inputs.dtype == other.inputs.dtype and one.inputs.shape[1:] == other.inputs.shape[1:]:
+        inputs, labels = torch.cat([one.inputs, other.inputs]), torch.cat([one.labels, other.labels])
+        return ArrayDataset(inputs, labels, transform=one.transform)
+    return ConcatDataset([one, other])
 
 
 def _gathered(dataset: Any) -> Any:

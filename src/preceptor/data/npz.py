@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.data.dataset import ArrayDataset, Data, check_labels
+from preceptor.data.dataset import ArrayDataset, Data, check_labels, with_heldout
 from preceptor.data.files import blamed_on
 from preceptor.data.normalize import Normalize
 from preceptor.errors import InputError
@@ -26,8 +26,9 @@ def npz(
 ) -> Data:
     """The arrays of a `.npz` file: `train_inputs` and `train_labels`, or `inputs` and `labels`.
 
-    Also read where they are there: `test_inputs` and `test_labels` (else `test` is None) and `class_names`
-    (strings; else "0", "1", ... up to the largest label). Other arrays are ignored.
+    Also read where they are there: `test_inputs` and `test_labels` (else `test` is None), `heldout_inputs` and
+    `heldout_labels` (a validation set, which is then the held-out part: `preceptor.data.dataset.with_heldout`) and
+    `class_names` (strings; else "0", "1", ... up to the largest label). Other arrays are ignored.
 
     Inputs are (N, ...), images (N, channels, height, width). Floats and uint8 come out as float32
     `(inputs / divide_by - mean) / std`; other integers (tokens) come out as int64, unchanged. Labels are
@@ -57,20 +58,27 @@ def npz(
 
 
 def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None) -> Data:
-    has_test = "test_inputs" in arrays or "test_labels" in arrays
     inputs, labels = _pair(arrays, "train_" if "train_inputs" in arrays or "train_labels" in arrays else "")
-    test_inputs, test_labels = _pair(arrays, "test_") if has_test else (inputs[:0], labels[:0])
-    if test_inputs.shape[1:] != inputs.shape[1:]:
-        shapes = tuple(inputs.shape[1:]), tuple(test_inputs.shape[1:])
-        raise InputError(f"a training input has shape {shapes[0]} but a test input {shapes[1]}; give both one shape")
-    class_names = _class_names(arrays, torch.cat([labels, test_labels]))
+    others = {
+        part: _pair(arrays, f"{part}_")
+        for part in ("test", "heldout")
+        if f"{part}_inputs" in arrays or f"{part}_labels" in arrays
+    }
+    for part, (theirs, _) in others.items():
+        if theirs.shape[1:] != inputs.shape[1:]:
+            shapes = tuple(inputs.shape[1:]), tuple(theirs.shape[1:])
+            raise InputError(
+                f"a training input has shape {shapes[0]} but a {part} input {shapes[1]}; give both one shape"
+            )
+    class_names = _class_names(arrays, torch.cat([labels, *(theirs for _, theirs in others.values())]))
     normalize = _normalize(inputs, mean, std, divide_by)
 
     def dataset(inputs: Tensor, labels: Tensor) -> ArrayDataset:
         return ArrayDataset(inputs, labels, num_classes=len(class_names), transform=normalize)
 
-    test = dataset(test_inputs, test_labels) if has_test else None
-    return Data(dataset(inputs, labels), test, class_names, normalize.as_json() if normalize else {})
+    sets = {part: dataset(*pair) for part, pair in others.items()}
+    data = Data(dataset(inputs, labels), sets.get("test"), class_names, normalize.as_json() if normalize else {})
+    return with_heldout(data, sets["heldout"]) if "heldout" in sets else data
 
 
 def _load(path: Path) -> Arrays:

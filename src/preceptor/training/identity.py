@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
 from preceptor.training.teacher import Lookup, Mixture, Teacher
@@ -80,8 +80,12 @@ def _parts(thing: Any) -> Iterator[Any]:
             yield from (part for pair in sorted(thing.items(), key=lambda pair: str(pair[0])) for part in pair)
         case Data():
             yield from (thing.train, thing.test, *thing.class_names)
+            if thing.pools:
+                yield thing.pools
         case Subset():
             yield from (thing.dataset, list(thing.indices))
+        case ConcatDataset():
+            yield from thing.datasets
         case Gathered():  # a stream may draw its samples anew each time that it is read
             yield from (thing.name, len(thing))
         case Sized() if hasattr(thing, "__getitem__"):

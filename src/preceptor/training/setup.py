@@ -1,7 +1,7 @@
 """From a recipe to what the loop needs: data cut into parts, a seeded model, an objective or a loss."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
-from preceptor.data.split import stratified_split
+from preceptor.data.split import checked_pools, pooled_split
 from preceptor.errors import InputError
-from preceptor.recipe import Component, Recipe
+from preceptor.recipe import Component, Recipe, Split
 from preceptor.training import build
 from preceptor.training.streams import Streams
 from preceptor.training.task import Loss
 from preceptor.training.teacher import Lookup, TeacherFn, leaves
+
+_HELDOUT = 0.1  # where neither the recipe nor a pool says how many
 
 
 @dataclass(frozen=True)
@@ -74,32 +76,42 @@ def load_data(recipe: Recipe, data: Any = None) -> Data:
 
 
 def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
-    """Cut the data into parts, by the ``split`` stream of `seed`.
+    """Cut the data into parts, by the ``split`` stream of `seed`: each from its pool, if the data have one for it.
 
     Raises:
-        InputError: a part would be empty or hold one class only, or labels are not class indices.
+        InputError: a part would be empty or hold one class only, labels are not class indices, or a pool that cannot be
+            (`checked_pools`).
     """
     streams = Streams(seed, recipe.streams)
-    split = recipe.split
-    sizes = {"heldout": split.heldout, "transfer": split.transfer, "test": split.test, "train": split.train}
-    if data.test is not None and split.test is not None:
+    if data.test is not None and recipe.split.test is not None:
         raise InputError(
-            f"split.test is {split.test!r}, but the data set '{recipe.data.name}' has its own test set; "
+            f"split.test is {recipe.split.test!r}, but the data set '{recipe.data.name}' has its own test set; "
             "remove split.test"
         )
-    wanted = {name: size for name, size in sizes.items() if size is not None and size != "rest"}
-    rest = "test" if split.test == "rest" else "train"
-    if rest == "test" and split.train is None:
-        raise InputError("split.test is 'rest', so split.train needs a size; give the number of training samples")
-    if rest not in wanted:
-        wanted[rest] = None  # type: ignore[assignment]
+    if data.test is not None and "test" in (data.pools or {}):
+        raise InputError(
+            f"the data set '{recipe.data.name}' has its own test set and a pool for the part 'test'; leave one out"
+        )
     labels = labels_of(data.train, data.num_classes)
+    pools = checked_pools(data.pools or {}, len(labels))
     if data.test is not None:
         labels_of(data.test, data.num_classes)  # refused now rather than after training
-    parts = stratified_split(labels, wanted, streams.generator("split"))
+    parts = pooled_split(labels, _sizes(recipe.split, pools), pools, streams.generator("split"))
     test = data.test if data.test is not None else data.train if "test" in parts else None
     indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
     return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts)
+
+
+def _sizes(split: Split, pools: Container[str]) -> dict[str, int | float | None]:
+    """The size of each part that is cut; None, and last, for those that take what is left where they are drawn from."""
+    heldout = split.heldout or (None if "heldout" in pools else _HELDOUT)
+    given = {"heldout": heldout, "transfer": split.transfer, "test": split.test, "train": split.train}
+    sizes = {name: size for name, size in given.items() if isinstance(size, int | float)}
+    rest = "test" if split.test == "rest" and "test" not in pools else "train"
+    if rest == "test" and split.train is None and "train" not in pools:
+        raise InputError("split.test is 'rest', so split.train needs a size; give the number of training samples")
+    left = [name for name in given if name not in sizes and (name in pools or name == rest)]
+    return sizes | dict.fromkeys(left)
 
 
 def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:

@@ -49,7 +49,7 @@ def teach(
         recipe: everything that decides the run.
         folder: the run folder; an interrupted run goes on, a complete one is returned as it is. None keeps
             nothing. A folder that holds another recipe, or was made with other objects, is refused.
-        data: your own `Data`, map-style data set or (train, test), in place of the recipe's.
+        data: your own `Data`, map-style data set, (train, test) or (train, heldout, test), in place of the recipe's.
         model: your own factory ``(num_classes, input_shape) -> nn.Module``, in place of the recipe's.
         objective: your own objective, in place of the recipe's.
         seeds: train a stack, one model for each seed; ``recipe.seed`` is not used then.

@@ -45,6 +45,7 @@ class Prediction(Strict):
     teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
     candidates: Annotated[dict[str, Candidate], Field(min_length=2)]
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
+    students_per_stack: Annotated[int, Field(ge=1)] | None = None  # at most; None trains all of a loss as one stack
 
     @model_validator(mode="after")
     def _known_members(self) -> "Prediction":

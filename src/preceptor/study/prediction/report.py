@@ -77,6 +77,8 @@ def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary
     axes.plot(x, y, "o", color=pictures.ACCENT, markeredgecolor=pictures.PAPER, markersize=8)
     levels = {"truth": summary.oracle, "auto": summary.auto, "labels": summary.hard}
     for (name, level), color in zip(levels.items(), (pictures.UNDER, pictures.ACCENT, pictures.MUTED), strict=True):
+        if np.isnan(level.value):  # the truth is not known
+            continue
         axes.axhline(100 * level.value, color=color, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             name,
@@ -93,6 +95,8 @@ def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary
 
 
 def _points(estimate: Estimate) -> str:
+    if np.isnan(estimate.value):
+        return "–"
     return f"{estimate.value:+.1f} ± {(estimate.high - estimate.low) / 2:.1f}"
 
 
@@ -111,6 +115,8 @@ def _plain(estimate: Estimate) -> str:
 
 
 def _percent(estimate: Estimate) -> str:
+    if np.isnan(estimate.value):
+        return "–"
     return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
 
 
@@ -122,5 +128,5 @@ def _made(result: Mapping[str, Any]) -> str:
         f"python {by['python']}; {packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; "
         f"date {by['date']}; time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the "
         "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval; "
-        "–: no gap beyond doubt to be closed."
+        "–: no gap beyond doubt to be closed, or the truth of what students see is not known."
     )

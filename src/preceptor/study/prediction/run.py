@@ -14,6 +14,7 @@ from preceptor.assess import Choice, choose, forecast, search_transform, transfo
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.data.dataset import Data
+from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
 from preceptor.study.grid import optimum_of
 from preceptor.study.outputs import claimed
@@ -22,7 +23,7 @@ from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.files import finite, load_tensors, read_json, write_json
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.setup import Samples, stack_of
 from preceptor.training.stack import Stack
@@ -38,8 +39,9 @@ class Truth:
     """The true label distribution of every sample of a data set, as far as it is known.
 
     Args:
-        probs: (N, C): the posterior itself, or the raters' frequencies.
-        noise: (N,): unbiased estimate of the squared distance of `probs` from the truth; 0 where it is the truth.
+        probs: (N, C): the posterior itself, or the raters' frequencies; NaN where nothing is known.
+        noise: (N,): unbiased estimate of the squared distance of `probs` from the truth; 0 where it is the truth, NaN
+            where nothing is known.
     """
 
     probs: np.ndarray
@@ -55,6 +57,15 @@ class Truth:
     def exact(probs: np.ndarray) -> "Truth":
         """A known posterior (N, C)."""
         return Truth(probs, np.zeros(len(probs)))
+
+    def after(self, count: int) -> "Truth":
+        """The same, of a data set that has `count` samples of unknown truth before these."""
+        unknown = np.full((count, self.probs.shape[1]), np.nan)
+        return Truth(np.concatenate([unknown, self.probs]), np.concatenate([unknown[:, 0], self.noise]))
+
+    def knows(self, index: Tensor) -> bool:
+        """Whether it is known for all samples at `index`, (n,)."""
+        return not np.isnan(self.noise[index.numpy()]).any()
 
     def distance(self, probs: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Mean squared distance, corrected for the raters' noise; probs (..., n, C), index (n,)."""
@@ -84,7 +95,9 @@ def run_prediction(
 
     Args:
         data: without a test set of its own; labels drawn from the truth.
-        truth: of every sample of ``data.train``. Seen by the oracle student and by the scores, never by ``auto``.
+        truth: of the samples of ``data.train``, at least those that may be held out or tested on. Seen by the oracle
+            student and by the scores, never by ``auto``. Where it is not known for all samples that students learn
+            from there is no oracle student, and no distance on those.
         folder: teachers and students are run folders inside.
         command: what reproduces it, for the report.
         student_data: what the students read, where it is another form of the same samples in the same order.
@@ -92,6 +105,9 @@ def run_prediction(
 
     Returns:
         What ``prediction.json`` holds: predictions and outcomes, one value a seed.
+
+    Raises:
+        InputError: the truth of a test sample is not known.
     """
     with claimed(folder, study) as clock:
         path = folder / "prediction.json"
@@ -99,7 +115,7 @@ def run_prediction(
             return read_json(path)
         place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
         result = _run(study, place, truth, clock.noting(say))
-        result |= {"command": command, "time_total": clock.time_total}
+        result = finite(result | {"command": command, "time_total": clock.time_total})
         write_json(path, result)
     return result
 
@@ -118,11 +134,13 @@ class _Place:
 def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, Any]:
     """Train and score everything."""
     data = place.data
+    samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+    if not all(truth.knows(cut.parts["test"]) for cut in samples):
+        raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
     for number, name in enumerate(study.teachers, 1):
         say(f"teach {number}/{len(study.teachers)}: {name}, {len(study.seeds)} seeds")
         recipe = study.teach_recipe(name)
         teach(recipe, place.teachers / name, data=data, seeds=study.seeds, progress=place.progress)
-    samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
     say("assess: every checkpoint of every teacher")
     table = {member: _outputs(study, member, place, samples) for member in study.members}
     shown = {name: _candidate(candidate, table, samples) for name, candidate in study.candidates.items()}
@@ -136,7 +154,7 @@ def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, 
     hard = _hard_students(study, samples, place)
     result["hard"] = _outcomes(hard, 0, samples, truth)
     for number, (name, entry) in enumerate(study.losses.items(), 1):
-        say(f"distill {number}/{len(study.losses)}: {name}, {len(shown) + 2} teachers x {len(study.seeds)} seeds")
+        say(f"distill {number}/{len(study.losses)}: {name}, {len(shown)} candidates x {len(study.seeds)} seeds")
         result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, place)
     return result | {
         "recipe": study.model_dump(mode="json"),
@@ -194,17 +212,22 @@ def _assessed(study: Prediction, log_probs: Tensor, samples: list[Samples], trut
 
 
 def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
-    """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look."""
+    """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look.
+
+    A distance is NaN where the truth is not known.
+    """
     keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
     found: dict[str, list[float]] = {key: [] for key in keys}
     for rows, cut in zip(log_probs, samples, strict=True):
         heldout, transfer = cut.parts["heldout"], cut.for_students
-        seen = {part: forecast(optimum_of(entry, rows[index])) for part, index in (("h", heldout), ("t", transfer))}
-        labels = _labels(cut)[heldout]
-        found["brier"].append(float(assess.brier(seen["h"], labels).mean()))
-        found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen["h"], labels), labels).mean()))
-        found["distance_heldout"].append(float(truth.distance(seen["h"].probs, heldout.numpy())))
-        found["distance_transfer"].append(float(truth.distance(seen["t"].probs, transfer.numpy())))
+        seen, labels = forecast(optimum_of(entry, rows[heldout])), _labels(cut)[heldout]
+        found["brier"].append(float(assess.brier(seen, labels).mean()))
+        found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen, labels), labels).mean()))
+        found["distance_heldout"].append(float(truth.distance(seen.probs, heldout.numpy())))
+        away = np.nan
+        if truth.knows(transfer):  # else spared: the proxy teacher of so many samples takes a while
+            away = truth.distance(forecast(optimum_of(entry, rows[transfer])).probs, transfer.numpy())
+        found["distance_transfer"].append(float(away))
     return found
 
 
@@ -228,27 +251,29 @@ def _loss(
     truth: Truth,
     place: _Place,
 ) -> dict[str, Any]:
-    """Students of every candidate, of the truth, and of what ``auto`` chooses, under one loss."""
+    """Students of every candidate, of the truth where it is known, and of what ``auto`` chooses, under one loss."""
     choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
     chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
-    certain = torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)
-    teachers = torch.stack([*shown.values(), certain, torch.stack(chosen)]).flatten(0, 1).float()
+    known = all(truth.knows(cut.for_students) for cut in samples)
+    certain = [torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)] if known else []
+    groups = [*shown.values(), *certain, torch.stack(chosen)]
+    teachers = torch.stack(groups).flatten(0, 1).float()
     students = [
         Student(
             seed,
             group * len(samples) + i,
-            _with_coefficients(entry.loss, choices[i]) if group == len(shown) + 1 else entry.loss,
+            _with_coefficients(entry.loss, choices[i]) if group == len(groups) - 1 else entry.loss,
             entry.ce_weight,
             entry.distill_weight,
         )
-        for group in range(len(shown) + 2)
+        for group in range(len(groups))
         for i, seed in enumerate(study.seeds)
     ]
     log_probs = _students(study, students, teachers, name, place)
-    outcomes = [_outcomes(log_probs, group, samples, truth) for group in range(len(shown) + 2)]
+    outcomes = [_outcomes(log_probs, group, samples, truth) for group in range(len(groups))]
     return {
         "students": dict(zip(shown, outcomes, strict=False)),
-        "oracle": outcomes[-2],
+        "oracle": outcomes[-2] if known else None,
         "auto": outcomes[-1],
         "choices": [choice.to_dict() for choice in choices],
     }
@@ -275,12 +300,18 @@ def _with_coefficients(loss: Component, choice: Choice) -> Component:
 
 
 def _students(study: Prediction, students: list[Student], table: Tensor, name: str, place: _Place) -> dict[str, Tensor]:
-    """Test log-probabilities (groups, S, n, C) of a stack of students, after the ``last`` and the ``best`` epoch."""
-    run = place.folder / "students" / name
-    distill_stack(study.distill, students, table, run, data=place.student_data, progress=place.progress)
-    tensors, _ = load_tensors(run / "predictions.safetensors")
-    seeds = len(study.seeds)
-    return {kind: tensors[f"test/{kind}"].log_softmax(-1).unflatten(0, (-1, seeds)) for kind in ("last", "best")}
+    """Test log-probabilities (groups, S, n, C) of students after the ``last`` and the ``best`` epoch.
+
+    They are trained as one stack, or as several of ``study.students_per_stack``.
+    """
+    run, size = place.folder / "students" / name, study.students_per_stack or len(students)
+    stacks = [students[start : start + size] for start in range(0, len(students), size)]
+    runs_of = [run] if len(stacks) == 1 else [run / f"stack-{number}" for number in range(len(stacks))]
+    for stack, part in zip(stacks, runs_of, strict=True):
+        distill_stack(study.distill, stack, table, part, data=place.student_data, progress=place.progress)
+    found = [load_tensors(part / "predictions.safetensors")[0] for part in runs_of]
+    logits = {kind: torch.cat([tensors[f"test/{kind}"] for tensors in found]) for kind in ("last", "best")}
+    return {kind: z.log_softmax(-1).unflatten(0, (-1, len(study.seeds))) for kind, z in logits.items()}
 
 
 def _outcomes(

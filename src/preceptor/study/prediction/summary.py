@@ -39,13 +39,14 @@ class LossSummary:
         distance_ceiling: as `ceiling`, of that distance.
         brier: of the Brier score itself with the students' accuracy.
         distance_heldout, distance_transfer: correlation of the teachers' true distance, on held-out samples and on the
-            samples that students learn from, with the students' accuracy.
+            samples that students learn from (NaN where their truth is not known), with the students' accuracy.
         guesses: correlation of each of `GUESSES` with the students' accuracy.
         early_stopped: of the recalibrated score with the accuracy of students stopped at their best held-out epoch.
         early_stopped_gap: accuracy of the student of the truth less that of the labels, both stopped so, in points.
         regret: accuracy of the best candidate's students less that of the candidate that each seed's prediction puts
             first, in points.
-        hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice.
+        hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice. Without a
+            student of the truth, `oracle` and all that is compared with it is NaN.
         closure: (student - hard) / (oracle - hard), of means over seeds, by candidate; NaN where the 95 % interval of
             the paired difference oracle - hard holds 0.
         auto_closure: the same of ``auto``'s choice, which sees neither the truth nor a test label.
@@ -80,7 +81,9 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     found = result["losses"][loss]
     keys = ("accuracy", "accuracy_best", "distance")
     accuracy, stopped, away = (_stack(found["students"][name][key] for name in names) for key in keys)
-    stopped_gap = np.array(found["oracle"]["accuracy_best"]) - np.array(result["hard"]["accuracy_best"])
+    unknown = dict.fromkeys(keys, [np.nan] * accuracy.shape[1])
+    truth = found["oracle"] or unknown
+    stopped_gap = np.array(truth["accuracy_best"]) - np.array(result["hard"]["accuracy_best"])
     predicted = {
         key: _stack(result["candidates"][name]["losses"][loss][key] for name in names)
         for key in ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
@@ -88,7 +91,7 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     guesses = {key: _stack(result["candidates"][name][key] for name in names) for key in GUESSES}
     best_guess = predicted["brier_recalibrated"]
     better = np.argsort(best_guess.mean(1))[: len(names) // 2]
-    hard, oracle, auto = (np.array(part["accuracy"]) for part in (result["hard"], found["oracle"], found["auto"]))
+    hard, oracle, auto = (np.array(part["accuracy"]) for part in (result["hard"], truth, found["auto"]))
     return LossSummary(
         correlation=_correlation(-best_guess, accuracy),
         ceiling=_ceiling(accuracy),
