@@ -16,6 +16,11 @@ __all__ = ["optimum"]
 OPTIMA: tuple[str, ...] = ("kd", "dkd", "ttm", "wttm", "ptloss")
 
 
+def stand_in(loss: str) -> str:
+    """The loss whose optimum is taken for that of `loss`: its own, or where that is not known `kd`, the teacher."""
+    return loss if loss in OPTIMA else "kd"
+
+
 def optimum(
     logits: Array | Forecast, loss: str = "kd", *, temperature: float = 1.0, coefficients: Array | None = None
 ) -> Float64[np.ndarray, "*stack N C"]:

@@ -1,19 +1,18 @@
 """The teacher for a student, chosen: ``distill --teacher auto RUN...`` and ``teach --select teaching``."""
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from preceptor.assess import Choice, choose
-from preceptor.assess.optimum import OPTIMA
+from preceptor.assess.optimum import stand_in
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, TeacherRef
 from preceptor.study.candidates import Candidate, agree, read_candidates, refuse_seen
 from preceptor.training import files
 from preceptor.training import run as runs
-from preceptor.training.build import find
+from preceptor.training.build import option
 from preceptor.training.files import read_json, write_json
 
 __all__ = ["choose_teacher", "keep_teaching"]
@@ -52,7 +51,8 @@ def choose_teacher(
         raise InputError("there is no run to choose a teacher from; give at least one run folder after --teacher auto")
     wanted = [term for name in names for term in _expanded(str(name))]
     candidates = read_candidates(wanted, data=data, data_dir=data_dir, progress=progress)
-    choice = _choose(candidates, _known(recipe.loss.name), _temperature(recipe.loss))
+    temperature = float(option("loss", recipe.loss, "temperature", 1.0))
+    choice = _choose(candidates, stand_in(recipe.loss.name), temperature)
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
@@ -115,17 +115,6 @@ def _choose(candidates: Sequence[Candidate], loss: str, temperature: float, *, m
     assert first.labels is not None
     teachers = {candidate.name: candidate.logits for candidate in candidates}
     return choose(teachers, first.labels, loss=loss, temperature=temperature, mix=mix)
-
-
-def _known(loss: str) -> str:
-    return loss if loss in OPTIMA else "kd"
-
-
-def _temperature(loss: Component) -> float:
-    """At which the loss softens its teacher: the recipe's, or the loss's default."""
-    default = inspect.signature(find("loss", loss.name)).parameters.get("temperature")
-    unset = 1.0 if default is None or default.default is inspect.Parameter.empty else default.default
-    return float(loss.options.get("temperature", unset))
 
 
 def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple[TeacherRef, ...]]) -> DistillRecipe:

@@ -1,7 +1,6 @@
 """Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
 
 import contextlib
-import inspect
 import multiprocessing
 import os
 import threading
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.assess.optimum import OPTIMA
+from preceptor.assess.optimum import stand_in
 from preceptor.recipe import TeachRecipe
 from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.build import find
+from preceptor.training.build import option
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors, read_json, write_json
 from preceptor.training.identity import fingerprint
@@ -223,14 +222,9 @@ def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[
 
 def optimum_of(entry: LossEntry, log_probs: Tensor) -> Any:
     """What a study's loss makes of a teacher: the log-probabilities of its optimal student."""
-    name = entry.loss.name
-    if name not in OPTIMA:  # a loss whose optimum we do not know: the teacher itself is the best guess
-        return log_probs
-    defaults = inspect.signature(find("loss", name)).parameters
-    known: dict[str, Any] = {}
-    for key in {"temperature", "coefficients"} & set(defaults):
-        known[key] = entry.loss.options.get(key, defaults[key].default)
-    return assess.optimum(log_probs, name, **known)
+    name = stand_in(entry.loss.name)
+    options = {key: option("loss", entry.loss, key, None) for key in ("temperature", "coefficients")}
+    return assess.optimum(log_probs, name, **{key: value for key, value in options.items() if value is not None})
 
 
 # -- distill ----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,14 @@ def _required(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in parameters if p.kind in kinds and p.default is p.empty}
 
 
+def option(room: str, component: Component, name: str, otherwise: Any) -> Any:
+    """An option of the named function: the recipe's, or the function's default, or `otherwise` if it has none."""
+    if name in component.options:
+        return component.options[name]
+    found = inspect.signature(find(room, component.name)).parameters.get(name)
+    return otherwise if found is None or found.default is found.empty else found.default
+
+
 def accepted(function: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the `supplied` keyword arguments that the signature of `function` takes."""
     known, anything = options_of(function)

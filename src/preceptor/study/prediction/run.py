@@ -13,6 +13,7 @@ from preceptor import assess
 from preceptor.assess import Choice, choose, forecast, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
+from preceptor.assess.optimum import stand_in
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
@@ -22,6 +23,7 @@ from preceptor.study.prediction.recipe import Candidate, Prediction
 from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
+from preceptor.training.build import option
 from preceptor.training.evaluate import predict, read_logits
 from preceptor.training.files import finite, load_tensors, read_json, write_json
 from preceptor.training.loop import load_weights, make_accelerator
@@ -283,8 +285,10 @@ def _choose(entry: LossEntry, outputs: Table, cut: Samples) -> Choice:
     """What ``--teacher auto`` would choose: from held-out labels alone."""
     heldout = cut.parts["heldout"]
     heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
-    temperature = entry.loss.options.get("temperature", 1.0)
-    return choose(heldout_outputs, _labels(cut)[heldout], loss=entry.loss.name, temperature=temperature)
+    temperature = option("loss", entry.loss, "temperature", 1.0)
+    return choose(
+        heldout_outputs, _labels(cut)[heldout], loss=stand_in(entry.loss.name), temperature=float(temperature)
+    )
 
 
 def _shown(choice: Choice, outputs: Table) -> Tensor:
