@@ -85,7 +85,7 @@ def test_probabilities_in_bfloat16():
 
 
 def test_logits_handed_in_as_probabilities():
-    with pytest.raises(InputError, match=r"row 1 \(its sum is 2.*leave out probabilities=True"):
+    with pytest.raises(InputError, match=r"row 1 \(its sum is 2.*without probabilities=True"):
         forecast([[0.5, 0.5], [1.0, 1.0]], probabilities=True)
     with pytest.raises(InputError, match=r"its minimum -0.5"):
         forecast([[1.5, -0.5]], probabilities=True)
@@ -125,3 +125,8 @@ def test_whole_floats_and_booleans_are_labels():
     expected = brier(logits, [0, 1]).tolist()
     assert brier(logits, [0.0, 1.0]).tolist() == expected
     assert brier(logits, torch.tensor([False, True])).tolist() == expected
+
+
+def test_rows_of_unlike_lengths():
+    with pytest.raises(InputError, match="unlike lengths"):
+        forecast([[0.0, 1.0], [0.0]])

@@ -152,3 +152,15 @@ def test_one_unseen_sample_widens_and_does_not_move() -> None:
     assert 0 not in plain
     assert 0 in wide
     assert plain.value == wide.value
+
+
+def test_two_samples_decide_nothing() -> None:
+    values = np.array([[0.1, 0.2], [0.8, 0.4]])
+    assert 0 in simultaneous_differences(values, bootstrap_means(values))[0, 1]
+
+
+def test_whole_numbers_of_resamples_of_something() -> None:
+    with pytest.raises(InputError, match=r"resamples is 10.5"):
+        bootstrap_means(np.zeros((1, 3)), resamples=10.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least one"):
+        bootstrap_interval(np.array([]))

@@ -81,7 +81,12 @@ def to_numpy(values: Array) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         tensor = values.detach().cpu()
         return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError:  # NumPy's own words are of inhomogeneous shapes
+        raise InputError(
+            "The rows of a list are of unlike lengths: give one number for each class in every row."
+        ) from None
 
 
 def check_labels(labels: Array | None, shape: tuple[int, ...]) -> Int64[np.ndarray, "*stack N"]:
@@ -138,8 +143,7 @@ def _from_probabilities(probs: np.ndarray, what: str, tolerance: float) -> Forec
     if wrong.any():
         raise InputError(
             f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
-            f"its minimum {probs[wrong][0].min():.6g}): divide rows by their sum, or leave out probabilities=True for "
-            "logits."
+            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or logits without probabilities=True."
         )
     probs = probs / total[..., None]
     with np.errstate(divide="ignore"):

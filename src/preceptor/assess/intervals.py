@@ -82,8 +82,10 @@ def bootstrap_means(
         resamples: number of resamples.
         seed: of the draws; same seed and same N, same resamples.
     """
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}: use at least 1, and 1000 for an interval to trust.")
+    if resamples < 1 or resamples != int(resamples):
+        raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
+    if values.size == 0:
+        raise InputError(f"The values have shape {values.shape}: give at least one.")
     num_samples = values.shape[-1]
     finite = np.isfinite(values).all(-1, keepdims=True)
     columns = np.where(finite, values, 0.0).T
@@ -172,8 +174,8 @@ def simultaneous_differences(
     resampled = means[:, first] - means[:, second] - difference
     # Equal rows have no error and differ by exactly 0: a tie, and no t.
     t = np.divide(np.abs(resampled), error, out=np.zeros_like(resampled), where=error > 0)
-    # What was not seen is in no resample: never less than the factor of a single normal difference.
-    margin = max(np.quantile(t.max(1), level), ndtri((1 + level) / 2)) * error
+    # What was not seen is in no resample: never less than the factor of a single difference (Student's t).
+    margin = max(np.quantile(t.max(1), level), stdtrit(values.shape[1] - 1, (1 + level) / 2)) * error
     return {
         pair: Estimate(float(d), float(d - m), float(d + m))
         for pair, d, m in zip(pairs, difference, margin, strict=True)
