@@ -8,7 +8,6 @@ three stages of basic blocks. The names are those of Tian et al., Contrastive Re
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -58,7 +57,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return self.fc(x.mean((-2, -1)))
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,8 +60,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        x = F.adaptive_avg_pool2d(F.relu(self.bn(x)), 1)
-        return self.fc(torch.flatten(x, 1))
+        return self.fc(F.relu(self.bn(x)).mean((-2, -1)))
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:
