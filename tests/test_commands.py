@@ -272,6 +272,31 @@ def test_assess_refuses_a_teacher_that_saw_the_held_out_samples(teacher: Path, t
     assert "trained on" in refused("assess", teacher, seen)
 
 
+def test_other_spellings_of_the_data_hide_no_leak(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, labels in (("mixed", rng.integers(0, 2, 200)), ("sorted", np.arange(200) // 100)):
+        np.savez(tmp_path / f"{name}.npz", inputs=rng.normal(size=(200, 3)).astype("f4"), labels=labels)
+    (tmp_path / "copy.npz").write_bytes((tmp_path / "mixed.npz").read_bytes())
+    small = ["model=mlp", "augmentation=null", "split={heldout: 40}", "training.epochs=1"]
+
+    def of(name: str) -> str:
+        return f"data={{name: npz, path: {tmp_path / name}.npz}}"
+
+    assert run("teach", "teach-digits", *small, of("mixed"), "--out", tmp_path / "t").exit_code == 0
+    student = ["distill", "distill-digits", *small, "seed=1", "--teacher", tmp_path / "t"]
+    assert "was trained on" in refused(*student, of("mixed"), "--out", tmp_path / "s")
+    assert "was trained on" in refused(*student, of("copy"), "--out", tmp_path / "s")
+    assert run(*student, of("sorted"), "--out", tmp_path / "s").exit_code == 0
+
+
+def test_a_wide_table_loses_no_number(teacher: Path, tmp_path: Path) -> None:
+    printed = run("assess", teacher, f"{teacher}:best", "--loss", "ttm", "--temperature", "4").stdout
+    assert "…" not in printed
+    columns = next(line for line in printed.splitlines() if "rank" in line)
+    assert columns.rstrip().endswith("┃")
+    assert all(line.rstrip()[-1] in "│┃┓┩┘" for line in printed.splitlines() if line[:1] in "│┃┏┡└")
+
+
 def test_distill_refuses_a_teacher_that_saw_the_test_samples(teacher: Path, tmp_path: Path) -> None:
     line = refused("distill", "distill-digits", *QUICK, "--teacher", teacher, "seed=1", "--out", tmp_path / "s")
     assert "was trained on" in line

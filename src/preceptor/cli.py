@@ -164,7 +164,7 @@ def assess(
 ) -> None:
     """Rank teachers by what they are worth to a student, from held-out labels alone.
 
-    The held-out score predicts the student: its labels served nothing else.
+    The held-out score predicts the student, where its labels served nothing else.
     Shown beside it, on a teacher's own training samples, is one that is too good.
     """
     from preceptor.study.assessment import assess_files
@@ -334,7 +334,7 @@ def _train(
             from preceptor.study.auto import keep_teaching
 
             result = keep_teaching(folder, progress=True)
-            _say(f"teaches best: the weights after {result['teaching']['epoch']} epochs, in teaching.safetensors")
+            _say(f"teaches best: {result['teaching']['choice']['single']}, now in teaching.safetensors")
     else:
         assert isinstance(loaded, DistillRecipe)
         result = training.distill(loaded, folder, progress=True)
@@ -443,8 +443,28 @@ def _print(value: Any, *, plain: bool = False) -> None:
         typer.echo(json.dumps(value, indent=1))
     else:
         console = Console()
-        # Piped into a file there is no width to ask for; 80 columns would cut the table.
-        Console(width=console.width if console.is_terminal else 120).print(value)
+        # Piped into a file there is no width to ask for: as wide as it needs to be.
+        width = console.width if console.is_terminal else max(120, _width(value))
+        left_out = _narrowed(value, width)
+        Console(width=width).print(value)
+        if left_out:
+            _say(f"note: too narrow for {', '.join(left_out)}; widen the window, or use --json")
+
+
+def _width(value: Any) -> int:
+    """Columns of a terminal that a table needs to show every cell on one line."""
+    from rich.console import Console
+
+    wide = Console(width=10_000)
+    return wide.measure(value).maximum
+
+
+def _narrowed(table: Any, width: int) -> list[str]:
+    """Take columns from the right of a table until it fits, as a number cut short would read as another one."""
+    left_out: list[str] = []
+    while len(table.columns) > 3 and _width(table) > width:
+        left_out.insert(0, str(table.columns.pop().header))
+    return left_out
 
 
 def main() -> None:

@@ -212,6 +212,11 @@ class TeacherRef(Strict):
                 f"the teacher '{self.run}' has epoch {self.epoch} and calibrated true, but a temperature is fitted to "
                 "the weights that a run ends with; leave one of the two out"
             )
+        if self.weights == "teaching" and self.calibrated:
+            raise ValueError(
+                f"the teacher '{self.run}' has weights 'teaching' and calibrated true, but these weights bring a "
+                "transform of their own; leave calibrated out"
+            )
         return self
 
 

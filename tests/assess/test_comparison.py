@@ -387,3 +387,9 @@ def test_accuracy_of_all_right_is_not_certain():
     accuracy = compare({"a": 5 * np.eye(2)[np.arange(200) % 2]}, np.arange(200) % 2).teachers[0].scores["accuracy"]
     assert (accuracy.value, accuracy.high) == (1.0, 1.0)
     assert accuracy.low == pytest.approx(200 / (200 + 1.959964**2))  # Wilson's, in closed form where all are right
+
+
+def test_ids_of_another_type_are_named_as_such():
+    logits = {"a": np.eye(3)[[0, 1, 2]] - 1, "b": np.eye(3)[[0, 1, 1]] - 1}
+    with pytest.raises(InputError, match="give both as one type"):
+        compare(logits, [0, 1, 2], ids={"a": np.array([1, 2, 3]), "b": np.array(["1", "2", "3"])})

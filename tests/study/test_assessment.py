@@ -10,6 +10,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from preceptor import assess
+from preceptor.assess.comparison import CRITERIA
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.study.assessment import WHICH_PREDICTS, Assessment, assess_candidates, assess_files
@@ -139,7 +140,7 @@ def test_labels_of_all_must_agree_and_others_may_be_given(three: list[Candidate]
     assert good.labels is not None
     turned = (good.labels + 1) % CLASSES
     assert "labels of teacher 'file'" in refused([good, bare(good, labels=turned)])
-    assert "there are no labels: give --labels FILE.npy" in refused([bare(good)])
+    assert "give --labels FILE.npy" in refused([bare(good)])
     relabelled = good.labels.copy()
     relabelled[:7] = turned[:7]
     found = assess_candidates([good], labels=relabelled)
@@ -156,7 +157,9 @@ def test_a_teacher_that_saw_the_held_out_samples(three: list[Candidate]) -> None
 
 def test_best_weights_were_selected_on_the_held_out_samples(three: list[Candidate]) -> None:
     best = dataclasses.replace(three[0], references=(TeacherRef(run=Path("a"), weights="best"),))
-    assert "The 'best' weights of 'good' were selected" in assess_candidates([best]).notes[0]
+    assert "The weights of 'good' were selected" in assess_candidates([best]).notes[0]
+    teaching = dataclasses.replace(three[0], references=(TeacherRef(run=Path("a"), weights="teaching"),))
+    assert "The weights of 'good' were selected" in assess_candidates([teaching]).notes[0]
 
 
 def test_class_names_in_another_order(three: list[Candidate]) -> None:
@@ -229,6 +232,23 @@ def test_the_page(three: list[Candidate], tmp_path: Path) -> None:
     assert "power sum at T" in page.text
     assert text.count("<tr>") == 2 * (1 + 3)
     assert any(label.startswith("Brier score along the epochs under kd") for label in page.labels)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("known", ["labels", "truth"])
+def test_a_page_for_every_criterion(criterion: str, known: str, three: list[Candidate], tmp_path: Path) -> None:
+    truth = np.random.default_rng(0).dirichlet(np.ones(CLASSES), size=200) if known == "truth" else None
+    _, page = written(assess_candidates(three, criterion=criterion, truth=truth), tmp_path)
+    name = "Brier score at the best temperature" if criterion != "brier" else "distance to the truth"
+    assert (name if known == "truth" or criterion != "brier" else "Brier score") in page.text
+
+
+def test_a_page_of_very_many_draws_the_first_thirty(tmp_path: Path) -> None:
+    many = drawn(1, **{f"t{i}": 0.1 * i for i in range(33)})
+    _, page = written(assess_candidates(many), tmp_path)
+    assert "The last 3 are in the table" in " ".join(page.text.split())
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        write_page(assess_candidates(many[:2]), tmp_path)
 
 
 def test_pages_of_little_and_of_much(three: list[Candidate], tmp_path: Path) -> None:

@@ -184,3 +184,22 @@ def test_a_transform_for_other_classes_is_refused_before_training(runs, tmp_path
 def test_keeping_twice_changes_nothing(runs):
     kept, _ = runs
     assert keep_teaching(kept) == read_result(kept)
+
+
+def test_there_must_be_something_to_choose_from(runs):
+    _, plain = runs
+    with pytest.raises(InputError, match="has kept 1 of its epochs, so that there is nothing to choose from"):
+        keep_teaching(plain)
+
+
+def test_epochs_asked_of_a_complete_run_that_kept_none(runs):
+    _, plain = runs
+    result = CliRunner().invoke(app, [*TEACH, "objective=mse", "training.keep=all", "--out", str(plain)])
+    assert result.exit_code != 0
+    assert "is complete and has kept its last epoch alone" in " ".join(result.output.split())
+
+
+def test_the_order_of_the_runs_does_not_change_the_recipe(runs):
+    kept, plain = map(str, runs)
+    one, other = (choose_teacher(recipe(like=kept), names)[0] for names in ([kept, plain], [plain, kept]))
+    assert one == other

@@ -216,7 +216,7 @@ def test_parquet_holds_what_npz_holds(tmp_path: Path) -> None:
         ({"logits": [[1.0, 2.0], [1.0]]}, "'logits' of '{path}' has 1 numbers in row 1 and 2 in row 0"),
         ({"logits": [[1.0, 2.0], None]}, "'logits' of '{path}' is empty in row 1"),
         ({"logits": [[1.0, 2.0]] * 2, "label": [0, None]}, "'label' of '{path}' is empty in row 1"),
-        ({"other": [1, 2]}, "'{path}' has no 'logits', 'labels', 'ids' or 'counts'; it holds: other"),
+        ({"other": [1, 2]}, "'{path}' has no 'logits', 'labels', 'ids', 'counts' or 'truth'; it holds: other"),
         ({"label": [1, 2]}, "'{path}' has no 'logits', only what --data takes"),
     ],
 )
@@ -278,3 +278,17 @@ def test_files_of_one_stem_are_told_apart(tmp_path: Path) -> None:
 def test_a_file_whose_name_has_a_plus(tmp_path: Path) -> None:
     np.save(tmp_path / "a+b.npy", LOGITS)
     assert read(tmp_path / "a+b.npy")[0].name == "a+b"
+
+
+def test_a_file_without_rows_or_of_another_kind(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    nothing = pyarrow.array([], pyarrow.list_(pyarrow.float64()))
+    parquet.write_table(pyarrow.table({"logits": nothing}), tmp_path / "n.parquet")
+    assert "has no rows" in refused(tmp_path / "n.parquet")
+    (tmp_path / "x.txt").write_text("0.1 0.2\n")
+    assert "is no file of arrays; give one of .npz, .npy, .parquet" in refused(tmp_path / "x.txt")
+
+
+def test_the_same_member_twice(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(9, 3)))
+    assert "has 'a' twice" in refused(f"{tmp_path / 'a.npy'}+{tmp_path / 'a.npy'}")

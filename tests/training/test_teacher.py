@@ -214,6 +214,7 @@ def test_moments_and_members_that_are_not_there(kept: Path, run: str, options: d
     [
         ({"epoch": 2, "weights": "best"}, "other moments of its training; give one of the two"),
         ({"epoch": 2, "calibrated": True}, "a temperature is fitted to the weights that a run ends with"),
+        ({"weights": "teaching", "calibrated": True}, "bring a transform of their own"),
         ({"epoch": 0}, "greater than or equal to 1"),
         ({"member": -1}, "greater than or equal to 0"),
     ],

@@ -263,7 +263,8 @@ def _on_simplex(products: np.ndarray, at_label: np.ndarray) -> np.ndarray:
 def _mixture(outputs: Mapping[str, Forecast], labels: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     """The best mixture on some samples: the weights above 0, by name."""
     weights = mixture_weights(np.stack([output.probs[rows] for output in outputs.values()]), labels[rows])
-    return {name: float(weight) for name, weight in zip(outputs, weights, strict=True) if weight > 0}
+    # Without the digits that depend on the order of the teachers: the same choice is then the same recipe.
+    return {name: round(float(weight), 10) for name, weight in zip(outputs, weights, strict=True) if weight > 0}
 
 
 def _step(

@@ -445,6 +445,11 @@ def common_order(
         differs = np.asarray(found != lists[0])
         if differs.any():
             i = first_row(differs)
+            if str(found[i]) == str(lists[0][i]):
+                raise InputError(
+                    f"The {what} of teacher {name!r} are {found.dtype} and those of {teachers[0]!r} {lists[0].dtype}: "
+                    "give both as one type."
+                )
             raise InputError(
                 f"The {what} of teacher {name!r} have {found[i]} in place {i} where {teachers[0]!r} has "
                 f"{lists[0][i]}: bring all teachers into one order."

@@ -3,6 +3,8 @@
 That, and not the teacher's own output, is what reaches the student, so that is what should be scored.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float64
@@ -41,8 +43,8 @@ def optimum(
     """
     if loss not in OPTIMA:
         raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
-    if not temperature > 0:
-        raise InputError(f"temperature is {temperature}: it must be above 0.")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be above 0 and finite.")
     if (coefficients is not None) != (loss == "ptloss"):
         raise InputError(f"The loss {loss!r} {'needs' if loss == 'ptloss' else 'takes no'} coefficients.")
     log_probs = forecast(logits).log_probs

@@ -127,8 +127,14 @@ def search_over_folds(
         before, after = scored.forecast(None), scored.forecast(found, parameters)
         gain[part] = brier(before, labels[part]) - brier(after, labels[part])
         worst.append(worst_gain(before, after))
-    transform = found.transform(_Problem(base, targets, temperature).minimise(found), base.shape[-1])
+    parameters = _Problem(base, targets, temperature).minimise(found)
+    transform = found.transform(_rounded(parameters), base.shape[-1])
     return Search(family, transform, lower_bound(gain, min(worst), level))
+
+
+def _rounded(parameters: np.ndarray) -> np.ndarray:
+    """To six digits: more would be noise of the search, and differ from one order of the teachers to another."""
+    return np.array([float(f"{value:.6g}") for value in parameters])
 
 
 def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:

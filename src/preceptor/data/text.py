@@ -204,7 +204,7 @@ def _parquet(content: bytes) -> Iterator[tuple[int, Row]]:
     except ImportError:
         raise InputError("Parquet files need pyarrow; run pip install 'preceptor[text]'") from None
     try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content), use_threads=False).to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(f"the file cannot be read as Parquet ({' '.join(str(error).split())})") from error
     return enumerate(rows, 1)

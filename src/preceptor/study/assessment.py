@@ -26,7 +26,7 @@ SCHEMA = 2
 
 # The page, the table and the documentation say the same.
 WHICH_PREDICTS = (
-    "The held-out score is the one that predicts students: its labels were used for nothing else, so the difference "
+    "The held-out score is the one that predicts students: where its labels served nothing else, the difference "
     "between two teachers is unbiased. The Brier score itself predicts how near to the truth students come, the one at "
     "the best temperature their accuracy. On its own training samples a teacher's score is too good, as it was fitted "
     "to their labels."
@@ -251,8 +251,8 @@ class _Known:
         own = [c.labels for c in candidates if c.labels is not None]
         if labels is None and not own:
             raise InputError(
-                "there are no labels: give --labels FILE.npy, or --data FILE.npz or .parquet with 'labels', or put "
-                "them into the files of logits"
+                "there are no labels (counts or a truth come beside them): give --labels FILE.npy, or --data FILE.npz "
+                "or .parquet with 'labels', or put them into the files of logits"
             )
         if counts is None and truth is None:
             counts = next((c.counts for c in candidates if c.counts is not None), None)
@@ -360,11 +360,11 @@ def _seen_values(prediction: Forecast, samples: Predictions, known: _Known) -> n
 def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) -> list[str]:
     """What a reader should know before believing a ranking."""
     found = []
-    selected = [c.name for c in candidates if any(reference.weights == "best" for reference in c.references)]
+    selected = [c.name for c in candidates if any(r.weights in ("best", "teaching") for r in c.references)]
     if selected:
         found.append(
-            f"The 'best' weights of {_listed(selected)} were selected on these held-out samples, so their scores here "
-            "are a little too good."
+            f"The weights of {_listed(selected)} were selected on these held-out samples, so their scores here are too "
+            "good, by a little; to rank them without bias, score them on labels that selected nothing."
         )
     if ids is not None or any(c.ids is not None for c in candidates):
         unchecked = [c.name for c in candidates if c.ids is None and c.labels is None]

@@ -33,7 +33,7 @@ _COLUMNS = (
     ("renyi_entropy", "Rényi entropy at T", 1, 3, False),
     ("power_sum", "power sum at T", 1, 3, False),
 )
-_MOST_DIAGRAMS = 12
+_MOST_DIAGRAMS, _MOST_DOTS = 12, 30
 _LONGEST_NAME = 40
 
 
@@ -67,6 +67,7 @@ class _Section:
     epochs: "Markup | None"
     diagrams: "list[Markup]"
     left_out: int
+    undotted: int
     headers: list[str]
     rows: list[tuple[str, str, list[tuple[str, str]]]]
     top_k: int
@@ -84,6 +85,7 @@ def _section(ranking: Ranking, candidates: Sequence[Candidate]) -> _Section:
         epochs=_along_epochs(comparison, candidates, names),
         diagrams=_diagrams(ranking, shown, names),
         left_out=len(comparison.teachers) - len(shown),
+        undotted=max(0, len(comparison.teachers) - _MOST_DOTS),
         headers=headers,
         rows=rows,
         top_k=comparison.to_dict()["top_k"],
@@ -125,7 +127,12 @@ def _measure(comparison: Comparison) -> str:
 
 
 def _measure_name(comparison: Comparison) -> str:
-    return {"brier": "Brier score", "distance": "distance to the human labels"}[_measure(comparison)]
+    names = {
+        "brier": "Brier score",
+        "brier_recalibrated": "Brier score at the best temperature",
+        "distance": "distance to the truth",
+    }
+    return names[_measure(comparison)]
 
 
 # Pictures
@@ -133,9 +140,10 @@ def _measure_name(comparison: Comparison) -> str:
 
 def _dot_plot(comparison: Comparison, names: Callable[[str], str]) -> "Markup":
     behind = {d.second: -d.estimate for d in comparison.differences if d.first == comparison.best}
-    score = {teacher.name: teacher.scores[_measure(comparison)] for teacher in comparison.teachers}
+    teachers = comparison.teachers[:_MOST_DOTS]
+    score = {teacher.name: teacher.scores[_measure(comparison)] for teacher in teachers}
     rows = [(names(name), estimate, behind.get(name)) for name, estimate in score.items()]
-    groups = [teacher.rank or 1 for teacher in comparison.teachers]
+    groups = [teacher.rank or 1 for teacher in teachers]
     labels = (f"{_measure_name(comparison)} (less is better)", "behind the best")
     listed = ", ".join(f"{name} {page.interval(estimate, 4)}" for name, estimate in score.items())
     alt = f"Dot plot of the {_measure_name(comparison)} under {comparison.loss}: {listed}."

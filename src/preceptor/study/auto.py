@@ -28,9 +28,9 @@ def choose_teacher(
 ) -> tuple[DistillRecipe, Choice]:
     """Choose what a student should learn from, from the held-out labels of finished runs, and write it into its recipe.
 
-    A run folder stands for every epoch that it has kept (``training.keep=all``), or else for its last and averaged
-    weights: the ``best`` ones were selected by the very labels that would judge them here. ``RUN:epoch-4``, ``A+B`` and
-    so on are taken as they are (`read_candidates`).
+    A run folder stands for every epoch that it has kept (``training.keep=all``), or else for its last weights, and for
+    the averaged ones: the ``best`` ones were selected by the very labels that would judge them here. ``RUN:epoch-4``,
+    ``A+B`` and so on are taken as they are (`read_candidates`).
 
     Args:
         recipe: the student's; its ``teacher`` and ``transform`` are replaced, and under ``ptloss`` its coefficients,
@@ -61,9 +61,9 @@ def keep_teaching(
 ) -> dict[str, Any]:
     """Keep, beside a run's other weights, those of the epoch that teaches best: ``teaching.safetensors``.
 
-    Chosen among all epochs that the run has kept, for ``kd``, with a transform if one is worth having; it is stored
-    with the weights, and whoever loads them gets the transformed teacher. The held-out labels have then selected this
-    teacher: an unbiased assessment of it needs others.
+    Chosen among all epochs that the run has kept, and their average if there is one, for ``kd``, with a transform if
+    one is worth having; it is stored with the weights, and whoever loads them gets the transformed teacher. The
+    held-out labels have then selected this teacher: an unbiased assessment of it needs others.
 
     Args:
         folder: a complete run of a single model.
@@ -72,20 +72,30 @@ def keep_teaching(
         progress: show a progress bar.
 
     Returns:
-        The run's result, which under ``teaching`` now says which epoch, and why.
+        The run's result, which under ``teaching`` now says which epoch (None for the average), and why.
+
+    Raises:
+        InputError: the run has not kept several epochs.
     """
     result = runs.read_result(folder)
     if "teaching" in result and (folder / "teaching.safetensors").exists():
         return result
+    kept = len(runs.kept_epochs(folder))
+    if kept < 2:
+        raise InputError(
+            f"the run '{folder}' has kept {kept} of its epochs, so that there is nothing to choose from; train with "
+            "training.keep=all, and for several epochs"
+        )
     candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, progress=progress)
     choice = _choose(candidates, "kd", 1.0, mix=False)
     [reference] = next(c.references for c in candidates if c.name == choice.single)
     weights, _ = runs.teacher_weights(reference)
     metadata = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)[1:]}
+    metadata["temperature"] = 1.0  # of the run's calibration: the transform was fitted without it
     metadata["transform"] = None if choice.transform is None else choice.transform.model_dump(mode="json")
     runs.save_weights(folder / "teaching.safetensors", weights.tensors, metadata)
-    epochs = reference.epoch or runs.read_recipe(folder).training.epochs
-    result = read_json(folder / "result.json") | {"teaching": {"epoch": epochs, "choice": choice.to_dict()}}
+    teaching = {"epoch": reference.epoch, "choice": choice.to_dict()}
+    result = read_json(folder / "result.json") | {"teaching": teaching}
     write_json(folder / "result.json", result)
     return files.finite(result)
 
@@ -95,9 +105,8 @@ def _expanded(name: str) -> list[str]:
     run = Path(name)
     if not (run / "recipe.yaml").is_file():
         return [name]
-    if len(runs.kept_epochs(run)) > 1:
-        return [f"{name}:epochs"]
-    return [name, *([f"{name}:average"] if (run / "average.safetensors").is_file() else [])]
+    weights = [f"{name}:epochs"] if len(runs.kept_epochs(run)) > 1 else [name]
+    return [*weights, *([f"{name}:average"] if (run / "average.safetensors").is_file() else [])]
 
 
 def _choose(candidates: Sequence[Candidate], loss: str, temperature: float, *, mix: bool = True) -> Choice:
@@ -121,7 +130,7 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
     """The recipe with what was chosen."""
     teachers = tuple(
         reference.model_copy(update={"weight": weight / len(references[name])})
-        for name, weight in choice.weights.items()
+        for name, weight in sorted(choice.weights.items())
         for reference in references[name]
     )
     if choice.loss != "ptloss":

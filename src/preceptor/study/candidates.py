@@ -369,6 +369,8 @@ def _ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
                 f"the members of the ensemble '{name}' have unlike shapes: '{member.name}' {member.logits.shape} and "
                 f"'{first.name}' {first.logits.shape}; give predictions for the same samples and classes"
             )
+        if sum(other.name == member.name for other in members) > 1:
+            raise InputError(f"the ensemble '{name}' has '{member.name}' twice; give each member once")
     refuse_seen(members)
     for what in ("ids", "labels"):
         agree(what, {member.name: getattr(member, what) for member in members}, len(first.logits))

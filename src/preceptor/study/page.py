@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.assess.intervals import Estimate
+from preceptor.errors import InputError
 from preceptor.study import pictures
 from preceptor.study.statistics import differs
 from preceptor.training import files
@@ -40,6 +41,8 @@ def write(template: str, path: Path | str, values: Mapping[str, Any]) -> Path:
     environment.filters["minus"] = pictures.typographic
     content = environment.get_template(template).render(**values)
     path = Path(path)
+    if path.is_dir() or not path.name:
+        raise InputError(f"the page '{path}' is a folder; give the name of a file, such as '{path / 'teachers.html'}'")
     files.make_folder(path.parent)
     files.write_text(path, content)
     return path

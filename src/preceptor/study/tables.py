@@ -89,6 +89,8 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror or error}; give a .npz or .npy file") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"'{path}' is no file of arrays; give one of {', '.join(SUFFIXES)}") from None
         # NumPy's own words would advise to unpickle.
         raise InputError(
             f"'{path}' is damaged, or holds Python objects, which are not read; save arrays of numbers"
@@ -103,9 +105,11 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
     wanted = {name for names in _NAMES.values() for name in names}
     try:
         there: list[str] = parquet.read_schema(path).names
-        table: Any = parquet.read_table(path, columns=[name for name in there if name in wanted])
+        table: Any = parquet.read_table(path, columns=[n for n in there if n in wanted], use_threads=False)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise InputError(f"cannot read '{path}' as a Parquet file: {error}") from None
+    if not len(table):
+        raise InputError(f"'{path}' has no rows; give one for each sample")
     if not table.column_names:
         return {name: np.empty(0) for name in there}
     return {name: _column(table[name].combine_chunks(), name, path) for name in table.column_names}

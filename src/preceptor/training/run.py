@@ -66,7 +66,10 @@ def open_run(
     if path.exists():
         _refuse_other(folder, recipe, members)
         _refuse_other_objects(folder, objects or {})
-        return read_result(folder) if (folder / "result.json").exists() else None
+        if not (folder / "result.json").exists():
+            return None
+        _refuse_more_epochs(folder, recipe)
+        return read_result(folder)
     if folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
         raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
     return None
@@ -102,6 +105,15 @@ def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, A
                 f"the run folder '{folder}' holds another stack: member {position} is {json.dumps(there)} "
                 f"there and {json.dumps(here)} here; give another folder with --out"
             )
+
+
+def _refuse_more_epochs(folder: Path, recipe: Recipe) -> None:
+    """Refuse to look on silently while epochs are asked for that a complete run has not kept."""
+    if recipe.training.keep == "all" and read_recipe(folder).training.keep != "all":
+        raise InputError(
+            f"the run '{folder}' is complete and has kept its last epoch alone; leave training.keep=all out, or keep "
+            "them in a new folder with --out"
+        )
 
 
 def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
@@ -236,6 +248,21 @@ def parts_of(folder: Path, member: int | None = None) -> dict[str, Tensor]:
     shared = len(next(iter(parts.values()))) == len(distinct)
     row = distinct.index(seeds[member]) if shared else member
     return {name: rows[row] for name, rows in parts.items()}
+
+
+def heldout_labels(folder: Path, member: int | None = None) -> tuple[Tensor, Tensor]:
+    """The held-out samples of one model and the labels that the run recorded for them, both int64 (n,).
+
+    Raises:
+        InputError: as `parts_of`; the run's predictions are missing or damaged.
+    """
+    path = folder / "predictions.safetensors"
+    index = parts_of(folder, member)["heldout"]
+    stored, _ = files.load_tensors(path)
+    if "heldout/labels" not in stored:
+        raise InputError(f"'{path}' lacks 'heldout/labels'; it is damaged or was not written by Preceptor")
+    labels = stored["heldout/labels"]
+    return index, labels if member is None else labels[member]
 
 
 def circumstances(device: torch.device | str) -> dict[str, Any]:

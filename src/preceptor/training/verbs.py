@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.dataset import ArrayDataset, Data, Indexed, require_index
+from preceptor.data.dataset import ArrayDataset, Data, Indexed, labels_of, require_index
 from preceptor.errors import InputError
-from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
+from preceptor.recipe import Component, DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.teaching import fit_temperature
 from preceptor.training import run as runs
 from preceptor.training import setup
@@ -109,8 +109,8 @@ def distill(
     bare = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
     given = bare if recipe.transform is None else Transformed(bare, recipe.transform)
     _check_class_names(given, found.class_names)
-    if teacher is None and data is None:
-        _refuse_leak(recipe, samples)
+    if teacher is None:
+        _refuse_leak(recipe, samples, named=data is None)
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
@@ -307,10 +307,11 @@ def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 
-def _refuse_leak(recipe: DistillRecipe, samples: Samples) -> None:
-    """Refuse a teacher that was trained on samples that the student is scored on."""
+def _refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
+    """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
     for reference in recipe.teacher:
-        if runs.read_recipe(reference.run).data != recipe.data:
+        alike = named and runs.read_recipe(reference.run).data == recipe.data
+        if not alike and not _same_samples(reference, samples):
             continue  # the indices are those of another data set
         trained = runs.parts_of(reference.run, reference.member)["train"]
         for part in ("heldout", "test"):
@@ -321,6 +322,18 @@ def _refuse_leak(recipe: DistillRecipe, samples: Samples) -> None:
                     f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
                     f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
                 )
+
+
+def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
+    """Whether a run's data are the student's in another spelling: the labels it recorded are found in their places.
+
+    Labels in the order of the classes say nothing, as many a data set lists them so.
+    """
+    index, recorded = runs.heldout_labels(reference.run, reference.member)
+    labels = labels_of(samples.data.train)
+    if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
+        return False
+    return torch.equal(labels[index], recorded)
 
 
 def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
