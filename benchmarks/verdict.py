@@ -1,9 +1,12 @@
 """What the prediction benchmarks say of each paper's claim: paired differences of students, in points of accuracy.
 
 python benchmarks/verdict.py runs/known-truth/toy runs/human-text/features ...
+
+With --docs docs it also puts their tables into docs/prediction-tables.md and their pictures into docs/images.
 """
 
-import sys
+import argparse
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 
 from preceptor.assess import Estimate, mean_interval
 from preceptor.study.prediction.summary import LossSummary, summarize
-from preceptor.training.files import read_json
+from preceptor.training.files import read_json, write_text
 
 COMPARED = {"kd", "ttm", "wttm", "ptloss"}
 
@@ -80,7 +83,14 @@ def within(value: float, ceiling: float) -> str:
 
 def main() -> None:
     """What predicts, what auto is worth, what the papers' claims are worth."""
-    studies = {f"{Path(p).parent.name}/{Path(p).name}": read_json(Path(p) / "prediction.json") for p in sys.argv[1:]}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of finished prediction studies")
+    parser.add_argument("--docs", type=Path, help="folder to write all tables and pictures to")
+    arguments = parser.parse_args()
+    folders = {f"{path.parent.name}/{path.name}": path for path in arguments.studies}
+    if arguments.docs:
+        write_docs(folders, arguments.docs)
+    studies = {name: read_json(path / "prediction.json") for name, path in folders.items()}
     print("Brier score at the best temperature, and accuracy of the student:\n")
     by_loss(studies, lambda s: within(s.correlation.value, s.ceiling))
     print("\nBrier score, and distance of the student to the truth:\n")
@@ -89,6 +99,20 @@ def main() -> None:
     by_loss(studies, lambda s: "-" if np.isnan(s.auto_closure.value) else str(s.auto_closure))
     print("\nThe papers' claims:\n")
     papers({name: result for name, result in studies.items() if set(result["losses"]) >= COMPARED})
+
+
+def write_docs(folders: Mapping[str, Path], docs: Path) -> None:
+    """All tables on one page, each with its picture."""
+    lines = [
+        "# Prediction studies: all tables\n",
+        "What they are and what they say: [verdict.md](verdict.md). Each was made by the command below it.\n",
+    ]
+    for name, folder in folders.items():
+        picture = f"images/prediction-{name.replace('/', '-')}.png"
+        shutil.copy(folder / "picture.png", docs / picture)
+        table = (folder / "table.md").read_text(encoding="utf-8")
+        lines += [f"## {name}\n", f"![{name}: predicted against realised]({picture})\n", table]
+    write_text(docs / "prediction-tables.md", "\n".join(lines))
 
 
 def papers(results: Mapping[str, Any]) -> None:
