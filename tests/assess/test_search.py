@@ -8,6 +8,7 @@ from preceptor.assess import (
     FAMILIES,
     brier,
     choose,
+    crossfitted,
     forecast,
     proxy_teacher,
     recalibrated,
@@ -102,6 +103,20 @@ def test_the_gain_is_that_of_samples_not_fitted_to() -> None:
     assert in_sample > 0
     assert found.gain.value < 0
     assert not found.worthwhile
+
+
+def test_crossfitted_outputs_are_those_of_the_gain_and_know_nothing_of_their_own_label() -> None:
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(size=(120, 4)), rng.integers(4, size=120)
+    outputs = crossfitted(logits, labels, "vector")
+    gain = mean_brier(logits, labels, None) - brier(forecast(outputs), labels).mean()
+    assert search_transform(logits, labels, "vector").gain.value == pytest.approx(gain, abs=1e-12)
+    for sample in (0, 50, 119):
+        other = labels.copy()
+        other[sample] = (labels[sample] + 1) % 4
+        changed = (crossfitted(logits, other, "vector") != outputs).any(-1)
+        assert changed.any()
+        assert not changed[sample]
 
 
 def test_a_calibrated_teacher_is_left_alone_in_at_least_90_of_100_draws() -> None:

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 
 from preceptor import losses
-from preceptor.assess import brier, forecast
+from preceptor.assess import brier, crossfitted, forecast
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.gaussian_mixture import GaussianMixture
 from preceptor.errors import InputError
@@ -71,6 +71,14 @@ def test_predictions_are_the_held_out_scores_of_the_stored_teachers(result, made
     assert result["candidates"]["last"]["losses"]["kd"]["brier"] == pytest.approx(expected, rel=1e-5)
     hot = [brier(forecast(rows / 3), y).mean() for rows, y in zip(logits, labels, strict=True)]
     assert result["candidates"]["hot"]["losses"]["kd"]["brier"] == pytest.approx(hot, rel=1e-5)
+
+
+def test_a_fitted_candidate_is_scored_without_the_labels_it_was_fitted_to(result, folder):
+    tensors, _ = load_tensors(folder / "teachers" / "mse" / "predictions.safetensors")
+    for i, (rows, labels) in enumerate(zip(tensors["heldout/last"], tensors["heldout/labels"], strict=True)):
+        unseen = crossfitted(rows.log_softmax(-1), labels, "temperature")
+        expected = brier(forecast(unseen), labels).mean()
+        assert result["candidates"]["fitted"]["losses"]["kd"]["brier"][i] == pytest.approx(expected, rel=1e-5)
 
 
 def test_outcomes_are_the_expected_accuracy_and_distance_of_the_stored_students(result, made, folder):

@@ -42,7 +42,7 @@ from preceptor.assess.scores import (
     sharpness,
     top_k_mass,
 )
-from preceptor.assess.search import Search, recalibrated, search_transform
+from preceptor.assess.search import Search, crossfitted, recalibrated, search_transform
 from preceptor.assess.transform import transformed
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "choose",
     "classwise_calibration_error",
     "compare",
+    "crossfitted",
     "debiased_calibration_error",
     "entropy",
     "forecast",

@@ -7,7 +7,7 @@ so that a family of many parameters cannot fool itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from preceptor.assess.scores import brier, sharpness
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Transform
 
-__all__ = ["FAMILIES", "Search", "recalibrated", "search_transform"]
+__all__ = ["FAMILIES", "Search", "crossfitted", "recalibrated", "search_transform"]
 
 _ITERATIONS = 30
 # A step that lowers the mean Brier score by less than this is far below its sampling error: stop there.
@@ -91,16 +91,47 @@ def search_transform(
     >>> found.worthwhile, round(found.transform.temperature, 2)
     (True, 5.46)
     """
-    log_probs = forecast(logits).log_probs
-    if log_probs.ndim != 2:
-        raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
-    targets = check_labels(labels, log_probs.shape)
+    base, targets = _checked(logits, labels, temperature)
     check_level(level)
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}; it must be above 0")
     parts = folds_of(len(targets), folds, seed)
-    base = torch.tensor(log_probs)
     return search_over_folds(base, [base] * folds, parts, targets, family, temperature=temperature, level=level)
+
+
+def crossfitted(
+    logits: Array | Forecast,
+    labels: Array,
+    family: str,
+    *,
+    temperature: float = 1.0,
+    folds: int = 5,
+    seed: int = 0,
+) -> Float64[np.ndarray, "N C"]:
+    """The teacher under the best transform of a family, each sample under one that was fitted without its label.
+
+    What to score a fitted transform by, or to compare it with other teachers: on the labels that it was fitted to, a
+    transform of many parameters looks better than it is.
+
+    Args:
+        logits: the teacher's logits or log-probabilities on held-out samples, `(N, C)`.
+        labels: class indices `(N,)`.
+        family, temperature, folds, seed: as for `search_transform`, whose gain is that of these outputs.
+
+    Returns:
+        Log-probabilities `(N, C)`.
+
+    Raises:
+        InputError: as `search_transform`.
+
+    >>> sure = np.array([[6.0, 0.0]] * 400)
+    >>> np.exp(crossfitted(sure, [0, 0, 0, 1] * 100, "temperature")).mean(0).round(2).tolist()
+    [0.75, 0.25]
+    """
+    base, targets = _checked(logits, labels, temperature)
+    parts = folds_of(len(targets), folds, seed)
+    result = torch.empty_like(base)
+    for part, teacher, parameters in _fits([base] * folds, parts, targets, _family(family), temperature):
+        result[part] = _family(family).apply(teacher[part], torch.as_tensor(parameters))
+    return result.numpy()
 
 
 def search_over_folds(
@@ -116,20 +147,41 @@ def search_over_folds(
     """`search_transform` where the teacher, too, was made from labels: `bases` holds, for each of the `parts` that is
     scored, the teacher (N, C) made without its labels, and `base` the one made from all.
     """
-    if family not in FAMILIES:
-        raise InputError(f"there is no family of transforms called {family!r}; {did_you_mean(family, FAMILIES)}")
-    found, targets = FAMILIES[family], torch.tensor(labels)
+    found = _family(family)
     gain, worst = np.empty(len(labels)), []
-    for part, teacher in zip(parts, bases, strict=True):
-        train = np.setdiff1d(np.arange(len(labels)), part)
-        parameters = _Problem(teacher[train], targets[train], temperature).minimise(found)
-        scored = _Problem(teacher[part], targets[part], temperature)
+    for part, teacher, parameters in _fits(bases, parts, labels, found, temperature):
+        scored = _Problem(teacher[part], torch.tensor(labels[part]), temperature)
         before, after = scored.forecast(None), scored.forecast(found, parameters)
         gain[part] = brier(before, labels[part]) - brier(after, labels[part])
         worst.append(worst_gain(before, after))
-    parameters = _Problem(base, targets, temperature).minimise(found)
+    parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
     transform = found.transform(_rounded(parameters), base.shape[-1])
     return Search(family, transform, lower_bound(gain, min(worst), level))
+
+
+def _checked(logits: Array | Forecast, labels: Array, temperature: float) -> tuple[Tensor, np.ndarray]:
+    """One teacher's log-probabilities (N, C) and the labels (N,)."""
+    log_probs = forecast(logits).log_probs
+    if log_probs.ndim != 2:
+        raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}; it must be above 0")
+    return torch.tensor(log_probs), check_labels(labels, log_probs.shape)
+
+
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise InputError(f"there is no family of transforms called {name!r}; {did_you_mean(name, FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _fits(
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: Family, temperature: float
+) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
+    """Each part, its teacher, and the parameters fitted to that teacher on the other parts."""
+    for part, teacher in zip(parts, bases, strict=True):
+        rest = np.setdiff1d(np.arange(len(labels)), part)
+        yield part, teacher, _Problem(teacher[rest], torch.tensor(labels[rest]), temperature).minimise(family)
 
 
 def _rounded(parameters: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.assess import Choice, choose, forecast, search_transform, transformed
+from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.assess.optimum import stand_in
@@ -150,7 +150,7 @@ def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, 
         "schema_version": SCHEMA,
         "name": study.name,
         "seeds": list(study.seeds),
-        "candidates": {name: _assessed(study, probs, samples, truth) for name, probs in shown.items()},
+        "candidates": {name: _assessed(study, each, samples, truth) for name, each in shown.items()},
         "losses": {},
     }
     hard = _hard_students(study, samples, place)
@@ -167,6 +167,20 @@ def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, 
 # -- what teachers say ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What a candidate says.
+
+    Args:
+        log_probs: (S, N, C): of every sample of the data set, which students learn from.
+        heldout: one (n, C) a seed, to be scored: of the held-out samples, each without its own label, where a
+            transform is fitted to these.
+    """
+
+    log_probs: Tensor
+    heldout: list[Tensor]
+
+
 def _outputs(study: Prediction, member: str, place: _Place, samples: list[Samples]) -> Tensor:
     """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
     name, epoch = member.rsplit("@", 1)
@@ -181,48 +195,48 @@ def _outputs(study: Prediction, member: str, place: _Place, samples: list[Sample
     return read_logits(logits, recipe.distribution).log_softmax(-1)
 
 
-def _candidate(candidate: Candidate, table: Table, samples: list[Samples]) -> Tensor:
-    """Log-probabilities (S, N, C) of a candidate; a fitted transform is each seed's own."""
+def _candidate(candidate: Candidate, table: Table, samples: list[Samples]) -> _Shown:
+    """A candidate's output; a fitted transform is each seed's own."""
     base = mixed({m: table[m] for m in candidate.of}, dict.fromkeys(candidate.of, 1 / len(candidate.of)))
-    if candidate.temperature is not None:
-        return transformed(base, Temperature(temperature=candidate.temperature))
+    heldout = [cut.parts["heldout"] for cut in samples]
     if candidate.family is None:
-        return base
-    rows = []
-    for logits, cut in zip(base, samples, strict=True):
-        heldout = cut.parts["heldout"]
-        found = search_transform(logits[heldout], _labels(cut)[heldout], candidate.family)
-        rows.append(transformed(logits, found.transform))
-    return torch.stack(rows)
+        fixed = Temperature(temperature=candidate.temperature) if candidate.temperature is not None else None
+        log_probs = transformed(base, fixed)
+        return _Shown(log_probs, [rows[index] for rows, index in zip(log_probs, heldout, strict=True)])
+    everywhere, unseen = [], []
+    for rows, index, cut in zip(base, heldout, samples, strict=True):
+        logits, labels = rows[index], _labels(cut)[index]
+        everywhere.append(transformed(rows, search_transform(logits, labels, candidate.family).transform))
+        unseen.append(torch.tensor(crossfitted(logits, labels, candidate.family)))
+    return _Shown(torch.stack(everywhere), unseen)
 
 
 def _labels(samples: Samples) -> Tensor:
     return samples.train.dataset.labels  # type: ignore[attr-defined]
 
 
-def _assessed(study: Prediction, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, Any]:
+def _assessed(study: Prediction, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, Any]:
     """What held-out labels say of a candidate, and how far it really is from the truth; one value a seed."""
     found: dict[str, Any] = {"accuracy": [], "nll": [], "calibration_error": []}
-    for rows, cut in zip(log_probs, samples, strict=True):
-        heldout = cut.parts["heldout"]
-        labels, prediction = _labels(cut)[heldout], forecast(rows[heldout])
+    for rows, cut in zip(shown.heldout, samples, strict=True):
+        labels, prediction = _labels(cut)[cut.parts["heldout"]], forecast(rows)
         found["accuracy"].append(float(assess.accuracy(prediction, labels).mean()))
         found["nll"].append(float(assess.nll(prediction, labels).mean()))
         found["calibration_error"].append(float(assess.calibration_error(prediction, labels)))
-    found["losses"] = {name: _optimum(entry, log_probs, samples, truth) for name, entry in study.losses.items()}
+    found["losses"] = {name: _optimum(entry, shown, samples, truth) for name, entry in study.losses.items()}
     return found
 
 
-def _optimum(entry: LossEntry, log_probs: Tensor, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
+def _optimum(entry: LossEntry, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
     """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look.
 
     A distance is NaN where the truth is not known.
     """
     keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
     found: dict[str, list[float]] = {key: [] for key in keys}
-    for rows, cut in zip(log_probs, samples, strict=True):
+    for rows, unseen, cut in zip(shown.log_probs, shown.heldout, samples, strict=True):
         heldout, transfer = cut.parts["heldout"], cut.for_students
-        seen, labels = forecast(optimum_of(entry, rows[heldout])), _labels(cut)[heldout]
+        seen, labels = forecast(optimum_of(entry, unseen)), _labels(cut)[heldout]
         found["brier"].append(float(assess.brier(seen, labels).mean()))
         found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen, labels), labels).mean()))
         found["distance_heldout"].append(float(truth.distance(seen.probs, heldout.numpy())))
@@ -248,7 +262,7 @@ def _loss(
     name: str,
     entry: LossEntry,
     table: Table,
-    shown: Mapping[str, Tensor],
+    shown: Mapping[str, _Shown],
     samples: list[Samples],
     truth: Truth,
     place: _Place,
@@ -258,7 +272,7 @@ def _loss(
     chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
     known = all(truth.knows(cut.for_students) for cut in samples)
     certain = [torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)] if known else []
-    groups = [*shown.values(), *certain, torch.stack(chosen)]
+    groups = [*(each.log_probs for each in shown.values()), *certain, torch.stack(chosen)]
     teachers = torch.stack(groups).flatten(0, 1).float()
     students = [
         Student(
