@@ -26,9 +26,8 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.recipe import TeachRecipe, load, read_yaml
 from preceptor.study.prediction.run import Truth
 from preceptor.training import teach
-from preceptor.training.files import atomic_path
 from preceptor.training.run import load_model
-from prediction import Case, main
+from prediction import Case, features, main
 
 RECIPES = Path(__file__).parent / "recipes"
 DRAW_SEED = 0
@@ -47,11 +46,8 @@ def images(arrays: dict[str, np.ndarray], part: str) -> Tensor:
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 
 
-def features(path: Path, out: Path) -> Tensor:
-    """What the backbone makes of the 10,000 test images, (10000, 64); trained first if it is not there yet."""
-    cached = out / "features.npz"
-    if cached.exists():
-        return torch.from_numpy(np.load(cached)["features"])
+def backbone(path: Path, out: Path) -> Tensor:
+    """What a backbone, trained first, makes of the 10,000 test images, (10000, 64)."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     names = tuple(map(str, arrays["class_names"]))
@@ -65,8 +61,6 @@ def features(path: Path, out: Path) -> Tensor:
     with torch.inference_mode():
         for chunk in images(arrays, "test").split(500):
             model(normalize(chunk))
-    with atomic_path(cached) as temporary, open(temporary, "wb") as file:
-        np.savez(file, features=torch.cat(found).numpy())
     return torch.cat(found)
 
 
@@ -74,7 +68,7 @@ def human(arguments: argparse.Namespace, curated: bool) -> tuple[Data, Truth]:
     """The 10,000 images of CIFAR-10H with one rater's label each, or with the curated ones."""
     with np.load(arguments.counts, allow_pickle=False) as file:
         counts, labels, names = file["counts"].astype(np.int64), file["labels"], tuple(map(str, file["class_names"]))
-    inputs = features(arguments.data, arguments.out)
+    inputs = features(arguments.out, arguments.data, "backbone", lambda: backbone(arguments.data, arguments.out))
     dataset = ArrayDataset(inputs, labels.astype(np.int64) if curated else drawn(counts), num_classes=len(names))
     return Data(dataset, None, names), Truth.of_counts(counts)
 
@@ -129,7 +123,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.gpu:
         made, changes = (tiny_images, quick_gpu()) if arguments.quick else (lambda: end_to_end(arguments), [])
         return [
-            Case("gpu", RECIPES / "human-images-gpu.yaml", made, overrides=changes, flag=" --gpu", rates=GPU_RATES),
+            Case("gpu", RECIPES / "human-images-gpu.yaml", made, overrides=changes, rates=GPU_RATES),
         ]
     if arguments.quick:
         return [Case("one-rater", RECIPES / "human-images.yaml", lambda: sample(MIXTURES["four-classes"], 600))]
@@ -147,4 +141,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main(cases, "python benchmarks/human_images.py --data cifar10_jpeg.npz --counts cifar10h.npz", options)
+    main(cases, options)

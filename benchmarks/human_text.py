@@ -9,16 +9,15 @@ sentence encoder (make benchmark-text-deps installs the default).
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from known_truth import MIXTURES, sample
 from preceptor.data import text
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.models.encoder import embed
 from preceptor.study.prediction.run import Truth
-from preceptor.training.files import atomic_path
-from prediction import Case, main
+from prediction import Case, features, main
 
 RECIPES = Path(__file__).parent / "recipes"
 # Ratings from -4 to 4 as five classes.
@@ -35,18 +34,6 @@ QUICK_NGRAMS = ["name=quick-ngrams", "distill.model={name: ngram_bag, buckets: 2
 CLASSES = ["very negative", "negative", "neutral", "positive", "very positive"]
 
 
-def features(sentences: torch.Tensor, encoder: str, out: Path) -> torch.Tensor:
-    """Unit vectors of the sentences, (N, D); computed first if they are not there yet."""
-    cached = out / "features.npz"
-    if cached.exists():
-        return torch.from_numpy(np.load(cached)["features"])
-    found = torch.nn.functional.normalize(embed(sentences, pretrained=encoder), dim=-1)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(cached) as temporary, open(temporary, "wb") as file:
-        np.savez(file, features=found.numpy())
-    return found
-
-
 def sentences_of(arguments: argparse.Namespace) -> Data:
     """The sentences as text; one rater's label each."""
     return text(path=arguments.data, counts_column="counts", groups=GROUPS, class_names=CLASSES, max_bytes=256)
@@ -56,7 +43,11 @@ def human(arguments: argparse.Namespace) -> tuple[Data, Truth]:
     """The sentences as features, and their raters."""
     data = sentences_of(arguments)
     sentences = data.train
-    vectors = features(sentences.inputs, arguments.encoder, arguments.out)  # type: ignore[attr-defined]
+
+    def compute() -> torch.Tensor:
+        return normalize(embed(sentences.inputs, pretrained=arguments.encoder), dim=-1)  # type: ignore[attr-defined]
+
+    vectors = features(arguments.out, arguments.data, arguments.encoder, compute)
     labels, counts = sentences.labels, sentences.counts.numpy()  # type: ignore[attr-defined]
     dataset = ArrayDataset(vectors, labels, num_classes=len(CLASSES))
     return Data(dataset, None, data.class_names), Truth.of_counts(counts)
@@ -93,4 +84,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main(cases, "python benchmarks/human_text.py --data vader_ratings.jsonl.gz", options)
+    main(cases, options)

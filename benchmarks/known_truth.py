@@ -4,10 +4,11 @@ python benchmarks/known_truth.py --out runs/known-truth
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from preceptor.data.dataset import ArrayDataset, Data
-from preceptor.data.gaussian_mixture import GaussianMixture
+from preceptor.data.dataset import Data
+from preceptor.data.gaussian_mixture import GaussianMixture, gaussian_mixture
 from preceptor.study.prediction.run import Truth
 from prediction import Case, main
 
@@ -21,21 +22,21 @@ MIXTURES = {
 
 def sample(options: dict, num_samples: int) -> tuple[Data, Truth]:
     """A data set without test part, and the posterior of all its samples."""
-    import torch
+    data = gaussian_mixture(num_samples=num_samples, **options)
+    return data, Truth.exact(GaussianMixture.draw(**options).posterior(data.train.inputs.numpy()))  # type: ignore[attr-defined]
 
-    mixture = GaussianMixture.draw(**options)
-    inputs, labels = mixture.sample(num_samples)
-    names = tuple(map(str, range(len(mixture.prior))))
-    dataset = ArrayDataset(torch.from_numpy(inputs), labels, num_classes=len(names))
-    return Data(dataset, None, names), Truth.exact(mixture.posterior(inputs))
+
+def case(name: str, num_samples: int) -> Case:
+    """The study of one mixture."""
+    data = json.dumps({"name": "gaussian_mixture", "num_samples": num_samples} | MIXTURES[name])
+    changes = [f"{verb}.data={data}" for verb in ("teach", "distill")]
+    return Case(name, RECIPE, lambda: sample(MIXTURES[name], num_samples), changes)
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
     """One study a mixture."""
-    size = 600 if arguments.quick else 11_000
-    names = ["four-classes"] if arguments.quick else list(MIXTURES)
-    return [Case(name, RECIPE, lambda name=name: sample(MIXTURES[name], size)) for name in names]
+    return [case("four-classes", 600)] if arguments.quick else [case(name, 11_000) for name in MIXTURES]
 
 
 if __name__ == "__main__":
-    main(cases, "python benchmarks/known_truth.py")
+    main(cases)

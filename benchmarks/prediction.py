@@ -1,12 +1,16 @@
 """What the three prediction benchmarks share: their command line."""
 
 import argparse
+import hashlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
@@ -15,7 +19,7 @@ from preceptor.study.prediction.recipe import Prediction
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.tune import tune_rates
-from preceptor.training.files import write_text
+from preceptor.training.files import atomic_path, write_text
 
 QUICK = Path(__file__).parent / "recipes" / "quick.yaml"
 RATES, TUNING_SEEDS = (0.00003, 0.0001, 0.0003, 0.001, 0.003), (100, 101)
@@ -26,7 +30,7 @@ class Case:
     """One study of a benchmark: its name, its recipe and changes to it, how to get its data.
 
     `student_data` is another form of the data for students; `teachers_of` names the case whose teachers it shares;
-    `flag` is what the command line needs for this case; `rates` is the grid of --tune.
+    `rates` is the grid of --tune.
     """
 
     name: str
@@ -35,13 +39,11 @@ class Case:
     overrides: Sequence[str] = ()
     student_data: Callable[[], Data] | None = None
     teachers_of: str | None = None
-    flag: str = ""
     rates: Sequence[float] = RATES
 
 
 def main(
     cases: Callable[[argparse.Namespace], list[Case]],
-    command: str,
     add_options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> None:
     """Run every case that is not done yet, and write its table and picture; killed, the same command goes on."""
@@ -57,12 +59,12 @@ def main(
     try:
         for case in cases(arguments):
             if arguments.only in (None, case.name):
-                run(case, arguments, command)
+                run(case, arguments)
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
+def run(case: Case, arguments: argparse.Namespace) -> None:
     """One study: its runs, its table, its picture."""
 
     def say(text: str) -> None:
@@ -75,13 +77,12 @@ def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
             tune_rates(study, data, case.rates, TUNING_SEEDS, arguments.out / "tune" / case.name, say=print)
         return
     folder = arguments.out / case.name
-    shown = command + case.flag + (" --quick" if arguments.quick else "")
     result = run_prediction(
         study,
         data,
         truth,
         folder,
-        command=shown,
+        command=command(),
         student_data=case.student_data() if case.student_data else None,
         teachers=arguments.out / case.teachers_of / "teachers" if case.teachers_of else None,
         progress=sys.stderr.isatty(),
@@ -91,3 +92,23 @@ def run(case: Case, arguments: argparse.Namespace, command: str) -> None:
     write_text(folder / "table.md", table)
     write_picture(result, folder / "picture.png")
     print(f"## {case.name}\n\n{table}")
+
+
+def command() -> str:
+    """The command line that this is, without the folders of this machine."""
+    script, *words = sys.argv
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
+
+
+def features(out: Path, data: Path, model: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What a model makes of the samples of a file, (N, D); computed first if it is not in the folder `out` yet."""
+    digest = hashlib.sha256(data.read_bytes() + model.encode()).hexdigest()[:8]
+    cached = out / f"features-{digest}.npz"
+    if cached.exists():
+        return torch.from_numpy(np.load(cached)["features"])
+    found = compute()
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(cached) as temporary, open(temporary, "wb") as file:
+        np.savez(file, features=found.numpy())
+    return found

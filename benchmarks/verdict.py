@@ -25,14 +25,15 @@ def accuracy(result: Mapping[str, Any], candidate: str, loss: str) -> np.ndarray
     return 100 * np.array(result["losses"][loss]["students"][candidate]["accuracy"])
 
 
-def epochs(result: Mapping[str, Any]) -> list[int]:
-    """The epochs that candidates are made of."""
-    return sorted(result["recipe"]["teach"]["training"]["checkpoint_epochs"])
+def epochs(result: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(a), (b), end: two epochs to stop a teacher at, and its last. Candidates are made of six."""
+    _, _, a, b, _, end = sorted(result["recipe"]["teach"]["training"]["checkpoint_epochs"])
+    return a, b, end
 
 
 def claims(result: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Each claim with its paired differences, one a seed; KD students unless it says otherwise."""
-    *_, a, b, _, end = epochs(result)
+    a, b, end = epochs(result)
 
     def better(one: str, other: str) -> np.ndarray:
         return accuracy(result, one, "kd") - accuracy(result, other, "kd")
@@ -124,8 +125,7 @@ def papers(results: Mapping[str, Any]) -> None:
         print(f"| {same[0][0]} | {' | '.join(shown for _, shown in same)} |")
     print("\nPoints of test accuracy of the student, paired by seed; KD unless it says otherwise; ±: half the 95 %")
     print("Student-t interval, bold where it excludes 0. Epochs (a), (b), end:", end=" ")
-    moments = {name: [epochs(r)[i] for i in (2, 3, -1)] for name, r in zip(names, results.values(), strict=True)}
-    print("; ".join(f"{name} {', '.join(map(str, each))}" for name, each in moments.items()) + ".")
+    print("; ".join(f"{name} {', '.join(map(str, epochs(result)))}" for name, result in results.items()) + ".")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.assess import brier, choose, forecast, mixture_weights, search_transform, transformed
+from preceptor.assess import brier, choose, compare, forecast, mixture_weights, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.errors import InputError
 
@@ -36,7 +36,7 @@ def test_two_halves_of_the_truth_are_mixed_and_noise_is_not() -> None:
     assert choice.weights["one"] == pytest.approx(choice.weights["other"], abs=0.15)
     assert choice.weights.get("noise", 0.0) < 0.1
     assert sum(choice.weights.values()) == pytest.approx(1)
-    assert choice.steps[0].taken
+    assert {step.name: step.taken for step in choice.steps}["mixture"]
 
 
 def test_one_good_teacher_is_taken_as_it_is() -> None:
@@ -49,6 +49,20 @@ def test_one_good_teacher_is_taken_as_it_is() -> None:
     torch.testing.assert_close(
         choice.log_probs({"truth": torch.tensor(logits)}).softmax(-1), torch.tensor(logits).softmax(-1)
     )
+
+
+@pytest.mark.parametrize(("loss", "temperature", "kind"), [("kd", None, "temperature"), ("ttm", 4.0, None)])
+def test_a_teacher_that_is_only_too_sure_is_better_than_a_calibrated_poor_one(loss, temperature, kind) -> None:
+    """Its Brier score is the higher one; four times too sharp, TTM's own temperature of 4 makes it the truth."""
+    logits, labels = calibrated(3000, 3, 5)
+    noisy = logits + 0.7 * np.random.default_rng(6).normal(size=logits.shape)
+    teachers = {"sure": 4 * logits, "noisy": noisy}
+    assert brier(forecast(teachers["noisy"]), labels).mean() < brier(forecast(teachers["sure"]), labels).mean()
+    choice = choose(teachers, labels, loss=loss, temperature=temperature)
+    assert choice.weights == {"sure": 1.0}
+    assert (choice.transform.kind if choice.transform else None) == kind
+    best = compare(teachers, labels, loss=loss, temperature=temperature).teachers[0].scores["brier"].value
+    assert choice.brier[1] < best + 1e-3
 
 
 def test_what_is_taken_lowers_the_score_of_new_samples() -> None:

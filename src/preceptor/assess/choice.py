@@ -6,7 +6,8 @@ transform, each step taken only where its cross-fitted gain is beyond doubt.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,18 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from preceptor.assess.comparison import common_shape
-from preceptor.assess.families import FAMILIES
+from preceptor.assess.families import FAMILIES, Family
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
 from preceptor.assess.optimum import OPTIMA
 from preceptor.assess.scores import brier
-from preceptor.assess.search import folds_of, lower_bound, search_over_folds, worst_gain
+from preceptor.assess.search import (
+    folds_of,
+    forecasts_over_folds,
+    gain_over_folds,
+    recalibrated,
+    search_over_folds,
+)
 from preceptor.assess.transform import transformed
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Proxy, Transform
@@ -35,6 +42,8 @@ SCHEMA_VERSION = 1
 # A mixture's smaller parts cost as much to run as its larger ones and hardly change it.
 _SMALLEST_WEIGHT = 0.02
 _NO_WEIGHT = 1e-6
+
+_Made = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Choice:
 
     Attributes:
         loss: the student's loss that this was chosen for.
-        single: the one teacher with the lowest Brier score.
+        temperature: at which that loss shows a teacher to the student; 1 but for `ttm` and `wttm`.
+        single: the best single teacher.
         weights: of the teachers in the mixture, by name; they sum to 1.
         transform: of the mixture's output; None leaves it as it is.
         steps: all that was tried.
@@ -126,11 +136,14 @@ def choose(
 ) -> Choice:
     """Choose what a student should learn from, from labels that no teacher was trained on.
 
-    Three steps. The teacher with the lowest Brier score; the mixture of all teachers with the lowest (weights
-    on the simplex, a convex problem: Breiman's stacking, 1996); the transform of it with the largest gain,
-    searched for under the student's loss. Mixture and transform are taken only if the one-sided lower bound
-    of their cross-fitted gain is above 0: every part of the samples is scored by what was selected, mixed and
-    transformed without its labels.
+    From the teacher with the lowest Brier score as it is, in three steps. First another single teacher: the one with
+    the lowest score at its best temperature, as a teacher that is only too sure of itself needs no more than that. Then
+    the mixture of all teachers with the lowest score (weights on the simplex, a convex problem: Breiman's stacking,
+    1996). Last the transform with the largest gain, searched for under the student's loss. Each step is taken only if
+    the one-sided lower bound of its cross-fitted gain is above 0: every part of the samples is scored by what was
+    selected, mixed and transformed without its labels. Teachers and mixtures are compared at the temperature that suits
+    each best, as the last step may set it; where `families` has no `temperature` (so for `ptloss`), as the loss shows
+    them.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
@@ -161,30 +174,91 @@ def choose(
     outputs = {name: forecast(logits, what=f"The logits of teacher {name!r}") for name, logits in teachers.items()}
     targets = check_labels(labels, common_shape({name: found.probs for name, found in outputs.items()}))
     parts = folds_of(len(targets), folds, seed)
-    everyone = np.arange(len(targets))
-    # Fitted without the labels of each part, and on all: the single teachers, and the mixtures.
-    rest = [np.setdiff1d(everyone, part) for part in parts]
-    single, *singles = ({_best(outputs, targets, rows): 1.0} for rows in (everyone, *rest))
-    weights, without, steps = single, singles, []
+    free = FAMILIES["temperature"] if "temperature" in wanted else None
+    trial = _Trial(outputs, targets, parts, free, softened, level)
+    singles = made = trial.singles()
+    if free is not None and len(outputs) > 1:
+        singles = made = trial.taken("single at its best temperature", singles, trial.singles_at_best_temperature())
     if mix and len(outputs) > 1:
-        mixture, *mixtures = (_mixture(outputs, targets, rows) for rows in (everyone, *rest))
-        step = _step("mixture", outputs, targets, parts, singles, mixtures, level)
-        steps.append(step)
-        weights, without = (mixture, mixtures) if step.taken else (weights, without)
-    tensors = {name: torch.tensor(found.log_probs) for name, found in outputs.items()}
-    base, bases = mixed(tensors, weights), [mixed(tensors, each) for each in without]
+        made = trial.taken("mixture", singles, trial.mixtures())
+    base, *bases = (mixed(trial.tensors, weights) for weights in made)
     searches = [
         search_over_folds(base, bases, parts, targets, family, temperature=softened, level=level) for family in wanted
     ]
     best = max((s for s in searches if s.worthwhile), key=lambda s: s.gain.value, default=None)
-    steps += [Step(s.family, s.gain, s is best) for s in searches]
+    steps = [*trial.steps, *(Step(s.family, s.gain, s is best) for s in searches)]
     transform = best.transform if best else None
-    [name] = single
+    [name] = singles[0]
     scores = [
         float(brier(forecast(output / softened), targets).mean())
-        for output in (tensors[name], transformed(base, transform))
+        for output in (trial.tensors[name], transformed(base, transform))
     ]
-    return Choice(loss, softened, name, weights, transform, tuple(steps), (scores[0], scores[1]))
+    return Choice(loss, softened, name, made[0], transform, tuple(steps), (scores[0], scores[1]))
+
+
+@dataclass(eq=False)
+class _Trial:
+    """Selections of teachers, as weights by name: one made from all samples, then one for each part without its labels.
+
+    Args:
+        free: the family of temperatures, if the transform to come may be one: teachers are then compared at the
+            temperature that suits each best, and the loss's own does not decide; else as the loss shows them.
+    """
+
+    outputs: Mapping[str, Forecast]
+    labels: np.ndarray
+    parts: Sequence[np.ndarray]
+    free: Family | None
+    temperature: float
+    level: float
+    steps: list[Step] = field(default_factory=list)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Log-probabilities (N, C) by name."""
+        return {name: torch.from_numpy(found.log_probs) for name, found in self.outputs.items()}
+
+    @cached_property
+    def selections(self) -> list[np.ndarray]:
+        """The samples that each selection is made from."""
+        everyone = np.arange(len(self.labels))
+        return [everyone, *(np.setdiff1d(everyone, part) for part in self.parts)]
+
+    def singles(self) -> _Made:
+        """The teacher with the lowest Brier score as it is."""
+        shown = 1.0 if self.free else self.temperature
+        return self._lowest({name: forecast(found.log_probs / shown) for name, found in self.outputs.items()})
+
+    def singles_at_best_temperature(self) -> _Made:
+        """The teacher with the lowest score at its best temperature: one number, fitted to all samples at once."""
+        return self._lowest({name: recalibrated(found, self.labels) for name, found in self.outputs.items()})
+
+    def mixtures(self) -> _Made:
+        """The mixture with the lowest score: its weights above 0."""
+        probs = np.stack([found.probs for found in self.outputs.values()])
+        fits = [mixture_weights(probs[:, rows], self.labels[rows]) for rows in self.selections]
+        # Without the digits that depend on the order of the teachers: the same choice is then the same recipe.
+        return [{name: round(float(w), 10) for name, w in zip(self.outputs, fit, strict=True) if w > 0} for fit in fits]
+
+    def taken(self, name: str, before: _Made, after: _Made) -> _Made:
+        """The one or the other: `after` if its gain is beyond doubt."""
+        old, new = (
+            forecasts_over_folds(
+                [mixed(self.tensors, weights) for weights in made[1:]],
+                self.parts,
+                self.labels,
+                self.free,
+                self.temperature,
+            )
+            for made in (before, after)
+        )
+        gain = gain_over_folds(old, new, self.parts, self.labels, self.level)
+        self.steps.append(Step(name, gain, gain.low > 0))
+        return after if gain.low > 0 else before
+
+    def _lowest(self, seen: Mapping[str, Forecast]) -> _Made:
+        scores = {name: brier(found, self.labels) for name, found in seen.items()}
+        return [{min(scores, key=lambda name: scores[name][rows].mean()): 1.0} for rows in self.selections]
 
 
 def _options(loss: str, temperature: float | None, families: Sequence[str] | None) -> tuple[float, list[str]]:
@@ -204,11 +278,6 @@ def _options(loss: str, temperature: float | None, families: Sequence[str] | Non
         if family not in suited:
             raise InputError(f"There is no family {family!r} of transforms for {loss}: {did_you_mean(family, suited)}")
     return (float(temperature) if softens and temperature else 1.0), list(wanted)
-
-
-def _best(outputs: Mapping[str, Forecast], labels: np.ndarray, rows: np.ndarray) -> str:
-    """The teacher with the lowest Brier score on some samples."""
-    return min(outputs, key=lambda name: brier(outputs[name], labels)[rows].mean())
 
 
 def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -258,32 +327,3 @@ def _on_simplex(products: np.ndarray, at_label: np.ndarray) -> np.ndarray:
     )
     weights = found.x.clip(0.0)
     return weights / weights.sum()
-
-
-def _mixture(outputs: Mapping[str, Forecast], labels: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """The best mixture on some samples: the weights above 0, by name."""
-    weights = mixture_weights(np.stack([output.probs[rows] for output in outputs.values()]), labels[rows])
-    # Without the digits that depend on the order of the teachers: the same choice is then the same recipe.
-    return {name: round(float(weight), 10) for name, weight in zip(outputs, weights, strict=True) if weight > 0}
-
-
-def _step(
-    name: str,
-    outputs: Mapping[str, Forecast],
-    labels: np.ndarray,
-    parts: Sequence[np.ndarray],
-    before: Sequence[Mapping[str, float]],
-    after: Sequence[Mapping[str, float]],
-    level: float,
-) -> Step:
-    """The gain of one mixture over another; both were fitted, for each of the parts, without its labels."""
-    gain, worst = np.empty(len(labels)), []
-    for part, *weights in zip(parts, before, after, strict=True):
-        old, new = (
-            forecast(sum(weight * outputs[k].probs[part] for k, weight in each.items()), probabilities=True)
-            for each in weights
-        )
-        gain[part] = brier(old, labels[part]) - brier(new, labels[part])
-        worst.append(worst_gain(old, new))
-    bound = lower_bound(gain, min(worst), level)
-    return Step(name, bound, bound.low > 0)

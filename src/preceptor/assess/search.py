@@ -148,15 +148,38 @@ def search_over_folds(
     scored, the teacher (N, C) made without its labels, and `base` the one made from all.
     """
     found = _family(family)
-    gain, worst = np.empty(len(labels)), []
-    for part, teacher, parameters in _fits(bases, parts, labels, found, temperature):
-        scored = _Problem(teacher[part], torch.tensor(labels[part]), temperature)
-        before, after = scored.forecast(None), scored.forecast(found, parameters)
-        gain[part] = brier(before, labels[part]) - brier(after, labels[part])
-        worst.append(worst_gain(before, after))
+    before, after = (forecasts_over_folds(bases, parts, labels, each, temperature) for each in (None, found))
+    gain = gain_over_folds(before, after, parts, labels, level)
     parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
-    transform = found.transform(_rounded(parameters), base.shape[-1])
-    return Search(family, transform, lower_bound(gain, min(worst), level))
+    return Search(family, found.transform(_rounded(parameters), base.shape[-1]), gain)
+
+
+def forecasts_over_folds(
+    bases: Sequence[Tensor],
+    parts: Sequence[np.ndarray],
+    labels: np.ndarray,
+    family: Family | None,
+    temperature: float,
+) -> list[Forecast]:
+    """What the loss makes of each part's teacher: as it is, or under a transform fitted to it on the other parts."""
+    if family is None:
+        rows = zip(bases, parts, strict=True)
+        return [_Problem(base[part], torch.tensor(labels[part]), temperature).forecast(None) for base, part in rows]
+    return [
+        _Problem(base[part], torch.tensor(labels[part]), temperature).forecast(family, parameters)
+        for part, base, parameters in _fits(bases, parts, labels, family, temperature)
+    ]
+
+
+def gain_over_folds(
+    before: Sequence[Forecast], after: Sequence[Forecast], parts: Sequence[np.ndarray], labels: np.ndarray, level: float
+) -> Estimate:
+    """By how much the Brier score falls, with its one-sided lower bound; one forecast for each of the parts."""
+    gain, worst = np.empty(len(labels)), []
+    for part, old, new in zip(parts, before, after, strict=True):
+        gain[part] = brier(old, labels[part]) - brier(new, labels[part])
+        worst.append(worst_gain(old, new))
+    return lower_bound(gain, min(worst), level)
 
 
 def _checked(logits: Array | Forecast, labels: Array, temperature: float) -> tuple[Tensor, np.ndarray]:
