@@ -17,17 +17,17 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from preceptor.assess.comparison import common_shape
-from preceptor.assess.families import FAMILIES, Family
+from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
-from preceptor.assess.optimum import OPTIMA
+from preceptor.assess.optimum import OPTIMA, SOFTENING
 from preceptor.assess.scores import brier
 from preceptor.assess.search import (
+    fitted,
     folds_of,
     forecasts_over_folds,
     gain_over_folds,
     recalibrated,
-    search_over_folds,
 )
 from preceptor.assess.transform import transformed
 from preceptor.errors import InputError, did_you_mean
@@ -66,8 +66,8 @@ class Choice:
         weights: of the teachers in the mixture, by name; they sum to 1.
         transform: of the mixture's output; None leaves it as it is.
         steps: all that was tried.
-        brier: mean held-out Brier score of what the loss makes of the single teacher, and, optimistically as it
-            was fitted on the same samples, of the choice.
+        brier: mean held-out Brier score of what the loss makes of the single teacher as it is, and of the choice;
+            cross-fitted, as the gains are.
     """
 
     loss: str
@@ -96,8 +96,8 @@ class Choice:
         table = Table(
             title=f"The teacher for {self.loss}",
             caption=f"Taken: {mixture}, {what}. Brier score of what the loss makes of it: {self.brier[1]:.4f}; of the "
-            f"best single teacher, {self.single}: {self.brier[0]:.4f}. Gains are cross-fitted, and taken where their "
-            "lower bound is above 0.",
+            f"best single teacher as it is, {self.single}: {self.brier[0]:.4f}. All is cross-fitted. Taken is what is "
+            "better beyond doubt than what was taken before it, simple things first.",
         )
         for header in ("tried", "gain", "at least", "taken"):
             table.add_column(header, justify="left" if header == "tried" else "right")
@@ -139,11 +139,11 @@ def choose(
     From the teacher with the lowest Brier score as it is, in three steps. First another single teacher: the one with
     the lowest score at its best temperature, as a teacher that is only too sure of itself needs no more than that. Then
     the mixture of all teachers with the lowest score (weights on the simplex, a convex problem: Breiman's stacking,
-    1996). Last the transform with the largest gain, searched for under the student's loss. Each step is taken only if
-    the one-sided lower bound of its cross-fitted gain is above 0: every part of the samples is scored by what was
-    selected, mixed and transformed without its labels. Teachers and mixtures are compared at the temperature that suits
-    each best, as the last step may set it; where `families` has no `temperature` (so for `ptloss`), as the loss shows
-    them.
+    1996). Last a transform, searched for under the student's loss: of the families, from few parameters to many, one
+    that is better than those before it. Each step is taken only if the one-sided lower bound of its cross-fitted gain
+    is above 0: every part of the samples is scored by what was selected, mixed and transformed without its labels.
+    Teachers and mixtures are compared at the temperature that suits each best, as the last step may set it; where
+    `families` has no `temperature` (so for `ptloss`), as the loss shows them.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
@@ -174,26 +174,17 @@ def choose(
     outputs = {name: forecast(logits, what=f"The logits of teacher {name!r}") for name, logits in teachers.items()}
     targets = check_labels(labels, common_shape({name: found.probs for name, found in outputs.items()}))
     parts = folds_of(len(targets), folds, seed)
-    free = FAMILIES["temperature"] if "temperature" in wanted else None
-    trial = _Trial(outputs, targets, parts, free, softened, level)
+    trial = _Trial(outputs, targets, parts, "temperature" if "temperature" in wanted else None, softened, level)
     singles = made = trial.singles()
-    if free is not None and len(outputs) > 1:
+    if trial.free and len(outputs) > 1:
         singles = made = trial.taken("single at its best temperature", singles, trial.singles_at_best_temperature())
     if mix and len(outputs) > 1:
         made = trial.taken("mixture", singles, trial.mixtures())
-    base, *bases = (mixed(trial.tensors, weights) for weights in made)
-    searches = [
-        search_over_folds(base, bases, parts, targets, family, temperature=softened, level=level) for family in wanted
-    ]
-    best = max((s for s in searches if s.worthwhile), key=lambda s: s.gain.value, default=None)
-    steps = [*trial.steps, *(Step(s.family, s.gain, s is best) for s in searches)]
-    transform = best.transform if best else None
+    family, chosen = trial.family(made, wanted)
+    transform = fitted(mixed(trial.tensors, made[0]), targets, family, softened) if family else None
     [name] = singles[0]
-    scores = [
-        float(brier(forecast(output / softened), targets).mean())
-        for output in (trial.tensors[name], transformed(base, transform))
-    ]
-    return Choice(loss, softened, name, made[0], transform, tuple(steps), (scores[0], scores[1]))
+    scores = trial.score(trial.seen(singles)), trial.score(chosen)
+    return Choice(loss, softened, name, made[0], transform, tuple(trial.steps), scores)
 
 
 @dataclass(eq=False)
@@ -201,14 +192,15 @@ class _Trial:
     """Selections of teachers, as weights by name: one made from all samples, then one for each part without its labels.
 
     Args:
-        free: the family of temperatures, if the transform to come may be one: teachers are then compared at the
-            temperature that suits each best, and the loss's own does not decide; else as the loss shows them.
+        free: `temperature` if the transform to come may be one: teachers are then compared at the temperature that
+            suits each best, and the loss's own does not decide; else None, and they are as the loss shows them.
+        steps: all that was tried, in order.
     """
 
     outputs: Mapping[str, Forecast]
     labels: np.ndarray
     parts: Sequence[np.ndarray]
-    free: Family | None
+    free: str | None
     temperature: float
     level: float
     steps: list[Step] = field(default_factory=list)
@@ -242,19 +234,37 @@ class _Trial:
 
     def taken(self, name: str, before: _Made, after: _Made) -> _Made:
         """The one or the other: `after` if its gain is beyond doubt."""
-        old, new = (
-            forecasts_over_folds(
-                [mixed(self.tensors, weights) for weights in made[1:]],
-                self.parts,
-                self.labels,
-                self.free,
-                self.temperature,
-            )
-            for made in (before, after)
-        )
-        gain = gain_over_folds(old, new, self.parts, self.labels, self.level)
+        gain = self._gain(self.seen(before, self.free), self.seen(after, self.free))
         self.steps.append(Step(name, gain, gain.low > 0))
         return after if gain.low > 0 else before
+
+    def family(self, made: _Made, wanted: Sequence[str]) -> tuple[str | None, list[Forecast]]:
+        """The family of transforms for a selection, if any, and what students see then: from few parameters to many,
+        each only where it is better beyond doubt than what was the best so far.
+        """
+        base = mixed(self.tensors, made[0])
+        as_is = best = self.seen(made, None)
+        found, gains = None, {}
+        for family in sorted(wanted, key=lambda name: len(FAMILIES[name].box(base)[0])):
+            seen = self.seen(made, family)
+            gains[family] = self._gain(as_is, seen)
+            if self._gain(best, seen).low > 0:
+                found, best = family, seen
+        self.steps += [Step(family, gain, family == found) for family, gain in gains.items()]
+        return found, best
+
+    def seen(self, made: _Made, family: str | None = None) -> list[Forecast]:
+        """What students see of a selection, for each part: of no sample what its own label helped to choose."""
+        bases = [mixed(self.tensors, weights) for weights in made[1:]]
+        return forecasts_over_folds(bases, self.parts, self.labels, family, self.temperature)
+
+    def score(self, seen: Sequence[Forecast]) -> float:
+        """The mean Brier score of one forecast for each part."""
+        each = (brier(found, self.labels[part]).sum() for found, part in zip(seen, self.parts, strict=True))
+        return float(sum(each)) / len(self.labels)
+
+    def _gain(self, before: list[Forecast], after: list[Forecast]) -> Estimate:
+        return gain_over_folds(before, after, self.parts, self.labels, self.level)
 
     def _lowest(self, seen: Mapping[str, Forecast]) -> _Made:
         scores = {name: brier(found, self.labels) for name, found in seen.items()}
@@ -265,7 +275,7 @@ def _options(loss: str, temperature: float | None, families: Sequence[str] | Non
     """The temperature at which students see the teacher, and the families that suit the loss."""
     if loss not in OPTIMA:
         raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
-    softens = loss in ("ttm", "wttm")
+    softens = loss in SOFTENING
     if softens and temperature is None:
         raise InputError(f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4.")
     if temperature is not None and not 0 < temperature < math.inf:
@@ -300,7 +310,8 @@ def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -
     [0.75, 0.25]
     """
     targets = check_labels(labels, probs.shape[1:])
-    products = np.einsum("knc,lnc->kl", probs, probs, optimize=True) / len(targets)
+    flat = probs.reshape(len(probs), -1)
+    products = flat @ flat.T / len(targets)
     at_label = probs[:, np.arange(len(targets)), targets].mean(-1)
     kept = np.arange(len(probs))
     weights = _on_simplex(products, at_label)

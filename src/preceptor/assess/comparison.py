@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from preceptor.assess import calibration, distance, intervals, scores
 from preceptor.assess.forecasts import (
@@ -65,7 +66,7 @@ class Difference:
     @property
     def tie(self) -> bool:
         """Whether the samples leave open which of the two is better."""
-        return 0 in self.estimate
+        return not self.estimate.excludes_zero
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,11 @@ def compare(
     Returns:
         The comparison, best teacher first. A single teacher is scored and not ranked.
 
+    Raises:
+        InputError: no teacher, teachers of unlike shape or in another order of samples or classes, labels, counts or a
+            truth that do not fit them, fewer samples than classes, counts beside a truth, an unknown loss or criterion
+            or an option that does not suit the loss, or anything `forecast` refuses, with the teacher's name.
+
     >>> labels = [0, 1] * 20
     >>> comparison = compare({"sure": [[9, 0], [0, 9]] * 20, "unsure": [[2, 0], [0, 2]] * 20}, labels)
     >>> comparison.ranking, comparison.tie_groups
@@ -254,9 +260,8 @@ def compare(
     rows = []
     for name, logits in teachers.items():
         teacher = forecast(logits, probabilities=probabilities, what=_of(name))
-        student = student_optimum(teacher, loss, temperature, coefficients)
-        row = _score(student, teacher, targets, ratings, temperature)
-        rows.append(row if criterion == "brier" else row._replace(worth=row.terms[criterion].values))
+        student = forecast(optimum(teacher, loss, temperature=temperature, coefficients=coefficients))
+        rows.append(_score(student, teacher, targets, ratings, temperature, criterion))
     order = sorted(range(len(rows)), key=lambda i: rows[i].worth.mean())
     names, rows = [names[i] for i in order], [rows[i] for i in order]
     ranked, differences = _evaluate(names, rows, level, resamples, seed)
@@ -274,21 +279,6 @@ def compare(
         temperature=temperature,
         coefficients=None if coefficients is None else _nested(to_numpy(coefficients).tolist()),
     )
-
-
-def student_optimum(
-    teacher: Forecast, loss: str, temperature: float | None, coefficients: Array | None = None
-) -> Forecast:
-    """What a loss makes of a teacher (`optimum`), as a forecast; a temperature that is needed must be given."""
-    if loss == "kd" and coefficients is None:
-        return teacher
-    if loss in ("ttm", "wttm") and temperature is None:
-        raise InputError(
-            f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4 (on the command line "
-            "--temperature 4)."
-        )
-    temperature = 1.0 if temperature is None else temperature
-    return forecast(optimum(teacher, loss, temperature=temperature, coefficients=coefficients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +309,7 @@ class _Row(NamedTuple):
     terms: dict[str, _Term]
     worth: np.ndarray
     worst: np.ndarray
-    """Per sample the Brier score that its least probable label would give."""
+    """Per sample the highest such value that another label would have given."""
 
 
 def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -339,23 +329,36 @@ def _score(
     labels: np.ndarray,
     ratings: tuple[np.ndarray, np.ndarray] | None,
     temperature: float | None,
+    criterion: str,
 ) -> _Row:
-    terms = _label_terms(prediction, labels) | _shape_terms(prediction)
+    at_best = recalibrated(prediction, labels)
+    terms = _label_terms(prediction, at_best, labels) | _shape_terms(prediction)
     if temperature is not None:
         terms["renyi_entropy"] = _Term(scores.renyi_entropy(teacher, temperature=temperature))
         terms["power_sum"] = _Term(scores.power_sum(teacher, temperature=temperature))
-    worst = scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1
+    if ratings is not None and (ratings[0] >= 2).all():
+        terms["distance"] = _Term(_from_frequencies(prediction, ratings) - distance.rater_noise(*ratings))
+    if criterion == "brier_recalibrated":
+        return _Row(terms, terms[criterion].values, _worst_brier(at_best))
     if ratings is None:
-        return _Row(terms, terms["brier"].values, worst)
-    raters, frequency = ratings
-    # The raters' noise is common to all teachers: it matters to a distance and not to a difference.
-    worth = ((prediction.probs - frequency) ** 2).sum(-1)
-    if (raters >= 2).all():
-        terms["distance"] = _Term(worth - distance.rater_noise(raters, frequency))
-    return _Row(terms, worth, worst)
+        return _Row(terms, terms["brier"].values, _worst_brier(prediction))
+    # The raters' noise is common to all teachers: it matters to a distance and not to a difference. Further raters
+    # could have said something else; a known truth leaves nothing unseen.
+    worth = _from_frequencies(prediction, ratings)
+    return _Row(terms, worth, worth if np.isinf(ratings[0]).all() else _worst_brier(prediction))
 
 
-def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
+def _from_frequencies(prediction: Forecast, ratings: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Per sample the squared distance to the raters' frequencies."""
+    return ((prediction.probs - ratings[1]) ** 2).sum(-1)
+
+
+def _worst_brier(prediction: Forecast) -> np.ndarray:
+    """Per sample the Brier score that its least probable label would give."""
+    return scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1
+
+
+def _label_terms(prediction: Forecast, at_best: Forecast, labels: np.ndarray) -> dict[str, _Term]:
     top_label = calibration.top_label_bins(prediction, labels, _BINS, "mass")
     classwise = calibration.classwise_bins(prediction, labels, _BINS, "mass")
     top_gap, class_gap = top_label.absolute(), classwise.absolute()
@@ -365,7 +368,7 @@ def _label_terms(prediction: Forecast, labels: np.ndarray) -> dict[str, _Term]:
         "brier": _Term(brier),
         "brier_calibration": _Term(brier_calibration),
         "brier_refinement": _Term(brier - brier_calibration),
-        "brier_recalibrated": _Term(scores.brier(recalibrated(prediction, labels), labels)),
+        "brier_recalibrated": _Term(scores.brier(at_best, labels)),
         "nll": _Term(scores.nll(prediction, labels)),
         "calibration_error": _Term(top_gap.values, bias=float(top_gap.bias)),
         "debiased_calibration_error": _Term(top_label.squared(), rooted=True),
@@ -408,7 +411,10 @@ def common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
     """Samples and classes, the same for every teacher, or an `InputError` that names the one that differs."""
     if not teachers:
         raise InputError("There is no teacher to assess: hand in at least one array of logits, by name.")
-    shapes = {name: tuple(np.shape(logits)) for name, logits in teachers.items()}
+    shapes = {
+        name: tuple(logits.shape if isinstance(logits, np.ndarray | torch.Tensor) else to_numpy(logits).shape)
+        for name, logits in teachers.items()
+    }
     first, expected = next(iter(shapes.items()))
     if len(expected) != 2:
         raise InputError(f"{_of(first)} have shape {expected}: hand in (samples, classes).")

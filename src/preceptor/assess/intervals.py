@@ -45,6 +45,11 @@ class Estimate:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the sign is beyond doubt; never of an interval whose ends are not known (NaN)."""
+        return self.low > 0 or self.high < 0
+
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     """Mean of a few independent values, such as seeds, in Student's t interval; NaN bounds for a single one.
@@ -171,11 +176,12 @@ def simultaneous_differences(
     error = np.array(
         [math.hypot(_standard_error(values[i] - values[j]), _largest(events[i], events[j])) for i, j in pairs]
     )
-    resampled = means[:, first] - means[:, second] - difference
-    # Equal rows have no error and differ by exactly 0: a tie, and no t.
-    t = np.divide(np.abs(resampled), error, out=np.zeros_like(resampled), where=error > 0)
+    largest_t = np.zeros(len(means))
+    for i, j, d, e in zip(first, second, difference, error, strict=True):  # one pair at a time: there may be thousands
+        if e > 0:  # equal rows have no error and differ by exactly 0: a tie, and no t
+            np.maximum(largest_t, np.abs(means[:, i] - means[:, j] - d) / e, out=largest_t)
     # What was not seen is in no resample: never less than the factor of a single difference (Student's t).
-    margin = max(np.quantile(t.max(1), level), stdtrit(values.shape[1] - 1, (1 + level) / 2)) * error
+    margin = max(np.quantile(largest_t, level), stdtrit(values.shape[1] - 1, (1 + level) / 2)) * error
     return {
         pair: Estimate(float(d), float(d - m), float(d + m))
         for pair, d, m in zip(pairs, difference, margin, strict=True)
@@ -186,7 +192,7 @@ def ranks(differences: dict[tuple[int, int], Estimate], num_rows: int) -> list[i
     """Rank of each row: 1 + the number of rows whose mean is lower beyond doubt. Equal ranks are ties."""
     rank = [1] * num_rows
     for (i, j), difference in differences.items():
-        if 0 not in difference:
+        if difference.excludes_zero:
             rank[i if difference.value > 0 else j] += 1
     return rank
 

@@ -16,6 +16,7 @@ from preceptor.errors import InputError, did_you_mean
 __all__ = ["optimum"]
 
 OPTIMA: tuple[str, ...] = ("kd", "dkd", "ttm", "wttm", "ptloss")
+SOFTENING = ("ttm", "wttm")  # those whose optimum is the teacher at their temperature
 
 
 def stand_in(loss: str) -> str:
@@ -24,7 +25,7 @@ def stand_in(loss: str) -> str:
 
 
 def optimum(
-    logits: Array | Forecast, loss: str = "kd", *, temperature: float = 1.0, coefficients: Array | None = None
+    logits: Array | Forecast, loss: str = "kd", *, temperature: float | None = None, coefficients: Array | None = None
 ) -> Float64[np.ndarray, "*stack N C"]:
     """Log-probabilities of the student that minimises a loss, sample by sample.
 
@@ -35,16 +36,28 @@ def optimum(
     Args:
         logits: the teacher's logits or log-probabilities, `(..., N, C)`.
         loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`.
-        temperature: of `ttm` and `wttm`.
-        coefficients: of `ptloss`, `(M,)` or `(C, M)`.
+        temperature: of `ttm` and `wttm`, which need it; it changes nothing for the others.
+        coefficients: of `ptloss`, which needs them, `(M,)` or `(C, M)`.
+
+    Returns:
+        Log-probabilities `(..., N, C)` in float64.
+
+    Raises:
+        InputError: a loss of unknown optimum, an option that it needs or does not take, a temperature that is not above
+            0, coefficients that allow no proxy, or anything `forecast` refuses.
 
     >>> np.exp(optimum([[2 * np.log(3.0), 0.0]], "ttm", temperature=2.0)).round(4).tolist()
     [[0.75, 0.25]]
     """
     if loss not in OPTIMA:
         raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
-    if not 0 < temperature < math.inf:
+    if temperature is not None and not 0 < temperature < math.inf:
         raise InputError(f"temperature is {temperature}: it must be above 0 and finite.")
+    if loss in SOFTENING and temperature is None:
+        raise InputError(
+            f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4 (on the command line "
+            "--temperature 4)."
+        )
     if (coefficients is not None) != (loss == "ptloss"):
         raise InputError(f"The loss {loss!r} {'needs' if loss == 'ptloss' else 'takes no'} coefficients.")
     log_probs = forecast(logits).log_probs
@@ -52,6 +65,7 @@ def optimum(
         return log_probs
     if loss == "ptloss":
         return _proxy(log_probs, coefficients)
+    assert temperature is not None
     return forecast(log_probs / temperature).log_probs
 
 

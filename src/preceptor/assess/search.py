@@ -94,7 +94,9 @@ def search_transform(
     base, targets = _checked(logits, labels, temperature)
     check_level(level)
     parts = folds_of(len(targets), folds, seed)
-    return search_over_folds(base, [base] * folds, parts, targets, family, temperature=temperature, level=level)
+    before, after = (forecasts_over_folds([base] * folds, parts, targets, each, temperature) for each in (None, family))
+    gain = gain_over_folds(before, after, parts, targets, level)
+    return Search(family, fitted(base, targets, family, temperature), gain)
 
 
 def crossfitted(
@@ -134,40 +136,27 @@ def crossfitted(
     return result.numpy()
 
 
-def search_over_folds(
-    base: Tensor,
-    bases: Sequence[Tensor],
-    parts: Sequence[np.ndarray],
-    labels: np.ndarray,
-    family: str,
-    *,
-    temperature: float,
-    level: float,
-) -> Search:
-    """`search_transform` where the teacher, too, was made from labels: `bases` holds, for each of the `parts` that is
-    scored, the teacher (N, C) made without its labels, and `base` the one made from all.
-    """
+def fitted(base: Tensor, labels: np.ndarray, family: str, temperature: float) -> Transform:
+    """The transform of a family with the lowest Brier score of what the loss makes of a teacher (N, C)."""
     found = _family(family)
-    before, after = (forecasts_over_folds(bases, parts, labels, each, temperature) for each in (None, found))
-    gain = gain_over_folds(before, after, parts, labels, level)
     parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
-    return Search(family, found.transform(_rounded(parameters), base.shape[-1]), gain)
+    return found.transform(_rounded(parameters), base.shape[-1])
 
 
 def forecasts_over_folds(
-    bases: Sequence[Tensor],
-    parts: Sequence[np.ndarray],
-    labels: np.ndarray,
-    family: Family | None,
-    temperature: float,
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: str | None, temperature: float
 ) -> list[Forecast]:
-    """What the loss makes of each part's teacher: as it is, or under a transform fitted to it on the other parts."""
+    """What the loss makes of each part's teacher: as it is, or under a transform fitted to it on the other parts.
+
+    Args:
+        bases: for each of the parts that are scored, a teacher (N, C) made without its labels.
+    """
     if family is None:
         rows = zip(bases, parts, strict=True)
         return [_Problem(base[part], torch.tensor(labels[part]), temperature).forecast(None) for base, part in rows]
     return [
-        _Problem(base[part], torch.tensor(labels[part]), temperature).forecast(family, parameters)
-        for part, base, parameters in _fits(bases, parts, labels, family, temperature)
+        _Problem(base[part], torch.tensor(labels[part]), temperature).forecast(_family(family), parameters)
+        for part, base, parameters in _fits(bases, parts, labels, _family(family), temperature)
     ]
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from preceptor import assess
 from preceptor.assess import Comparison, Estimate, Forecast, Reliability
-from preceptor.assess.comparison import common_shape, student_optimum
+from preceptor.assess.comparison import CRITERIA, common_shape
 from preceptor.assess.forecasts import Array, to_numpy
-from preceptor.assess.intervals import percentile_intervals
-from preceptor.errors import InputError
+from preceptor.assess.intervals import check_level, percentile_intervals
+from preceptor.errors import InputError, did_you_mean
 from preceptor.study import tables
-from preceptor.study.candidates import Candidate, Predictions, agree, read_candidates, refuse_seen
+from preceptor.study.candidates import Candidate, Predictions, agree, agreed, read_candidates, refuse_seen
 from preceptor.training import files
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def assess_candidates(
     >>> [ranking.comparison.best for ranking in assess_candidates([unsure, sure], labels=labels).rankings]
     ['3']
     """
-    _check_options(losses, temperature, coefficients)
+    _check_options(losses, temperature, coefficients, criterion, level)
     refuse_seen(candidates)
     shape = common_shape({candidate.name: candidate.logits for candidate in candidates})
     agree("ids", {"--data": ids} | {c.name: c.ids for c in candidates}, shape[0])
@@ -193,7 +193,7 @@ def assess_files(
     All others, and raises, as `read_candidates` and `assess_candidates`.
     """
     eps = None if coefficients is None else _coefficients(coefficients)
-    _check_options(losses, temperature, eps)  # before anything is computed
+    _check_options(losses, temperature, eps, criterion, level)  # before anything is computed
     table = tables.Table() if samples is None else tables.read_table(samples)
     known_labels = table.labels if labels is None else tables.read_array(labels)
     known_counts = table.counts if counts is None else tables.read_array(counts)
@@ -255,8 +255,8 @@ class _Known:
                 "or .parquet with 'labels', or put them into the files of logits"
             )
         if counts is None and truth is None:
-            counts = next((c.counts for c in candidates if c.counts is not None), None)
-            truth = next((c.truth for c in candidates if c.truth is not None), None) if counts is None else None
+            counts = agreed("counts", candidates)
+            truth = agreed("truth", candidates) if counts is None else None
         positions = next((c.ids for c in candidates if c.trained_on is not None), None)
         of_heldout, of_all = _rows(counts, positions, num_samples)
         probs, all_probs = _rows(truth, positions, num_samples)
@@ -287,8 +287,13 @@ def _rows(
     return table[positions], table
 
 
-def _check_options(losses: Sequence[str], temperature: float | None, coefficients: Array | None) -> None:
+def _check_options(
+    losses: Sequence[str], temperature: float | None, coefficients: Array | None, criterion: str, level: float
+) -> None:
     """Refuse what no candidate could be scored with, before any is read."""
+    check_level(level)
+    if criterion not in CRITERIA:
+        raise InputError(f"there is no criterion {criterion!r}; {did_you_mean(criterion, CRITERIA)}")
     if len(set(losses)) != len(losses) or not losses:
         raise InputError(f"the losses are {list(losses)}; give at least one, and each once")
     if coefficients is not None and "ptloss" not in losses:
@@ -299,7 +304,7 @@ def _check_options(losses: Sequence[str], temperature: float | None, coefficient
         raise InputError("a temperature is given for ptloss, which has none; leave --temperature out")
     for loss in losses:
         if loss != "ptloss" or coefficients is None:
-            student_optimum(assess.forecast([[0.0, 0.0]]), loss, temperature)
+            assess.optimum([[0.0, 0.0]], loss, temperature=temperature)
 
 
 def _rank(
@@ -326,22 +331,26 @@ def _rank(
     )
 
     def optimum(logits: np.ndarray) -> Forecast:
-        return student_optimum(assess.forecast(logits), loss, temperature, eps)
+        return assess.forecast(assess.optimum(logits, loss, temperature=temperature, coefficients=eps))
 
     bins = {c.name: assess.reliability(optimum(c.logits), known.labels) for c in candidates}
     seen = {}
     for part in _PARTS:
         views = {c.name: c.students_see[part] for c in candidates if part in c.students_see}
-        seen[part] = _seen_scores({name: (optimum(view.logits), view) for name, view in views.items()}, known, level)
+        # One teacher at a time: a training set's probabilities are large, and there may be many epochs.
+        values = {name: _seen_values(optimum(view.logits), view, known) for name, view in views.items()}
+        seen[part] = _seen_scores(values, "distance" if known.everywhere else "brier", level)
     return Ranking(comparison, bins, {part: scores for part, scores in seen.items() if scores})
 
 
-def _seen_scores(
-    predictions: Mapping[str, tuple[Forecast, Predictions]], known: _Known, level: float
-) -> dict[str, SeenScore]:
+def _seen_values(prediction: Forecast, samples: Predictions, known: _Known) -> np.ndarray:
+    if known.everywhere:
+        return known.distance(prediction.probs, samples.ids)
+    return assess.brier(prediction, samples.labels)
+
+
+def _seen_scores(values: Mapping[str, np.ndarray], measure: str, level: float) -> dict[str, SeenScore]:
     """Scores of one part, by candidate; those with equally many samples share their resamples."""
-    measure = "distance" if known.everywhere else "brier"
-    values = {name: _seen_values(prediction, view, known) for name, (prediction, view) in predictions.items()}
     found: dict[str, SeenScore] = {}
     for size in {len(each) for each in values.values()}:
         group = {name: each for name, each in values.items() if len(each) == size}
@@ -349,12 +358,6 @@ def _seen_scores(
         for name, low, high in zip(group, *ends, strict=True):
             found[name] = SeenScore(measure, Estimate(float(group[name].mean()), float(low), float(high)), size)
     return found
-
-
-def _seen_values(prediction: Forecast, samples: Predictions, known: _Known) -> np.ndarray:
-    if known.everywhere:
-        return known.distance(prediction.probs, samples.ids)
-    return assess.brier(prediction, samples.labels)
 
 
 def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) -> list[str]:

@@ -152,6 +152,23 @@ def agree(what: str, given: Mapping[str, Any], length: int) -> None:
         common_order(what, known, list(known), length)
 
 
+def agreed(what: str, candidates: Sequence["Candidate"]) -> np.ndarray | None:
+    """The `counts` or `truth` of several candidates for the same samples, or None where none has any.
+
+    Raises:
+        InputError: naming two candidates whose are not the same: what is ranked first would depend on their order.
+    """
+    known = {candidate.name: getattr(candidate, what) for candidate in candidates}
+    given = {name: np.asarray(values) for name, values in known.items() if values is not None}
+    for name, values in given.items():
+        first, expected = next(iter(given.items()))
+        if not np.array_equal(values, expected, equal_nan=values.dtype.kind == "f"):
+            raise InputError(
+                f"the {what} of '{name}' are not those of '{first}'; give both the same, or --{what} FILE.npy for all"
+            )
+    return next(iter(given.values()), None)
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
 
 _Source = Path | TeacherRef
@@ -385,8 +402,8 @@ def _ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
         _first(member.ids for member in members),
         np.unique(np.concatenate(trained)) if trained else None,
         tuple(reference for member in members for reference in member.references) if live else (),
-        _first(member.counts for member in members),
-        _first(member.truth for member in members),
+        agreed("counts", members),
+        agreed("truth", members),
         _first(member.class_names for member in members),
         seen,
         unseen,

@@ -198,7 +198,7 @@ def score_panel(
     _dots(panels[0], places, [score for _, score, _ in rows], [ACCENT] * len(rows))
     if not alone:
         behind = [difference or Estimate(0.0, 0.0, 0.0) for _, _, difference in rows]
-        _dots(panels[1], places, behind, [MUTED if 0 in each else ACCENT for each in behind])
+        _dots(panels[1], places, behind, [ACCENT if each.excludes_zero else MUTED for each in behind])
         panels[1].axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for axes, label in zip(panels, labels, strict=False):
         for position, rank in enumerate(groups):

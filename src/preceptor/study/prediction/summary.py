@@ -144,7 +144,7 @@ def _regret(predicted: Seeds, accuracy: Seeds) -> Estimate:
 
 def _closure(student: np.ndarray, hard: np.ndarray, oracle: np.ndarray) -> Estimate:
     """NaN where the seeds leave open whether there is a gap: a ratio to nothing says nothing."""
-    if 0 in mean_interval(oracle - hard):
+    if not mean_interval(oracle - hard).excludes_zero:
         return Estimate(np.nan, np.nan, np.nan)
     weights = _weights(len(student))
     return percentile((weights @ (student - hard)) / (weights @ (oracle - hard)))
