@@ -65,6 +65,28 @@ def test_a_teacher_that_is_only_too_sure_is_better_than_a_calibrated_poor_one(lo
     assert choice.brier[1] < best + 1e-3
 
 
+def test_the_score_of_the_choice_is_that_of_new_samples() -> None:
+    """Few samples and many classes: on its own samples, a transform of many parameters looks far better than it is."""
+    logits, labels = calibrated(20_000, 10, 8)
+    sure = 3 * (logits + 0.5 * np.random.default_rng(9).normal(size=logits.shape))
+    choice = choose({"sure": sure[:200]}, labels[:200])
+    new = brier(forecast(choice.log_probs({"sure": torch.tensor(sure[200:])})), labels[200:]).mean()
+    assert choice.brier[1] == pytest.approx(new, abs=0.05)
+    assert choice.brier[0] == pytest.approx(brier(forecast(sure[:200]), labels[:200]).mean())
+    gain = next(step.gain.value for step in choice.steps if step.name == choice.transform.kind)
+    assert choice.brier[0] - choice.brier[1] == pytest.approx(gain)
+
+
+def test_of_two_transforms_that_do_as_well_the_simple_one_is_taken() -> None:
+    logits, labels = calibrated(3000, 4, 10)
+    choice = choose({"sure": 3 * logits}, labels)
+    gains = {step.name: step.gain for step in choice.steps}
+    assert gains["vector"].low > 0
+    assert choice.transform.kind == "temperature"
+    biased = choose({"biased": 3 * logits + np.array([2.0, -2.0, 0.0, 0.0])}, labels)
+    assert biased.transform.kind == "vector"
+
+
 def test_what_is_taken_lowers_the_score_of_new_samples() -> None:
     logits, labels = calibrated(6000, 4, 4)
     wrong = 2.5 * logits + np.array([1.0, -1.0, 0.0, 0.0])

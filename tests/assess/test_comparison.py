@@ -296,7 +296,7 @@ def test_agreeing_ids_and_class_names_pass():
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"loss": "wttm", "temperature": 0.0}, "temperature is 0.0"),
         ({"loss": "wttm"}, "'wttm' has no optimum without its temperature: pass temperature"),
-        ({"loss": "ptloss"}, "'ptloss' needs coefficients"),
+        ({"loss": "ptloss"}, "'ptloss' needs its coefficients"),
         ({"coefficients": [0.1]}, "'kd' takes no coefficients"),
         ({"loss": "dist"}, "'dist' has no known optimum"),
         ({"level": 95}, "level is 95"),
@@ -393,3 +393,37 @@ def test_ids_of_another_type_are_named_as_such():
     logits = {"a": np.eye(3)[[0, 1, 2]] - 1, "b": np.eye(3)[[0, 1, 1]] - 1}
     with pytest.raises(InputError, match="give both as one type"):
         compare(logits, [0, 1, 2], ids={"a": np.array([1, 2, 3]), "b": np.array(["1", "2", "3"])})
+
+
+def test_teachers_that_are_no_dictionary_of_names(drawn):
+    teachers, labels, _ = drawn
+    for wrong in (teachers["true"], [teachers["true"], teachers["noisy"]]):
+        with pytest.raises(InputError, match=r"handed in as \w+: hand in a dictionary, \{name: logits\}"):
+            compare(wrong, labels)
+    ragged = [[1.0, 2.0], [1.0, 2.0, 3.0]]
+    with pytest.raises(InputError, match="rows of a list are of unlike lengths"):
+        compare({"ragged": ragged}, [0, 1])
+    with pytest.raises(InputError, match=r"have shape \(3, 1\): hand in one column for each of at least two classes"):
+        compare({"single": np.zeros((3, 1))}, [0, 0, 0])
+
+
+def test_names_are_shown_as_they_are(drawn):
+    teachers, labels, _ = drawn
+    console = Console(width=200, record=True)
+    console.print(
+        compare({"m[v2]": teachers["true"], 3: teachers["noisy"], "a[/b]": teachers["shaky"]}, labels).table()
+    )
+    shown = console.export_text()
+    assert all(name in shown for name in ("m[v2]", " 3 ", "a[/b]"))
+
+
+def test_what_was_not_seen_suits_the_criterion(drawn):
+    """5z and z are one forecast at their best temperatures; where the truth is known, no label is unseen."""
+    _, labels, _ = drawn
+    z = np.random.default_rng(1).normal(size=(1500, 5))
+    [difference] = compare({"z": z, "5z": 5 * z}, labels, criterion="brier_recalibrated").differences
+    assert difference.estimate.high - difference.estimate.low < 1e-3
+    truth = assess.forecast(z).probs
+    known = compare({"a": 1.1 * z, "b": 1.3 * z}, labels, truth=truth).differences[0].estimate
+    from_labels = compare({"a": 1.1 * z, "b": 1.3 * z}, labels).differences[0].estimate
+    assert known.high - known.low < (from_labels.high - from_labels.low) / 5

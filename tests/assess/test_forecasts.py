@@ -6,7 +6,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from preceptor.assess import brier, forecast
 from preceptor.errors import InputError
@@ -130,3 +130,17 @@ def test_whole_floats_and_booleans_are_labels():
 def test_rows_of_unlike_lengths():
     with pytest.raises(InputError, match="unlike lengths"):
         forecast([[0.0, 1.0], [0.0]])
+
+
+def test_probabilities_of_which_some_rows_are_broken() -> None:
+    probs = forecast(np.random.default_rng(0).normal(size=(40, 3))).probs.copy()
+    probs[7] = 0
+    with pytest.raises(InputError, match=r"look like probabilities .* and 39 of 40 rows, not row 7, sums to about 1"):
+        forecast(probs)
+    with pytest.raises(InputError, match=r"look like percentages .* divide them by 100"):
+        forecast((100 * probs).round(1))
+
+
+def test_logits_that_are_nowhere_negative_are_logits() -> None:
+    logits = np.random.default_rng(0).gamma(1.0, size=(200, 10))  # as after a ReLU
+    assert np.allclose(forecast(logits).probs, softmax(logits, -1))

@@ -61,6 +61,25 @@ def refused(candidates: list[Candidate], **options: Any) -> str:
     return str(caught.value)
 
 
+def test_counts_that_disagree_are_refused_in_any_order(three: list[Candidate]) -> None:
+    rng = np.random.default_rng(3)
+    one, other = (rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=200) for _ in range(2))
+    candidates = [dataclasses.replace(c, counts=counts) for c, counts in zip(three, (one, other, one), strict=True)]
+    assert "the counts of 'twin' are not those of 'good'" in refused(candidates)
+    assert "the counts of 'good' are not those of 'twin'" in refused([candidates[1], candidates[0]])
+    whole = rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400)
+    agreeing = [dataclasses.replace(three[0], counts=whole), dataclasses.replace(three[1], counts=whole[:200])]
+    assert assess_candidates(agreeing).rankings[0].students_see["train"]["good"].measure == "distance"
+    assert assess_candidates(candidates, counts=one).rankings[0].comparison.criterion == "distance"
+
+
+def test_options_are_refused_before_anything_is_read() -> None:
+    with pytest.raises(InputError, match="there is no criterion 'bier'; did you mean 'brier'"):
+        assess_files(["nothing"], criterion="bier")
+    with pytest.raises(InputError, match="level is 2"):
+        assess_files(["nothing"], level=2)
+
+
 def test_a_ranking_for_each_loss(three: list[Candidate]) -> None:
     found = assess_candidates(three, losses=["kd", "wttm", "ptloss"], temperature=3.0, coefficients=[0.2])
     logits = {candidate.name: candidate.logits for candidate in three}
@@ -175,7 +194,7 @@ def test_class_names_in_another_order(three: list[Candidate]) -> None:
         ({"losses": ["kd", "kd"]}, "give at least one, and each once"),
         ({"losses": []}, "give at least one"),
         ({"losses": ["dist"]}, "'dist' has no known optimum"),
-        ({"losses": ["ptloss"]}, "'ptloss' needs coefficients"),
+        ({"losses": ["ptloss"]}, "'ptloss' needs its coefficients"),
         ({"coefficients": [0.1]}, "only ptloss takes them"),
         ({"losses": ["ptloss"], "coefficients": [0.1], "temperature": 2.0}, "leave --temperature out"),
         ({"level": 95}, "level is 95"),

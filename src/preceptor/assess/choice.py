@@ -89,15 +89,16 @@ class Choice:
 
     def table(self) -> "Table":
         """What was tried and what was taken, as a `rich` table."""
+        from rich.markup import escape
         from rich.table import Table
 
-        mixture = " + ".join(f"{weight:.2f} {name}" for name, weight in self.weights.items())
+        mixture = " + ".join(f"{weight:.2f} {escape(name)}" for name, weight in self.weights.items())
         what = "as it is" if self.transform is None else f"under {self.transform.kind}"
         table = Table(
             title=f"The teacher for {self.loss}",
             caption=f"Taken: {mixture}, {what}. Brier score of what the loss makes of it: {self.brier[1]:.4f}; of the "
-            f"best single teacher as it is, {self.single}: {self.brier[0]:.4f}. All is cross-fitted. Taken is what is "
-            "better beyond doubt than what was taken before it, simple things first.",
+            f"best single teacher as it is, {escape(self.single)}: {self.brier[0]:.4f}. All is cross-fitted. Taken is "
+            "what is better beyond doubt than what was taken before it, simple things first.",
         )
         for header in ("tried", "gain", "at least", "taken"):
             table.add_column(header, justify="left" if header == "tried" else "right")
@@ -171,8 +172,8 @@ def choose(
     """
     softened, wanted = _options(loss, temperature, families)
     check_level(level)
-    outputs = {name: forecast(logits, what=f"The logits of teacher {name!r}") for name, logits in teachers.items()}
-    targets = check_labels(labels, common_shape({name: found.probs for name, found in outputs.items()}))
+    targets = check_labels(labels, common_shape(teachers))
+    outputs = {str(k): forecast(logits, what=f"The logits of teacher {str(k)!r}") for k, logits in teachers.items()}
     parts = folds_of(len(targets), folds, seed)
     trial = _Trial(outputs, targets, parts, "temperature" if "temperature" in wanted else None, softened, level)
     singles = made = trial.singles()

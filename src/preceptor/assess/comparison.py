@@ -115,16 +115,22 @@ class Comparison:
         ranked = [teacher for teacher in self.teachers if teacher.rank is not None]
         return [[teacher.name for teacher in group] for _, group in groupby(ranked, key=lambda t: t.rank)]
 
+    @property
+    def _unknown_distance(self) -> bool:
+        return self.criterion == "distance" and "distance" not in self.teachers[0].scores
+
     def table(self, also: Mapping[str, Mapping[str, str]] | None = None) -> "Table":
         """The comparison as a `rich` table; `also` maps headers of further columns to a cell for each teacher."""
+        from rich.markup import escape
         from rich.table import Table
 
         columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
         behind = {d.second: -d.estimate for d in self.differences if d.first == self.best}
         caption = f"{self.num_samples} samples, {self.level:.0%} intervals."
         if self.differences:
+            alone = " (of one rater a sample only differences are known)" if self._unknown_distance else ""
             caption += (
-                f" Ranked by {self.criterion}; 'behind' is the paired difference to the best teacher, "
+                f" Ranked by {self.criterion}{alone}; 'behind' is the paired difference to the best teacher, "
                 f"simultaneous over all pairs; equal ranks are ties."
             )
         table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption)
@@ -139,7 +145,7 @@ class Comparison:
         for teacher in self.teachers:
             cells = (
                 teacher.rank,
-                teacher.name,
+                escape(teacher.name),
                 behind.get(teacher.name),
                 *(teacher.scores[c] for c in columns),
                 *(f"{teacher.scores[c].value:.3f}" for c in plain),
@@ -250,8 +256,9 @@ def compare(
     """
     if criterion not in CRITERIA:
         raise InputError(f"There is no criterion {criterion!r}; {did_you_mean(criterion, CRITERIA)}")
-    names = list(teachers)
     shape = common_shape(teachers)
+    teachers = {str(name): logits for name, logits in teachers.items()}
+    names = list(teachers)
     targets = check_labels(labels, shape)
     common_order("ids", ids, names, shape[0])
     classes = common_order("class_names", class_names, names, shape[1])
@@ -407,17 +414,20 @@ def _evaluate(
     return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())
 
 
-def common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
+def common_shape(teachers: Mapping[str, Array | Forecast]) -> tuple[int, int]:
     """Samples and classes, the same for every teacher, or an `InputError` that names the one that differs."""
+    if not isinstance(teachers, Mapping):
+        raise InputError(
+            f"The teachers are handed in as {type(teachers).__name__}: hand in a dictionary, {{name: logits}}."
+        )
     if not teachers:
         raise InputError("There is no teacher to assess: hand in at least one array of logits, by name.")
-    shapes = {
-        name: tuple(logits.shape if isinstance(logits, np.ndarray | torch.Tensor) else to_numpy(logits).shape)
-        for name, logits in teachers.items()
-    }
+    shapes = {name: _shape(logits) for name, logits in teachers.items()}
     first, expected = next(iter(shapes.items()))
     if len(expected) != 2:
         raise InputError(f"{_of(first)} have shape {expected}: hand in (samples, classes).")
+    if expected[1] < 2:
+        raise InputError(f"{_of(first)} have shape {expected}: hand in one column for each of at least two classes.")
     for name, shape in shapes.items():
         if shape != expected:
             raise InputError(
@@ -427,6 +437,12 @@ def common_shape(teachers: Mapping[str, Array]) -> tuple[int, int]:
     if expected[0] < expected[1]:
         raise InputError(f"There are {expected[0]} samples for {expected[1]} classes: hold out more samples.")
     return expected
+
+
+def _shape(logits: Array | Forecast) -> tuple[int, ...]:
+    if isinstance(logits, Forecast):
+        return logits.probs.shape
+    return tuple((logits if isinstance(logits, np.ndarray | torch.Tensor) else to_numpy(logits)).shape)
 
 
 def common_order(

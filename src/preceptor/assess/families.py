@@ -96,7 +96,8 @@ def _spread(log_probs: Tensor) -> float:
     known = torch.where(finite, log_probs, 0.0)
     mean = known.sum(-1, keepdim=True) / finite.sum(-1, keepdim=True)
     deviation = torch.where(finite, log_probs - mean, 0.0)
-    return max(float(deviation.square().sum() / finite.sum()) ** 0.5, 1e-6)
+    largest = max(float(deviation.abs().max()), 1e-6)  # taken out, as the square of a huge one would be infinite
+    return max(largest * float((deviation / largest).square().sum() / finite.sum()) ** 0.5, 1e-6)
 
 
 FAMILIES: dict[str, Family] = {

@@ -17,6 +17,8 @@ Array = torch.Tensor | ArrayLike
 # By how much rows of probabilities may miss the sum 1: stored in half precision by up to about 5e-4, in bfloat16 by
 # 5e-3. Written down with two decimals they may miss it by a few hundredths, and still are no logits.
 _SUM_TOLERANCE, _COARSE_TOLERANCE, _ROUNDED = 1e-3, 1e-2, 5e-2
+# The share of such rows from which on they are no coincidence.
+_MOST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +70,7 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     _refuse_broken_rows(values, what)
     if probabilities:
         return _from_probabilities(values, what, _COARSE_TOLERANCE if coarse else _SUM_TOLERANCE)
-    if _look_like_probabilities(values):
-        raise InputError(
-            f"{what} look like probabilities (every row is non-negative and sums to about 1): "
-            "pass probabilities=True (on the command line --probabilities), or hand in logits or log-probabilities."
-        )
+    _refuse_probabilities(values, what)
     return _from_logits(values)
 
 
@@ -133,8 +131,21 @@ def _refuse_broken_rows(values: np.ndarray, what: str) -> None:
         )
 
 
-def _look_like_probabilities(values: np.ndarray) -> bool:
-    return bool((values >= 0).all() and (np.abs(values.sum(-1) - 1) <= _ROUNDED).all())
+def _refuse_probabilities(values: np.ndarray, what: str) -> None:
+    """Refuse what is nowhere negative and has rows of about one sum, though some may be broken: no logits are so."""
+    if (values < 0).any():
+        return
+    total = values.sum(-1)
+    for whole, name in ((1, "probabilities"), (100, "percentages")):
+        alike = np.abs(total - whole) <= _ROUNDED * whole
+        if values.max() > whole * (1 + _ROUNDED) or alike.mean() < _MOST:
+            continue
+        shown = "every row" if alike.all() else f"{alike.sum()} of {alike.size} rows, not row {first_row(~alike)},"
+        remedy = "pass probabilities=True (on the command line --probabilities)" if whole == 1 else "divide them by 100"
+        raise InputError(
+            f"{what} look like {name} (no number is negative and {shown} sums to about {whole}): {remedy}, or hand in "
+            "logits or log-probabilities."
+        )
 
 
 def _from_probabilities(probs: np.ndarray, what: str, tolerance: float) -> Forecast:
@@ -143,7 +154,8 @@ def _from_probabilities(probs: np.ndarray, what: str, tolerance: float) -> Forec
     if wrong.any():
         raise InputError(
             f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
-            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or logits without probabilities=True."
+            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or logits without probabilities=True; "
+            "where only some teachers hold probabilities, hand in the logarithms of those (np.log)."
         )
     probs = probs / total[..., None]
     with np.errstate(divide="ignore"):

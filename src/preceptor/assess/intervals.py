@@ -40,7 +40,7 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def __neg__(self) -> "Estimate":
-        return Estimate(-self.value, -self.high, -self.low)
+        return Estimate(0.0 - self.value, 0.0 - self.high, 0.0 - self.low)  # no -0.0
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high

@@ -59,7 +59,8 @@ def optimum(
             "--temperature 4)."
         )
     if (coefficients is not None) != (loss == "ptloss"):
-        raise InputError(f"The loss {loss!r} {'needs' if loss == 'ptloss' else 'takes no'} coefficients.")
+        wants = "needs its coefficients: pass" if loss == "ptloss" else "takes no coefficients: leave out"
+        raise InputError(f"The loss {loss!r} {wants} coefficients (on the command line --coefficients 0.5,0.1).")
     log_probs = forecast(logits).log_probs
     if loss in ("kd", "dkd"):
         return log_probs

@@ -14,7 +14,7 @@ from preceptor.assess.forecasts import Array, to_numpy
 from preceptor.assess.intervals import check_level, percentile_intervals
 from preceptor.errors import InputError, did_you_mean
 from preceptor.study import tables
-from preceptor.study.candidates import Candidate, Predictions, agree, agreed, read_candidates, refuse_seen
+from preceptor.study.candidates import Candidate, Predictions, agree, agreed, heldout_rows, read_candidates, refuse_seen
 from preceptor.training import files
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def assess_candidates(
     ['3']
     """
     _check_options(losses, temperature, coefficients, criterion, level)
-    refuse_seen(candidates)
     shape = common_shape({candidate.name: candidate.logits for candidate in candidates})
+    refuse_seen(candidates)
     agree("ids", {"--data": ids} | {c.name: c.ids for c in candidates}, shape[0])
     agree("labels", {c.name: c.labels for c in candidates}, shape[0])
     agree("class_names", {c.name: c.class_names for c in candidates}, shape[1])
@@ -194,6 +194,8 @@ def assess_files(
     """
     eps = None if coefficients is None else _coefficients(coefficients)
     _check_options(losses, temperature, eps, criterion, level)  # before anything is computed
+    if samples is not None and samples.suffix == ".npy":
+        raise InputError(f"'{samples}' is one array; say what it is with --labels, --counts or --truth")
     table = tables.Table() if samples is None else tables.read_table(samples)
     known_labels = table.labels if labels is None else tables.read_array(labels)
     known_counts = table.counts if counts is None else tables.read_array(counts)
@@ -282,9 +284,8 @@ def _rows(
     if table is None:
         return None, None
     table = to_numpy(table)
-    if positions is None or len(table) == num_samples or len(table) <= positions.max():
-        return table, None
-    return table[positions], table
+    rows = heldout_rows(table, positions, num_samples)
+    return rows, None if rows is table else table
 
 
 def _check_options(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.assess.comparison import common_order
+from preceptor.assess.forecasts import to_numpy
 from preceptor.assess.transform import transformed
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError, did_you_mean
@@ -59,7 +60,7 @@ class Candidate:
     references: tuple[TeacherRef, ...] = ()
     """How to load it, members of an ensemble with equal weights; empty where a file is all there is."""
     counts: np.ndarray | None = None
-    """How many human raters chose each class of the held-out samples, `(N, C)`."""
+    """How many human raters chose each class, `(N, C)`: of the held-out samples, or of all of a run's data set."""
     truth: np.ndarray | None = None
     """The true label distribution of the held-out samples, `(N, C)`, where it is known."""
     class_names: tuple[str, ...] | None = None
@@ -158,15 +159,22 @@ def agreed(what: str, candidates: Sequence["Candidate"]) -> np.ndarray | None:
     Raises:
         InputError: naming two candidates whose are not the same: what is ranked first would depend on their order.
     """
-    known = {candidate.name: getattr(candidate, what) for candidate in candidates}
-    given = {name: np.asarray(values) for name, values in known.items() if values is not None}
-    for name, values in given.items():
-        first, expected = next(iter(given.items()))
-        if not np.array_equal(values, expected, equal_nan=values.dtype.kind == "f"):
+    given = {c.name: (np.asarray(getattr(c, what)), c) for c in candidates if getattr(c, what) is not None}
+    heldout = {name: heldout_rows(values, c.ids, len(c.logits)) for name, (values, c) in given.items()}
+    for name, rows in heldout.items():
+        first, expected = next(iter(heldout.items()))
+        if not np.array_equal(rows, expected, equal_nan=rows.dtype.kind == "f"):
             raise InputError(
                 f"the {what} of '{name}' are not those of '{first}'; give both the same, or --{what} FILE.npy for all"
             )
-    return next(iter(given.values()), None)
+    return max((values for values, _ in given.values()), key=len, default=None)
+
+
+def heldout_rows(table: np.ndarray, positions: np.ndarray | None, num_samples: int) -> np.ndarray:
+    """The rows of the held-out samples, at these positions of a data set, of a table of them alone or of all."""
+    if positions is None or len(table) == num_samples or len(table) <= positions.max():
+        return table
+    return table[positions]
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -310,6 +318,7 @@ class _Loader:
             heldout.ids,
             parts["train"].numpy(),
             (reference,),
+            counts=self._counts(reference),
             class_names=None if weights.class_names == numbers else weights.class_names,
             students_see=seen,
             unseen=unseen,
@@ -332,12 +341,23 @@ class _Loader:
         split = zip(parts, logits.split(sizes), labels.split(sizes), parts.values(), strict=True)
         return {name: _predictions(*tensors) for name, *tensors in split}
 
+    def _counts(self, reference: TeacherRef) -> np.ndarray | None:
+        """What raters said of the run's data set, if it was read and knows; of one rater, no more than the label."""
+        read = self._loaded.get(self._key(runs.read_recipe(reference.run)))
+        counts = None if read is None else getattr(read[0].train, "counts", None)
+        return None if counts is None or (counts.sum(-1) < 2).any() else to_numpy(counts)
+
+    def _component(self, recipe: Recipe) -> Component:
+        if self.data_dir is None:
+            return recipe.data
+        return Component(**(recipe.data.model_dump() | {"data_dir": str(self.data_dir)}))
+
+    def _key(self, recipe: Recipe) -> str:
+        return self._component(recipe).model_dump_json()
+
     def _data_of(self, recipe: Recipe, reference: TeacherRef) -> Data:
         """The data set of a run, once it is sure that it is still the one that the run was trained on."""
-        component = recipe.data
-        if self.data_dir is not None:
-            component = Component(**(component.model_dump() | {"data_dir": str(self.data_dir)}))
-        key = component.model_dump_json()
+        component, key = self._component(recipe), self._key(recipe)
         if key not in self._loaded:
             found = setup.load_data(recipe.model_copy(update={"data": component}), self.data)
             self._loaded[key] = found, labels_of(found.train, found.num_classes)
