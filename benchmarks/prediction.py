@@ -55,6 +55,9 @@ def main(
     if add_options:
         add_options(parser)
     arguments = parser.parse_args()
+    missing = [f"--{name}" for name in ("data", "counts") if vars(arguments).get(name, "") is None]
+    if missing and not arguments.quick:
+        parser.error(f"{' and '.join(missing)} must be given, or --quick for data made on the spot")
     torch.set_num_threads(1)  # stacks of small networks are fastest on one
     try:
         for case in cases(arguments):
