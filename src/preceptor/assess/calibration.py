@@ -66,7 +66,11 @@ def calibration_error(
         binning: `mass` for equally filled bins, `width` for equally wide ones.
 
     Returns:
-        One value a model, `(...)`.
+        One value a model, `(...)`, in float64.
+
+    Raises:
+        InputError: no such binning, bins that are no whole number from 1, labels that are no class indices of these
+            samples, or anything `forecast` refuses.
 
     >>> float(calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.25
@@ -84,7 +88,7 @@ def debiased_calibration_error(
     confidence minus outcome in place of the outcome's, as confidences differ within a bin). A bin of one
     sample counts as 0; a negative square is reported as 0.
 
-    Arguments and result as in `calibration_error`.
+    Arguments, result and errors as in `calibration_error`.
 
     >>> float(debiased_calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.0
@@ -100,7 +104,7 @@ def classwise_calibration_error(
     In [0, 1], lower is better; biased upwards. With `binning="width"` the static calibration error (SCE),
     with `mass` the adaptive one (ACE) of Nixon et al. 2019 (arXiv 1904.01685).
 
-    Arguments and result as in `calibration_error`.
+    Arguments, result and errors as in `calibration_error`.
 
     >>> float(classwise_calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.25
@@ -118,7 +122,7 @@ def brier_decomposition(
     at times. *Refinement* is the rest: what a recalibration of each class's probability could not remove.
     Lower is better for both.
 
-    Arguments as in `calibration_error`; each part is `(...)`.
+    Arguments and errors as in `calibration_error`; each part is `(...)`.
 
     >>> parts = brier_decomposition([[0.0, 0.0]] * 4, [0, 0, 0, 1])
     >>> float(parts.calibration + parts.refinement)
@@ -132,7 +136,7 @@ def brier_decomposition(
 def reliability(logits: Array | Forecast, labels: Array, *, bins: int = 15, binning: Binning = "mass") -> Reliability:
     """Count, mean confidence and accuracy of every top-label bin: what a reliability diagram draws.
 
-    Arguments as in `calibration_error`.
+    Arguments and errors as in `calibration_error`; each value is `(..., bins)`.
 
     >>> reliability([[0.0, 0.0]] * 4, [0, 0, 0, 1], bins=2, binning="width").count.tolist()
     [4.0, 0.0]

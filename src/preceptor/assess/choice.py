@@ -307,6 +307,13 @@ def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -
     is set to 0 and the rest solved again: one at a time, as many teachers that are alike share what one of them would
     get.
 
+    Args:
+        probs: of each teacher, over the same samples.
+        labels: class indices `(N,)`.
+
+    Raises:
+        InputError: labels that are no class indices of these samples.
+
     >>> mixture_weights(np.array([[[1.0, 0.0]] * 4, [[0.0, 1.0]] * 4]), [0, 0, 0, 1]).round(3).tolist()
     [0.75, 0.25]
     """

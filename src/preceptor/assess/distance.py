@@ -22,6 +22,12 @@ def squared_distance(probs: Array, truth: Array) -> PerSample:
         probs: the teacher's probabilities q, `(..., N, C)`.
         truth: the true label distribution p*, `(N, C)` or the shape of `probs`.
 
+    Returns:
+        One value a sample, `(..., N)`, in float64.
+
+    Raises:
+        InputError: rows that are no distribution, or unlike shapes.
+
     >>> squared_distance([[0.5, 0.5]], [[1.0, 0.0]]).tolist()
     [0.5]
     """
@@ -69,6 +75,12 @@ def rater_distance_difference(probs: Array, others: Array, counts: Array) -> Per
         others: the other's, r, in the same shape.
         counts: how many raters chose each class, `(N, C)`.
 
+    Returns:
+        One value a sample, `(..., N)`, in float64.
+
+    Raises:
+        InputError: rows that are no distribution, unlike shapes, or counts that `rater_frequencies` refuses.
+
     >>> rater_distance_difference([[1.0, 0.0]], [[0.5, 0.5]], [[1, 0]]).tolist()
     [-0.5]
     """
@@ -80,7 +92,15 @@ def rater_distance_difference(probs: Array, others: Array, counts: Array) -> Per
 
 
 def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Number of raters `(N,)` and their frequencies `(N, C)`, of checked counts."""
+    """Number of raters `(N,)` and their frequencies `(N, C)`, of checked counts.
+
+    Args:
+        counts: how many raters chose each class, `(N, C)`.
+        shape: which the counts must have.
+
+    Raises:
+        InputError: another shape, a row without a rater, or numbers that count nothing.
+    """
     values = to_numpy(counts)
     check_same_shape("The counts", values.shape, shape)
     wrong = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values))).all(-1)

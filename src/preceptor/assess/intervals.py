@@ -60,6 +60,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         values: numbers, `(n,)`.
         level: coverage.
 
+    Raises:
+        InputError: no number, no list, or a level that is not between 0 and 1.
+
     >>> print(mean_interval([1.0, 2.0, 3.0]))
     2.000 [-0.484, 4.484]
     """
@@ -86,6 +89,9 @@ def bootstrap_means(
         values: per-sample values, one score a row.
         resamples: number of resamples.
         seed: of the draws; same seed and same N, same resamples.
+
+    Raises:
+        InputError: no value, or resamples that are no whole number from 1.
     """
     if resamples < 1 or resamples != int(resamples):
         raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
@@ -106,7 +112,10 @@ def bootstrap_means(
 def bootstrap_interval(
     values: Float64[np.ndarray, "N"], *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Mean of per-sample values with the percentile bootstrap interval.
+    """Mean of per-sample values `(N,)` with the percentile bootstrap interval of coverage `level`.
+
+    Raises:
+        InputError: no value, resamples that are no whole number from 1, or a level that is not between 0 and 1.
 
     >>> print(bootstrap_interval(np.arange(5.0).repeat(20)))
     2.000 [1.730, 2.270]
@@ -118,6 +127,13 @@ def bootstrap_interval(
 def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95) -> Estimate:
     """Mean of values that are 0 or 1, with Wilson's interval (1927), which is never of width 0 as a bootstrap's is
     where all values are alike.
+
+    Args:
+        values: `(N,)`.
+        level: coverage.
+
+    Raises:
+        InputError: a level that is not between 0 and 1.
 
     >>> print(proportion_interval(np.ones(200)))
     1.000 [0.981, 1.000]
@@ -163,6 +179,9 @@ def simultaneous_differences(
 
     Returns:
         For each pair of rows (i, j), i < j, the estimate of mean i minus mean j.
+
+    Raises:
+        InputError: a level that is not between 0 and 1.
     """
     check_level(level)
     events = np.zeros((len(values), 1)) if unseen is None else unseen / values.shape[1]

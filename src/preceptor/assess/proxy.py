@@ -341,6 +341,13 @@ def _check_logits(teacher_logits: Tensor) -> None:
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < 2:
         shape = tuple(teacher_logits.shape)
         raise InputError(f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes.")
+    broken = teacher_logits.detach().isnan().any(-1)
+    if broken.any():
+        row = broken.nonzero()[0].tolist()
+        raise InputError(
+            f"teacher_logits are NaN in row {row[0] if len(row) == 1 else tuple(row)} (such rows: {int(broken.sum())}); "
+            "drop them or repair the model that wrote them."
+        )
 
 
 def _coefficient_table(coefficients: Coefficients, teacher_logits: Tensor) -> Tensor:

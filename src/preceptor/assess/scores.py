@@ -83,7 +83,8 @@ def entropy(logits: Array | Forecast) -> PerSample:
 def power_sum(logits: Array | Forecast, *, temperature: float) -> PerSample:
     """`U_{1/T}(p) = sum_c p_c^(1/T)`, WTTM's weight of a sample (arXiv 2402.11148).
 
-    For T >= 1 from 1 (certain) to C^(1 - 1/T) (uniform); 1 throughout at T = 1.
+    For T >= 1 from 1 (certain) to C^(1 - 1/T) (uniform); 1 throughout at T = 1. Raises `InputError` if the temperature
+    is not above 0.
 
     >>> power_sum([[0.0, 0.0]], temperature=2.0).round(4).tolist()
     [1.4142]
@@ -96,7 +97,7 @@ def renyi_entropy(logits: Array | Forecast, *, temperature: float) -> PerSample:
     """Rényi entropy of order 1/T in nats, `log U_{1/T}(p) / (1 - 1/T)`; Shannon's at T = 1.
 
     From 0 (certain) to log C (uniform), whatever the temperature. It is what TTM adds to KD (arXiv
-    2402.11148).
+    2402.11148). Raises `InputError` if the temperature is not above 0.
 
     >>> renyi_entropy([[0.0, 0.0]], temperature=2.0).round(4).tolist()
     [0.6931]
@@ -109,7 +110,7 @@ def renyi_entropy(logits: Array | Forecast, *, temperature: float) -> PerSample:
 
 
 def top_k_mass(logits: Array | Forecast, *, k: int) -> PerSample:
-    """Sum of the k largest probabilities. From k/C (uniform) to 1.
+    """Sum of the k largest probabilities. From k/C (uniform) to 1. Raises `InputError` if k is not from 1 to C.
 
     >>> top_k_mass([[0.0, 0.0, float("-inf")]], k=2).tolist()
     [1.0]

@@ -211,12 +211,15 @@ def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:
         logits: `(N, C)`.
         labels: class indices `(N,)`.
 
+    Raises:
+        InputError: a stack of teachers, labels that are no class indices, or anything `forecast` refuses.
+
     >>> sure = np.array([[6.0, 0.0]] * 400)
     >>> recalibrated(sure, [0, 0, 0, 1] * 100).probs[0].round(2).tolist()
     [0.75, 0.25]
     """
-    log_probs = forecast(logits).log_probs
-    problem = _Problem(torch.tensor(log_probs), torch.tensor(check_labels(labels, log_probs.shape)), 1.0)
+    base, targets = _checked(logits, labels, 1.0)
+    problem = _Problem(base, torch.tensor(targets), 1.0)
     family = FAMILIES["temperature"]
     return problem.forecast(family, problem.minimise(family))
 

@@ -14,7 +14,7 @@ __all__ = ["transformed"]
 def transformed(
     logits: Float[Tensor, "*batch classes"], transform: Transform | None
 ) -> Float[Tensor, "*batch classes"]:
-    """A teacher's output after a transform, as log-probabilities; None leaves it as it is.
+    """A teacher's output after a transform; None leaves it as it is.
 
     One function for the live, the assessed and the recorded teacher, so that all three are one. A class of
     probability 0 keeps it.
@@ -24,7 +24,7 @@ def transformed(
         transform: what to do to them.
 
     Returns:
-        Log-probabilities `(..., C)`, in at least float32.
+        Log-probabilities `(..., C)`, in at least float32; without a transform the logits as they are.
 
     Raises:
         InputError: the transform is for another number of classes, or its coefficients allow no proxy.
@@ -42,7 +42,7 @@ def transformed(
         scale, bias = (_per_class(values, wide) for values in (transform.scale, transform.bias))
         return scaled(wide.log_softmax(-1), scale, bias)
     assert isinstance(transform, Proxy)
-    return proxy_teacher(wide, torch.tensor(transform.coefficients, device=wide.device)).log_probs
+    return proxy_teacher(wide, torch.tensor(transform.coefficients, dtype=torch.float64, device=wide.device)).log_probs
 
 
 def scaled(log_probs: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
