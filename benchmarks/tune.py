@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from preceptor.cli import _find_recipe as find_recipe
-from preceptor.recipe import load, read_yaml
+from preceptor.recipe import find_recipe, load, read_yaml
 from preceptor.study.recipe import Study
 from preceptor.study.tune import tune
 from preceptor.training.files import write_json

@@ -5,8 +5,7 @@ import zipfile
 from pathlib import Path
 
 import preceptor
-from preceptor.cli import _find_recipe
-from preceptor.recipe import TeachRecipe, load
+from preceptor.recipe import TeachRecipe, find_recipe, load
 from preceptor.training import teach
 
 NEEDED = ["preceptor/py.typed", "preceptor/recipes/quickstart.yaml", "preceptor/study/report.html.j2"]
@@ -25,7 +24,7 @@ def main() -> None:
     assert any(n.endswith(".dist-info/licenses/NOTICE") for n in names), "the licence files are missing"
     with tarfile.open(sdist) as archive:
         assert any(n.endswith("tests/smoke_package.py") for n in archive.getnames())
-    recipe = load(TeachRecipe, _find_recipe("teach-digits"), ["training.epochs=1"])
+    recipe = load(TeachRecipe, find_recipe("teach-digits"), ["training.epochs=1"])
     assert 0 < teach(recipe)["test"]["last"]["accuracy"] <= 1
     print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size / 1024:.0f} KiB; it trains")
 

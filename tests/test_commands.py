@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from preceptor.cli import app
+from preceptor.recipe import DistillRecipe, load
+from preceptor.study.recipe import Study
 
 QUICK = ["training.epochs=2"]
 
@@ -113,6 +115,10 @@ starts: {strict: {objective: cross_entropy}, tolerant: {objective: tolerant}}
         (["teach", "teach-digits", "data=no.such:thing"], "no.such:thing"),
         (["teach", "teach-digits", "split.train=2000"], "2"),
         (["teach", "teach-digits", "training.precision=fp16"], "fp16"),
+        (["teach", "teach-digits", "augmentation={name: crop_flip, flip: no}"], "'augmentation.flip' is 'no'"),
+        (["teach", "teach-digits", "--select", "teaching", "training.keep=last"], "training.keep=last"),
+        (["teach", "teach-digits", "--select", "teaching", "training.epochs=1"], "training.epochs=1"),
+        (["teach", "teach-digits", "--select", "teaching", "training.checkpoint_epochs=1000"], "would keep 1"),
         (["distill", "distill-digits"], "teacher"),
         (["distill", "distill-digits", "teacher=nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
@@ -153,6 +159,17 @@ def test_data_dir_reaches_the_loader(tmp_path: Path) -> None:
     line = refused("teach", "teach-cifar100", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert str(tmp_path) in line
     assert "cifar-100" in line
+
+
+@pytest.mark.parametrize("name", ["0711", "my data #1", "2024", "no", "[a, b]", "1e3"])
+def test_paths_are_taken_as_they_are_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(run("distill", "distill-digits", "--teacher", name, "--data-dir", name, "--dry-run").stdout)
+    student = load(DistillRecipe, path)
+    assert (str(student.teacher[0].run), student.data.options) == (name, {"data_dir": name})
+    path.write_text(run("study", "fashion-mnist", "--data-dir", name, "--dry-run").stdout)
+    study = load(Study, path)
+    assert [study.teach.data.options["data_dir"], study.distill.data.options["data_dir"]] == [name, name]
 
 
 def test_assess_files(tmp_path: Path) -> None:
@@ -345,3 +362,18 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
     assert run("teach", "teach-digits", "training.epochs=400", "--out", out).exit_code == 0
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 400 > epochs
+
+
+@pytest.mark.parametrize("verb", ["assess", "report"])
+def test_ctrl_c_promises_nothing_where_nothing_is_saved(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "study.json").write_text("{}")
+    monkeypatch.setattr("preceptor.study.assessment.assess_files", interrupted)
+    monkeypatch.setattr("preceptor.training.files.read_json", interrupted)
+    outcome = run(verb, tmp_path)
+    assert outcome.exit_code == 130
+    assert outcome.stderr.strip() == "stopped"

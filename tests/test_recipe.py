@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preceptor.errors import InputError
-from preceptor.recipe import DistillRecipe, TeachRecipe, dump, load, override, parse, read_yaml
+from preceptor.recipe import (
+    Component,
+    DistillRecipe,
+    TeachRecipe,
+    dump,
+    find_recipe,
+    load,
+    override,
+    parse,
+    read_yaml,
+    text_override,
+)
 
 SMALL: dict[str, Any] = {"data": "digits", "model": "mlp"}
 
@@ -62,6 +73,16 @@ def test_floats_survive_yaml(value: float) -> None:
         ("true", True),
         ("null", None),
         ("a: b", {"a": "b"}),
+        ("on", "on"),
+        ("No", "No"),
+        ("False", False),
+        ("0711", "0711"),
+        ("-7", -7),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("=", "="),
+        (".inf", float("inf")),
     ],
 )
 def test_values_are_yaml(text: str, value: object) -> None:
@@ -74,6 +95,50 @@ def test_floats_in_a_file(tmp_path: Path) -> None:
     recipe = load(TeachRecipe, path, ["training.epochs=3", "objective.name=mse", "model.hidden=[4]"])
     assert (recipe.optimizer.lr, recipe.training.epochs, recipe.objective.name) == (0.001, 3, "mse")
     assert recipe.model.options == {"hidden": [4]}
+
+
+def test_words_that_yaml_once_took_for_booleans_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: digits\nmodel: mlp\nobjective: {name: mse, on: logit}\n")
+    assert load(TeachRecipe, path).objective.options == {"on": "logit"}
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: digits\nseed: 1\nmodel: mlp\nseed: 2\n")
+    with pytest.raises(
+        InputError, match=r"recipe\.yaml' is not valid YAML: line 4 has the key 'seed' again; keep one$"
+    ):
+        load(TeachRecipe, path)
+    with pytest.raises(InputError, match="line 1 has the key 'T' again"):
+        override({}, ["loss={T: 1, T: 2}"])
+
+
+def test_a_merged_key_may_be_given_anew(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: {b: &inner {<<: &base {lr: 1, seed: 1}, lr: 2}}\nc: {<<: [*inner, *base], seed: 3}\n")
+    assert read_yaml(path)["c"] == {"lr": 2, "seed": 3}
+
+
+@given(st.text())
+def test_text_survives_as_an_override(text: str) -> None:
+    assert override({}, [text_override("teacher", text)]) == {"teacher": text}
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
+@example("1e3")
+@example("on")
+def test_text_survives_in_a_dumped_recipe(text: str) -> None:
+    dumped = dump(Component(name=text)).partition(": ")[2]
+    assert override({}, [f"name={dumped}"]) == {"name": text}
+
+
+def test_a_folder_does_not_hide_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("teach-digits").mkdir()
+    assert find_recipe("teach-digits").is_file()
+    Path("mine").write_text("data: digits\nmodel: mlp\n")
+    assert find_recipe("mine") == Path("mine")
 
 
 def test_overrides_leave_the_original_alone() -> None:

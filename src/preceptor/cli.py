@@ -8,10 +8,13 @@ import typer
 from typer.core import TyperGroup
 
 from preceptor import __version__
-from preceptor.errors import InputError, did_you_mean
+from preceptor.errors import InputError
 
 if TYPE_CHECKING:
     from preceptor.recipe import Recipe
+
+
+_SAVING = ("teach", "distill", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
@@ -25,7 +28,8 @@ class Verbs(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("stopped and saved; the same command goes on (quickstart: with --resume FOLDER)", err=True)
+            saved = " and saved; the same command goes on (quickstart: with --resume FOLDER)"
+            typer.echo(f"stopped{saved if ctx.invoked_subcommand in _SAVING else ''}", err=True)
             raise typer.Exit(130) from None
 
 
@@ -93,7 +97,7 @@ def distill(
 
     With --teacher auto the held-out labels choose: checkpoint or mixture, and what to do to its output.
     """
-    from preceptor.recipe import DistillRecipe
+    from preceptor.recipe import DistillRecipe, text_override
 
     names = [argument for argument in arguments or [] if "=" not in argument]
     assignments = _with_data_dir([a for a in arguments or [] if "=" in a], data_dir)
@@ -102,7 +106,7 @@ def distill(
     if teacher == "auto":
         _distill_auto(recipe, assignments, names, data_dir, out, dry_run, as_json)
         return
-    assignments += [f"teacher={teacher}"] if teacher else []
+    assignments += [text_override("teacher", teacher)] if teacher else []
     _train(DistillRecipe, recipe, assignments, out, dry_run, as_json)
 
 
@@ -208,11 +212,11 @@ def generations(
     as_json: Json = False,
 ) -> None:
     """Train a chain: generation 0 under an objective, then each student teaches the next."""
-    from preceptor.recipe import dump, load
+    from preceptor.recipe import dump, find_recipe, load
     from preceptor.study.generations import run_generations, table
     from preceptor.study.recipe import Generations
 
-    loaded = load(Generations, _find_recipe(recipe), _everywhere(overrides, data_dir, ("teach", "distill")))
+    loaded = load(Generations, find_recipe(recipe), _with_data_dir(overrides, data_dir, ("teach.", "distill.")))
     if dry_run:
         _print(dump(loaded), plain=True)
         return
@@ -230,10 +234,10 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a grid: teachers x losses x seeds, with a table and a report. Stopped, the same command goes on."""
-    from preceptor.recipe import dump, load
+    from preceptor.recipe import dump, find_recipe, load
     from preceptor.study.recipe import Study
 
-    loaded = load(Study, _find_recipe(recipe), _everywhere(overrides, data_dir, ("teach", "distill", "baseline")))
+    loaded = load(Study, find_recipe(recipe), _with_data_dir(overrides, data_dir, ("teach.", "distill.", "baseline.")))
     if dry_run:
         _print(dump(loaded), plain=True)
         return
@@ -250,7 +254,7 @@ def quickstart(
     """The whole story on handwritten digits, in about a minute: teach, assess, distill, report."""
     import time
 
-    from preceptor.recipe import load
+    from preceptor.recipe import find_recipe, load
     from preceptor.study.recipe import Study
 
     if resume and not resume.is_dir():
@@ -258,7 +262,7 @@ def quickstart(
     if out and out.exists() and not resume:
         raise InputError(f"'{out}' exists already; go on with it by --resume {out}, or give a new folder")
     folder = resume or out or Path(f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}")
-    loaded = load(Study, _find_recipe("quickstart"), overrides or [])
+    loaded = load(Study, find_recipe("quickstart"), overrides or [])
     _say(f"folder: {folder} (interrupted, it goes on with --resume {folder})")
     _run_study(loaded, folder, as_json)
 
@@ -318,10 +322,12 @@ def _train(
     *,
     teaching: bool = False,
 ) -> None:
-    from preceptor.recipe import DistillRecipe, TeachRecipe, dump, load
+    from preceptor.recipe import DistillRecipe, TeachRecipe, dump, find_recipe, load
 
-    path = _find_recipe(recipe)
+    path = find_recipe(recipe)
     loaded = load(kind, path, assignments)
+    if teaching:
+        _check_choice(loaded)
     if dry_run:
         _print(dump(loaded), plain=True)
         return
@@ -341,6 +347,17 @@ def _train(
     _print(result if as_json else _score_table(result, folder))
 
 
+def _check_choice(recipe: "Recipe") -> None:
+    """Refuse, before anything is trained, a run that would leave ``--select teaching`` without a choice."""
+    kept = recipe.training.kept_epochs
+    if len(kept) < 2:
+        raise InputError(
+            f"--select teaching chooses among the epochs that a run has kept, and this one would keep {len(kept)} "
+            f"(training.keep={recipe.training.keep}, training.epochs={recipe.training.epochs}); train for two epochs "
+            "or more, and leave training.keep and training.checkpoint_epochs out"
+        )
+
+
 def _distill_auto(
     recipe: str,
     assignments: list[str],
@@ -352,10 +369,10 @@ def _distill_auto(
 ) -> None:
     """Choose the teacher, say why, and distil from it."""
     from preceptor import training
-    from preceptor.recipe import DistillRecipe, dump, load
+    from preceptor.recipe import DistillRecipe, dump, find_recipe, load
     from preceptor.study.auto import choose_teacher
 
-    path = _find_recipe(recipe)
+    path = find_recipe(recipe)
     loaded = load(DistillRecipe, path, assignments)
     resolved, choice = choose_teacher(loaded, names, data_dir=data_dir, progress=True)
     if dry_run:
@@ -383,26 +400,12 @@ def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
     _say(f"report: {path}")
 
 
-def _find_recipe(name: str) -> Path:
-    """A file, or a recipe that ships with Preceptor."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    shipped = Path(__file__).parent / "recipes"
-    found = shipped / f"{name}.yaml"
-    if found.is_file():
-        return found
-    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
-    raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+def _with_data_dir(overrides: list[str] | None, data_dir: Path | None, parts: tuple[str, ...] = ("",)) -> list[str]:
+    """``--data-dir`` for a recipe, or for each part of a study's."""
+    from preceptor.recipe import text_override
 
-
-def _with_data_dir(overrides: list[str] | None, data_dir: Path | None) -> list[str]:
-    return [*([f"data.data_dir={data_dir}"] if data_dir else []), *(overrides or [])]
-
-
-def _everywhere(overrides: list[str] | None, data_dir: Path | None, parts: tuple[str, ...]) -> list[str]:
-    """``--data-dir`` for each recipe inside a study's."""
-    return [*(f"{part}.data.data_dir={data_dir}" for part in parts if data_dir), *(overrides or [])]
+    given = [text_override(f"{part}data.data_dir", data_dir) for part in parts if data_dir]
+    return [*given, *(overrides or [])]
 
 
 def _score_table(result: dict[str, Any], folder: Path) -> Any:

@@ -5,6 +5,7 @@ refused with the nearest known name. What a component's own options may be is ch
 found (`preceptor.training.build`), from the signature of the function that its name stands for.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,6 +112,19 @@ class Training(Strict):
     keep: Literal["last", "all"] = "last"
     num_workers: Annotated[int, Field(ge=0)] = 0
     trackers: tuple[str, ...] = ()
+
+    @property
+    def kept_epochs(self) -> list[int]:
+        """The numbers of epochs after which a complete run still has the weights."""
+        if self.keep == "last":
+            return [self.epochs]
+        return [epoch for epoch in range(1, self.epochs + 1) if self.is_checkpoint(epoch)]
+
+    def is_checkpoint(self, epoch: int) -> bool:
+        """Whether a checkpoint is written after so many epochs."""
+        wanted = self.checkpoint_epochs
+        due = epoch in wanted if isinstance(wanted, tuple) else epoch % wanted == 0
+        return due or epoch == self.epochs
 
 
 class Recipe(Strict):
@@ -257,14 +271,39 @@ def parse_transform(raw: object, source: str) -> Transform:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: PyYAML reads ``1e-3`` as a string."""
+    """YAML 1.2, in which ``on`` and ``no`` are text, ``1e-3`` is a number, and no key stands twice in a mapping."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The keys as they are written: when a mapping is made of them, merged ones (``<<``) are among them."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} has the key '{key.value}' again; keep one")
+                seen.add((key.tag, key.value))
+        return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would not read as text."""
+
+
+_SCALARS = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9]\d*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in ("null", "merge")]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _name, (_form, _first) in _SCALARS.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_form})$"), list(_first))
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -278,11 +317,41 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"the recipe '{path}' is not valid YAML: {detail}") from None
+        raise InputError(f"the recipe '{path}' is not valid YAML: {_detail(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values")
     return value
+
+
+def _detail(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
+
+
+def find_recipe(name: str) -> Path:
+    """A file, or a recipe that ships with Preceptor.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    shipped = Path(__file__).parent / "recipes"
+    found = shipped / f"{name}.yaml"
+    if found.is_file():
+        return found
+    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
+    raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+
+
+def text_override(key: str, text: str | Path) -> str:
+    """The ``key=value`` of a value that is text whatever it looks like, such as a path.
+
+    >>> text_override("data.data_dir", "0711")
+    'data.data_dir="0711"'
+    """
+    quoted = yaml.safe_dump(str(text), default_style='"', width=math.inf)
+    return f"{key}={quoted.rstrip()}"
 
 
 def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -310,8 +379,10 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, An
             node = node[parent]
         try:
             node[last] = yaml.load(text, _Loader)
-        except yaml.YAMLError:
-            raise InputError(f"the value in the override '{assignment}' is not valid YAML; quote it") from None
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"the value in the override '{assignment}' is not valid YAML; correct or quote it: {_detail(error)}"
+            ) from None
     return result
 
 
@@ -334,7 +405,7 @@ def load(kind: type[R], path: Path | str, overrides: Iterable[str] = ()) -> R:
 
 def dump(recipe: BaseModel) -> str:
     """The resolved recipe as YAML, every default spelled out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:

@@ -103,9 +103,17 @@ def test_labels_of_any_integer_type(dtype):
         (torch.zeros(3, dtype=torch.bool), "labels are torch.bool; give integer class indices"),
         (torch.zeros(2, dtype=torch.long), r"labels have shape \(2,\); give one per example, \(3,\)"),
         (torch.zeros(3, 4, dtype=torch.long), r"labels have shape \(3, 4\)"),
+        (torch.tensor([0, 4, 1]), "labels reach from 0 to 4; give class numbers from 0 to 3"),
+        (torch.tensor([0, -1, 1]), "labels reach from -1 to 1; give class numbers from 0 to 3"),
     ],
 )
 def test_bad_labels_are_refused(labels, message):
     student, teacher, _ = random_batch(3, 4)
     with pytest.raises(ValueError, match=message):
         dkd(student, teacher, labels)
+
+
+def test_labels_on_a_device_are_not_waited_for():
+    """The meta device has no values: whoever looked at one would fail."""
+    student, teacher, labels = (tensor.to("meta") for tensor in random_batch(3, 4))
+    assert dkd(student, teacher, labels).shape == (3,)

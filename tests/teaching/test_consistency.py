@@ -187,6 +187,14 @@ def test_masked_examples_leave_no_trace():
     assert not dirty.grad[2:].any()
 
 
+def test_a_mask_of_another_shape_is_refused():
+    consistency, one = bound(), torch.tensor([True])
+    logits, index = torch.randn(3, C), torch.tensor([4, 8, 2])
+    for call in (consistency, consistency.observe):
+        with pytest.raises(InputError, match=r"mask has shape \(1,\); give one flag per example, \(3,\)"):
+            call(logits, index=index, mask=one)
+
+
 def test_an_all_masked_batch():
     consistency = bound()
     before = copy.deepcopy(consistency.state_dict())

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -47,6 +49,6 @@ def test_bad_input(teachers):
         average_probabilities([])
     with pytest.raises(InputError, match=r"different shapes"):
         average_probabilities([teachers[0], teachers[1][:1]])
-    for weights in ([1, 2], [1, -1, 1], [0, 0, 0]):
+    for weights in ([1, 2], [1, -1, 1], [0, 0, 0], [math.nan, 1, 1], [1, 1, math.inf]):
         with pytest.raises(InputError, match=r"do not fit 3 teachers"):
             average_probabilities(teachers, weights=weights)

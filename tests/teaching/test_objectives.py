@@ -165,8 +165,26 @@ def test_bad_labels_are_refused(name, logits, labels):
         objective(logits, labels[:5], **options)
     with pytest.raises(InputError, match=r"float32.*labels\.long"):
         objective(logits, labels.float(), **options)
-    with pytest.raises(RuntimeError, match=r"out of bounds|smaller than"):
+    with pytest.raises(InputError, match=r"labels reach from 7 to 13; give class numbers from 0 to 6"):
         objective(logits, labels + C, **options)
+    with pytest.raises(InputError, match=r"labels reach from -1 to 5"):
+        objective(logits, labels - 1, **options)
+
+
+@every_objective
+def test_bad_masks_and_logits_are_refused(objective, options, logits, labels):
+    with pytest.raises(InputError, match=r"mask has shape \(1,\); give one flag per example, \(6,\)"):
+        objective(logits, labels, mask=torch.tensor([False]), **options)
+    with pytest.raises(InputError, match=r"mask is torch.float32; give a boolean one"):
+        objective(logits, labels, mask=torch.ones(B), **options)
+    with pytest.raises(InputError, match=r"logits are torch.int64; give floating-point logits"):
+        objective(logits.long(), labels, **options)
+
+
+@every_objective
+def test_labels_on_a_device_are_not_waited_for(objective, options, logits, labels):
+    """The meta device has no values: whoever looked at one would fail."""
+    assert objective(logits.to("meta"), labels.to("meta"), **options).shape == (B,)
 
 
 @pytest.mark.parametrize(

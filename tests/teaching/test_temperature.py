@@ -42,9 +42,10 @@ def test_calibrated_logits_keep_temperature_one():
     assert fit_temperature(*problem(0, 1.0, examples=20000)) == pytest.approx(1, abs=0.03)
 
 
-def test_temperature_scales_with_the_logits():
+@pytest.mark.parametrize("factor", [1e-3, 3, 100, 1e4])
+def test_temperature_scales_with_the_logits(factor):
     logits, labels = problem(1, 1.0)
-    assert fit_temperature(3 * logits, labels) == pytest.approx(3 * fit_temperature(logits, labels))
+    assert fit_temperature(factor * logits, labels) == pytest.approx(factor * fit_temperature(logits, labels))
 
 
 def test_shifting_the_logits_changes_nothing():
@@ -53,15 +54,17 @@ def test_shifting_the_logits_changes_nothing():
 
 
 def test_bounds_where_there_is_no_minimum_inside():
-    logits = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
-    assert fit_temperature(logits, torch.tensor([0, 1])) == 0.05  # always right
-    assert fit_temperature(logits, torch.tensor([1, 0])) == 20.0  # always wrong
+    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
+    for scale in (0.1, 1.0, 10.0):
+        logits = torch.tensor([[scale, -scale], [-scale, scale]])
+        assert fit_temperature(logits, right) == pytest.approx(0.05 * min(1, scale))
+        assert fit_temperature(logits, wrong) == pytest.approx(20 * max(1, scale))
 
 
 def test_extreme_logits():
     logits, labels = problem(3, 1.0)
     scaled = (logits * 1e4).float().requires_grad_()
-    assert fit_temperature(scaled, labels) == 20.0
+    assert fit_temperature(scaled, labels) == pytest.approx(1e4 * fit_temperature(logits, labels), rel=1e-4)
 
 
 def test_bad_input():

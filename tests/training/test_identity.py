@@ -1,6 +1,7 @@
 """A run folder knows the Python objects that it was made with, and weights know whose model they are."""
 
 import functools
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -18,17 +19,19 @@ from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.losses import kd, ttm
-from preceptor.recipe import Component, TeacherRef, dump
+from preceptor.recipe import Component, Proxy, TeacherRef, Temperature, dump
 from preceptor.teaching import cross_entropy, mse
 from preceptor.teaching.soteacher import SoTeacher
 from preceptor.training import Lookup, Student, distill, distill_stack, load_model, load_teacher, teach
+from preceptor.training import teacher as teacher_module
 from preceptor.training.identity import fingerprint
 from preceptor.training.loop import Loop
 from preceptor.training.run import read_objects
-from preceptor.training.teacher import Teacher
+from preceptor.training.teacher import Mixture, Teacher, Transformed
 from training.toys import distill_recipe, stopped_at, teach_recipe, weights
 
 QUICK = "training.epochs=1"
+HOT, COLD = Temperature(temperature=2.0), Temperature(temperature=0.5)
 
 
 def small(num_classes: int, width: int = 5) -> nn.Module:
@@ -95,6 +98,7 @@ def stacked(seed: int) -> Callable[[Path], Any]:
         (learned(), learned(teacher=ask_otherwise), "teacher"),
         (learned(teacher=net(0)), learned(teacher=net(1)), "teacher"),
         (learned(teacher=net(0)), learned(teacher=Teacher(net(0), temperature=2.0)), "teacher"),
+        (learned(teacher=Teacher(net(0))), learned(teacher=Teacher(net(0), transform=COLD)), "teacher"),
         (learned(teacher=[net(0), net(1)]), learned(teacher=[net(0), (net(1), 2.0)]), "teacher"),
         (learned(teacher=Lookup(table(0)[0])), learned(teacher=Lookup(table(1)[0])), "teacher"),
         (learned(loss=kd), learned(loss=functools.partial(ttm, temperature=1.0)), "loss"),
@@ -203,6 +207,37 @@ class Files(Dataset[Any]):
 def test_fingerprints_tell_apart(one: Any, other: Any) -> None:
     assert fingerprint(one) != fingerprint(other)
     assert json.loads(json.dumps(fingerprint(one))) == fingerprint(one)
+
+
+TEACHERS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
+    Teacher: (
+        {"model": net(0), "distribution": "softmax", "temperature": 1.0, "class_names": ["a", "b"], "transform": HOT},
+        {"model": net(1), "distribution": "clip", "temperature": 2.0, "class_names": ["b", "a"], "transform": COLD},
+    ),
+    Mixture: (
+        {"teachers": [ask, net(0)], "weights": [1.0, 2.0]},
+        {"teachers": [net(0), ask], "weights": [2.0, 1.0]},
+    ),
+    Transformed: (
+        {"teacher": ask, "transform": HOT},
+        {"teacher": ask_otherwise, "transform": Proxy(coefficients=(0.5,))},
+    ),
+    Lookup: (
+        {"table": torch.zeros(2, 3, 2), "row_of": [0, 1]},
+        {"table": torch.ones(2, 3, 2), "row_of": None},
+    ),
+}
+
+
+def test_every_argument_of_every_teacher_is_in_its_fingerprint() -> None:
+    ours = inspect.getmembers(teacher_module, inspect.isclass)
+    assert {kind for _, kind in ours if kind.__module__ == teacher_module.__name__} == TEACHERS.keys()
+    for kind, (arguments, others) in TEACHERS.items():
+        assert arguments.keys() == others.keys() == inspect.signature(kind).parameters.keys()
+        known = fingerprint(kind(**arguments))
+        assert fingerprint(kind(**arguments)) == known
+        for name, other in others.items():
+            assert fingerprint(kind(**{**arguments, name: other})) != known, (kind, name)
 
 
 @pytest.mark.parametrize(

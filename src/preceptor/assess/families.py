@@ -36,11 +36,10 @@ class Family(Protocol):
 
 
 class _Temperature:
-    """One parameter, log T; in bounds that grow with the scale of the logits, as some teachers' are in the hundreds."""
+    """One parameter, log T."""
 
     def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
-        spread = _spread(log_probs)
-        return np.zeros(1), [(math.log(_COLDEST * min(1.0, spread)), math.log(_HOTTEST * max(1.0, spread)))]
+        return np.zeros(1), [temperature_bounds(log_probs)]
 
     def apply(self, log_probs: Tensor, parameters: Tensor) -> Tensor:
         return (log_probs / parameters.exp()).log_softmax(-1)
@@ -88,6 +87,12 @@ class _Proxy:
 
     def _table(self, parameters: Tensor) -> Tensor:
         return parameters.reshape(-1, self.degree) if self.classwise else parameters
+
+
+def temperature_bounds(logits: Tensor) -> tuple[float, float]:
+    """The range of log T; it grows with the scale of the logits, as some teachers' are in the hundreds."""
+    spread = _spread(logits)
+    return math.log(_COLDEST * min(1.0, spread)), math.log(_HOTTEST * max(1.0, spread))
 
 
 def _spread(log_probs: Tensor) -> float:

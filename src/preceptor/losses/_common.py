@@ -13,6 +13,37 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature is {temperature}; give a positive finite number (1.0 changes nothing).")
 
 
+def check_floating(name: str, logits: Tensor, error: type[ValueError] = ValueError) -> None:
+    """Refuse logits that are no floating-point numbers."""
+    if not logits.is_floating_point():
+        raise error(f"{name} are {logits.dtype}; give floating-point logits, e.g. {name}.float().")
+
+
+def check_mask(mask: Tensor | None, shape: torch.Size, error: type[ValueError] = ValueError) -> None:
+    """Refuse a mask that is not one boolean per example: of another shape it would spread over several."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise error(f"mask is {mask.dtype}; give a boolean one, True where the example counts.")
+    if mask.shape != shape:
+        raise error(f"mask has shape {tuple(mask.shape)}; give one flag per example, {tuple(shape)}.")
+
+
+def check_range(labels: Tensor, num_classes: int, error: type[ValueError] = ValueError) -> None:
+    """Refuse labels outside [0, num_classes), where they can be looked at for next to nothing.
+
+    On a GPU that would wait for all work queued before; torch's own assertion speaks there.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not labels.numel():
+        return
+    try:
+        low, high = int(labels.min()), int(labels.max())
+    except RuntimeError:  # under vmap there is no single value to look at
+        return
+    if low < 0 or high >= num_classes:
+        raise error(f"labels reach from {low} to {high}; give class numbers from 0 to {num_classes - 1}.")
+
+
 def prepare(
     student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
 ) -> tuple[Float[Tensor, "*batch classes"], Float[Tensor, "*batch classes"]]:
@@ -22,7 +53,7 @@ def prepare(
     let a NaN through in the gradient (0 * nan = nan).
     """
     _check_logits(student_logits, teacher_logits)
-    _check_mask(mask, student_logits.shape[:-1])
+    check_mask(mask, student_logits.shape[:-1])
     dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     student, teacher = student_logits.to(dtype), teacher_logits.detach().to(dtype)
@@ -47,8 +78,7 @@ def kl_divergence(
 
 def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
     for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-        if not logits.is_floating_point():
-            raise ValueError(f"{name} are {logits.dtype}; give floating-point logits, e.g. {name}.float().")
+        check_floating(name, logits)
     student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
     if student != teacher:
         raise ValueError(
@@ -57,12 +87,3 @@ def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
         )
     if not student or student[-1] < 2:
         raise ValueError(f"logits have shape {student}; the last dimension must hold at least 2 classes.")
-
-
-def _check_mask(mask: Tensor | None, shape: torch.Size) -> None:
-    if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}; give a boolean one, True where the example counts.")
-    if mask.shape != shape:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}; give one flag per example, {tuple(shape)}.")

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from preceptor.losses._common import check_temperature, kl_divergence, prepare, zero_where_masked
+from preceptor.losses._common import check_range, check_temperature, kl_divergence, prepare, zero_where_masked
 
 
 def dkd(
@@ -38,8 +38,8 @@ def dkd(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, labels that are not integers, or
-            temperature not positive.
+        ValueError: shapes differ, fewer than 2 classes, integer logits, labels that are not integers or
+            (except on a GPU, or compiled) not in [0, C), or temperature not positive.
 
     Example:
         >>> import torch
@@ -50,7 +50,9 @@ def dkd(
     check_temperature(temperature)
     student, teacher = prepare(student_logits, teacher_logits, mask)
     _check_labels(labels, student.shape[:-1])
-    target = (labels if mask is None else torch.where(mask, labels, 0)).long().unsqueeze(-1)
+    target = (labels if mask is None else torch.where(mask, labels, 0)).long()
+    check_range(target, student.shape[-1])
+    target = target.unsqueeze(-1)
     teacher_target, teacher_others = _decouple(teacher / temperature, target)
     student_target, student_others = _decouple(student / temperature, target)
     target_kl = kl_divergence(teacher_target, student_target)

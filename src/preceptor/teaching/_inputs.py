@@ -4,13 +4,11 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.losses._common import check_floating, check_mask, check_range
 
 
 def prepare(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logits in at least float32 and labels, checked against each other, harmless where the mask is False.
-
-    It is the masked inputs that are replaced, not the results: a NaN times zero is still a NaN.
-    """
+    """Logits in at least float32 and labels, checked against each other, harmless where the mask is False."""
     if labels.shape != logits.shape[:-1]:
         raise InputError(
             f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}: "
@@ -18,7 +16,19 @@ def prepare(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor
         )
     if labels.dtype != torch.int64:
         raise InputError(f"labels are {labels.dtype}: give class numbers, converted with labels.long().")
-    return blank(at_least_float32(logits), mask), blank(labels, mask)
+    logits, labels = prepare_logits(logits, mask), blank(labels, mask)
+    check_range(labels, logits.shape[-1], InputError)
+    return logits, labels
+
+
+def prepare_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits in at least float32, harmless where the mask is False.
+
+    It is the masked inputs that are replaced, not the results: a NaN times zero is still a NaN.
+    """
+    check_floating("logits", logits, InputError)
+    check_mask(mask, logits.shape[:-1], InputError)
+    return blank(at_least_float32(logits), mask)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

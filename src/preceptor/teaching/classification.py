@@ -24,7 +24,7 @@ def cross_entropy(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: the labels are not int64, or not one per example.
+        InputError: the labels are no class numbers (int64), or labels or mask are not one per example.
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
@@ -57,7 +57,8 @@ def label_smoothing(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: the smoothing is outside [0, 1), or the labels are not int64, or not one per example.
+        InputError: the smoothing is outside [0, 1), the labels are no class numbers (int64), or labels or mask are
+            not one per example.
 
     >>> import torch
     >>> label_smoothing(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), smoothing=0.2)
@@ -91,7 +92,8 @@ def confidence_penalty(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: the weight is negative, or the labels are not int64, or not one per example.
+        InputError: the weight is negative, the labels are no class numbers (int64), or labels or mask are not one
+            per example.
 
     >>> import torch
     >>> confidence_penalty(torch.zeros(1, 2), torch.tensor([0]), weight=0.5)  # (1 - 0.5) ln 2

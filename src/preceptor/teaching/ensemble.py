@@ -1,5 +1,6 @@
 """Several teachers as one."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,8 @@ def average_probabilities(
         Log-probabilities, shape (..., C), in at least float32.
 
     Raises:
-        InputError: no teacher, teachers of different shapes, or weights that are negative, all 0 or too few.
+        InputError: no teacher, teachers of different shapes, or weights that are negative, not finite, all 0 or too
+            few.
 
     >>> certain, unsure = torch.tensor([0.0, -torch.inf]), torch.tensor([3.0, 3.0])
     >>> average_probabilities([certain, unsure], weights=[3, 1]).exp()
@@ -35,10 +37,10 @@ def average_probabilities(
     if len(shapes := {tuple(each.shape) for each in logits}) > 1:
         raise InputError(f"the teachers' logits have different shapes, {shapes}: give all of them the same batch.")
     weights = [1.0] * len(logits) if weights is None else weights
-    if len(weights) != len(logits) or min(weights) < 0 or sum(weights) <= 0:
+    if len(weights) != len(logits) or not all(0 <= w < math.inf for w in weights) or not any(weights):
         raise InputError(
             f"the weights {list(weights)} do not fit {len(logits)} teachers: "
-            "give each a weight of 0 or more, and not 0 to all."
+            "give each a finite weight of 0 or more, and not 0 to all."
         )
     log_weights = torch.tensor(weights, dtype=torch.float64).log().log_softmax(0).tolist()
     members = [

@@ -47,7 +47,8 @@ def mse(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: an unknown `on` or `reduction`, or labels that are not int64, or not one per example.
+        InputError: an unknown `on` or `reduction`, labels that are no class numbers (int64), or labels or a mask
+            that are not one per example.
 
     >>> import torch
     >>> mse(torch.zeros(1, 4), torch.tensor([2]))  # (3/16 + 9/16) x 4/2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import at_least_float32, blank
+from preceptor.teaching._inputs import at_least_float32, blank, prepare_logits
 from preceptor.teaching.classification import cross_entropy
 
 Constant = Callable[[Mapping[str, Tensor]], Tensor]
@@ -285,7 +285,7 @@ class Consistency(nn.Module):
             InputError: `bind` has not been called, or index or history do not fit the logits.
         """
         self._check(logits, index)
-        q = blank(at_least_float32(logits), mask).softmax(-1)
+        q = prepare_logits(logits, mask).softmax(-1)
         index = blank(index, mask)
         past = self.history.gather(-2, index.unsqueeze(-1).expand_as(q))
         known = self.visits.gather(-1, index) > 0
@@ -316,7 +316,7 @@ class Consistency(nn.Module):
         history, visits = self.history.view(-1, classes), self.visits.view(-1)
         first_row = torch.arange(0, len(visits), samples, device=index.device).view(*stack, 1)
         rows = (first_row + index).flatten()
-        q = at_least_float32(logits).softmax(-1).to(history.dtype).flatten(0, -2)
+        q = prepare_logits(logits, mask).softmax(-1).to(history.dtype).flatten(0, -2)
         if mask is not None:
             rows, q = rows[mask.flatten()], q[mask.flatten()]
         rows, place, times = rows.unique(return_inverse=True, return_counts=True)

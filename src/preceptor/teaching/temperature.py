@@ -6,18 +6,19 @@ from jaxtyping import Float, Int64
 from scipy.optimize import brentq
 from torch import Tensor
 
+from preceptor.assess.families import temperature_bounds
 from preceptor.errors import InputError
 from preceptor.teaching._inputs import prepare
 from preceptor.teaching.classification import at_label
 
-_COLDEST, _HOTTEST = 0.05, 20.0
-
 
 def fit_temperature(logits: Float[Tensor, "examples classes"], labels: Int64[Tensor, "examples"]) -> float:
-    """The T in [0.05, 20] that minimises the mean of -ln softmax(logits / T)_y over held-out examples.
+    """The T that minimises the mean of -ln softmax(logits / T)_y over held-out examples.
 
     Guo et al. 2017 (arXiv 1706.04599), section 4.2. The mean is convex in 1/T, so its slope has one root,
-    found to machine precision. Held-out logits that get every label right have none: T is 0.05 there.
+    found to machine precision. T stays between 0.05 and 20, or as far beyond as the logits' root mean square
+    deviation s from their example's mean: in [0.05 min(1, s), 20 max(1, s)]. Held-out logits that get every label
+    right have no root: T is the lower bound there.
 
     Args:
         logits: the teacher's logits on examples it was not trained on, shape (N, C).
@@ -27,14 +28,15 @@ def fit_temperature(logits: Float[Tensor, "examples classes"], labels: Int64[Ten
         The temperature to divide the teacher's logits by: above 1 for an over-confident teacher.
 
     Raises:
-        InputError: no example, a logit that is not finite, or labels that are not int64 or not one each.
+        InputError: no example, a logit that is not finite, or labels that are no class numbers (int64), one each.
 
     >>> import torch
     >>> logits = torch.tensor([[6.0, 0.0]] * 4)  # claims 0.998, is right in 3 of 4: 6 / T = ln 3
     >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 4)
     5.4614
     """
-    logits, labels = prepare(logits.detach().double(), labels, None)
+    logits, labels = prepare(logits.detach(), labels, None)
+    logits = logits.double()
     if not len(labels):
         raise InputError("there are no held-out examples to fit a temperature on: hold some out.")
     if not logits.isfinite().all():
@@ -47,9 +49,9 @@ def fit_temperature(logits: Float[Tensor, "examples classes"], labels: Int64[Ten
         q = (logits / math.exp(log_temperature)).softmax(-1)
         return float((q * over_label).sum(-1).mean())
 
-    cold, hot = math.log(_COLDEST), math.log(_HOTTEST)
+    cold, hot = temperature_bounds(logits)
     if slope(cold) <= 0:  # colder still would be better
-        return _COLDEST
+        return math.exp(cold)
     if slope(hot) >= 0:
-        return _HOTTEST
+        return math.exp(hot)
     return math.exp(float(brentq(slope, cold, hot, xtol=1e-13)))  # pyright: ignore[reportArgumentType]

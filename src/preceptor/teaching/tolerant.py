@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import at_least_float32, blank
+from preceptor.teaching._inputs import blank, prepare_logits
 from preceptor.teaching.classification import cross_entropy
 
 
@@ -29,7 +29,7 @@ def top_score_difference(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: k is below 2 or above C.
+        InputError: k is below 2 or above C, or the mask is not one boolean per example.
 
     >>> import torch
     >>> top_score_difference(torch.tensor([0.1, 0.6, 0.3]).log(), k=3)  # 0.6 - (0.3 + 0.1) / 2
@@ -38,7 +38,7 @@ def top_score_difference(
     classes = logits.shape[-1]
     if not 2 <= k <= classes:
         raise InputError(f"k is {k}: choose it in [2, {classes}], from the top two to all classes.")
-    top = blank(at_least_float32(logits), mask).softmax(-1).topk(k).values
+    top = prepare_logits(logits, mask).softmax(-1).topk(k).values
     return blank(top[..., 0] - top[..., 1:].sum(-1) / (k - 1), mask)
 
 
@@ -68,7 +68,8 @@ def tolerant(
         Shape (...), in at least float32.
 
     Raises:
-        InputError: eta is outside (0, 1], or k outside [2, C], or the labels are not int64 or not one each.
+        InputError: eta is outside (0, 1], k outside [2, C], the labels are no class numbers (int64), or labels or
+            mask are not one per example.
 
     Warns:
         UserWarning: once for each (eta, k) that cannot do what it is for; see `check_tolerance`.

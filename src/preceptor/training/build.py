@@ -87,7 +87,15 @@ def option(room: str, component: Component, name: str, otherwise: Any) -> Any:
     """An option of the named function: the recipe's, or the function's default, or `otherwise` if it has none."""
     if name in component.options:
         return component.options[name]
-    found = inspect.signature(find(room, component.name)).parameters.get(name)
+    return _default(find(room, component.name), name, otherwise)
+
+
+def _default(function: Callable[..., Any], name: str, otherwise: Any = None) -> Any:
+    """The default of an option of `function`, or `otherwise` if it has none."""
+    try:
+        found = inspect.signature(function).parameters.get(name)
+    except ValueError:  # written in C
+        return otherwise
     return otherwise if found is None or found.default is found.empty else found.default
 
 
@@ -102,10 +110,13 @@ def check_options(room: str, component: Component, function: Callable[..., Any],
     itself.
     """
     known, anything = options_of(function)
-    for option in component.options:
+    for option, value in component.options.items():
         if option in own or (option not in known and not anything):
             hint = did_you_mean(option, known - set(own))
             raise InputError(f"unknown key '{room}.{option}' for the {room} '{component.name}'; {hint}")
+        # In YAML 1.2 'no' is text, and text is as good as true to a function that does not look.
+        if isinstance(_default(function, option), bool) and not isinstance(value, bool):
+            raise InputError(f"'{room}.{option}' is {value!r}; give true or false")
 
 
 def call(room: str, component: Component, supplied: Mapping[str, Any] | None = None) -> Any:

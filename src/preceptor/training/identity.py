@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
-from preceptor.training.teacher import Lookup, Mixture, Teacher
+from preceptor.training.teacher import Lookup, Mixture, Teacher, Transformed
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
 _ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
@@ -22,8 +23,8 @@ def fingerprint(thing: Any) -> str:
     """Its qualified name and, where there are tensors, arrays or plain values in it, the SHA-256 of these.
 
     Tensors are found in modules (the state dict), in our teachers and data sets, in lists, partial functions and bound
-    methods, and in a data set's ``inputs``, ``labels``, ``data``, ``targets``. A function is known by its name alone:
-    that it was edited, or what it closes over, is not seen.
+    methods, and in a data set's ``inputs``, ``labels``, ``data``, ``targets``; plain values in our transforms, too. A
+    function is known by its name alone: that it was edited, or what it closes over, is not seen.
 
     >>> fingerprint(nn.functional.relu)
     'torch.nn.functional:relu'
@@ -63,11 +64,15 @@ def _parts(thing: Any) -> Iterator[Any]:
         case Tensor() | np.ndarray():
             yield from (f"{thing.dtype} {tuple(thing.shape)}", _bytes(thing))
         case Teacher():
-            yield from (thing.model, thing.distribution, thing.temperature)
+            yield from (thing.model, thing.distribution, thing.temperature, thing.transform, thing.class_names)
         case Mixture():
             yield from (*thing.teachers, *thing.weights)
+        case Transformed():
+            yield from (thing.teacher, thing.transform)
         case Lookup():
             yield from (thing.table, thing.row_of)
+        case BaseModel():
+            yield thing.model_dump_json()
         case nn.Module():
             yield from (part for pair in sorted(thing.state_dict().items()) for part in pair)
         case functools.partial():

@@ -302,9 +302,7 @@ class Loop:
         progress.metrics_bytes = self.metrics.append(line)
         if self.recipe.training.trackers:
             self.accelerator.log(_flat(line), step=progress.step)
-        wanted = self.recipe.training.checkpoint_epochs
-        due = progress.epoch in wanted if isinstance(wanted, tuple) else progress.epoch % wanted == 0
-        if due or progress.epoch == self.recipe.training.epochs:
+        if self.recipe.training.is_checkpoint(progress.epoch):
             self.save()
 
     def _means(self) -> dict[str, Any]:

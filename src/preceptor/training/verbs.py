@@ -9,27 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.dataset import ArrayDataset, Data, Indexed, labels_of, require_index
+from preceptor.data.dataset import ArrayDataset, Data, require_index
 from preceptor.errors import InputError
-from preceptor.recipe import Component, DistillRecipe, Recipe, TeacherRef, TeachRecipe
-from preceptor.teaching import fit_temperature
+from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.build import call
 from preceptor.training.device import Accelerator
-from preceptor.training.evaluate import Evaluator, score, tabulate
-from preceptor.training.files import atomic_path, finite, locked, make_folder, save_tensors, write_json
+from preceptor.training.evaluate import tabulate
+from preceptor.training.files import finite, locked, make_folder, write_json
 from preceptor.training.identity import fingerprint
+from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.loop import Loop, make_accelerator
+from preceptor.training.outcome import Result, evaluator, finish
 from preceptor.training.progress import progress_bar
 from preceptor.training.setup import Samples
 from preceptor.training.stack import Stack
 from preceptor.training.streams import Streams
 from preceptor.training.task import DistillTask, Loss, Task, TeachTask
-from preceptor.training.teacher import Lookup, Teacher, TeacherFn, TeacherLike, Transformed, as_teacher, leaves, moved
+from preceptor.training.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved
 
-Result = dict[str, Any]
 Factory = Callable[..., nn.Module]
 
 
@@ -108,9 +108,9 @@ def distill(
         bound = setup.as_loss(loss, _named(loss), found.num_classes)
     bare = moved(as_teacher(teacher) if teacher is not None else _load_teachers(recipe), accelerator.device)
     given = bare if recipe.transform is None else Transformed(bare, recipe.transform)
-    _check_class_names(given, found.class_names)
+    check_class_names(given, found.class_names)
     if teacher is None:
-        _refuse_leak(recipe, samples, named=data is None)
+        refuse_leak(recipe, samples, named=data is None)
     setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     batches = _batches(recipe, [samples], None, [samples.for_students])
@@ -307,55 +307,6 @@ def _load_teachers(recipe: DistillRecipe) -> TeacherFn:
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 
-def _refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
-    """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
-    for reference in recipe.teacher:
-        alike = named and runs.read_recipe(reference.run).data == recipe.data
-        if not alike and not _same_samples(reference, samples):
-            continue  # the indices are those of another data set
-        trained = runs.parts_of(reference.run, reference.member)["train"]
-        for part in ("heldout", "test"):
-            scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
-            seen = scored[torch.isin(scored, trained)]
-            if len(seen):
-                raise InputError(
-                    f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
-                    f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
-                )
-
-
-def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
-    """Whether a run's data are the student's in another spelling: the labels it recorded are found in their places.
-
-    Labels in the order of the classes say nothing, as many a data set lists them so.
-    """
-    index, recorded = runs.heldout_labels(reference.run, reference.member)
-    labels = labels_of(samples.data.train)
-    if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
-        return False
-    return torch.equal(labels[index], recorded)
-
-
-def _check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
-    """Refuse teachers with another number of classes, or another order of them where both carry names."""
-    for part in leaves(teacher):
-        theirs = part.class_names if isinstance(part, Teacher) else ()
-        if theirs and len(theirs) != len(names):
-            raise InputError(
-                f"the teacher has {len(theirs)} classes and the student {len(names)}; "
-                "distill on the data set that the teacher was trained for"
-            )
-        numbers = tuple(map(str, range(len(names))))  # what a data set without names has
-        if numbers in (tuple(theirs), tuple(names)):
-            continue
-        for position, (other, ours) in enumerate(zip(theirs, names, strict=False)):
-            if ours != other:
-                raise InputError(
-                    f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the "
-                    "classes of the data set into the teacher's order"
-                )
-
-
 def _stacked_labelled(sources: Sequence[Samples], source_of: Sequence[int]) -> Tensor | None:
     labelled = [source.labelled for source in sources]
     if any(rows is None for rows in labelled):
@@ -378,16 +329,16 @@ def _train(
     """Run the loop, and write down what came out."""
     if folder and accelerator.is_main_process:
         runs.write_splits(folder, _recorded_parts(sources, source_of))
-    evaluator = _evaluator(recipe, sources, source_of, accelerator, "heldout")
+    heldout = evaluator(recipe, sources, source_of, accelerator, "heldout")
     shown = progress and accelerator.is_main_process
     _prime(task.model, sources[0].data, accelerator, shown=shown)
     with (
         _tracked(accelerator, recipe),
         progress_bar(folder.name if folder else "training", enabled=shown) as on_step,
     ):
-        loop = Loop(task, batches, recipe, evaluator, accelerator, folder=folder, on_step=on_step)
+        loop = Loop(task, batches, recipe, heldout, accelerator, folder=folder, on_step=on_step)
         loop.run()
-    result = _finish(recipe, loop, sources, source_of, folder, objects)
+    result = finish(recipe, loop, sources, source_of, folder, objects)
     result |= {"time_total": round(loop.time_total, 2), **(extra or {})}
     if folder and accelerator.is_main_process:
         write_json(folder / "result.json", result)
@@ -439,97 +390,6 @@ def _batches(
         for samples, rows in zip(sources, indices, strict=True)
     ]
     return streams[0] if source_of is None else StackedBatches(streams, source_of)
-
-
-def _evaluator(
-    recipe: Recipe,
-    sources: Sequence[Samples],
-    source_of: list[int] | None,
-    accelerator: Accelerator,
-    part: str,
-) -> Evaluator:
-    # An `Indexed` of its own: random transforms of a data set are the same here in every epoch and run.
-    used = sources[0].train if part == "heldout" else sources[0].test
-    assert used is not None
-    rows = [s.parts["heldout"] if part == "heldout" else s.test_indices for s in sources]
-    return Evaluator(
-        Indexed(used.dataset, num_classes=used.num_classes),
-        rows[0] if source_of is None else torch.stack(rows),
-        accelerator,
-        distribution=getattr(recipe, "distribution", "softmax"),
-        source_of=source_of,
-    )
-
-
-def _finish(
-    recipe: Recipe,
-    loop: Loop,
-    sources: list[Samples],
-    source_of: list[int] | None,
-    folder: Path | None,
-    objects: Mapping[str, str],
-) -> Result:
-    """Score the last, best and averaged weights, the test set once each, and save weights and predictions."""
-    states = {"last": dict(loop.raw_model.state_dict()), "best": loop.best}
-    if loop.averaged is not None:
-        states["average"] = dict(loop.averaged.module.state_dict())
-    parts = ["heldout"] + ["test"] * (sources[0].test is not None)
-    result: Result = {
-        "schema_version": runs.SCHEMA,
-        "verb": recipe.verb,  # type: ignore[attr-defined]
-        "members": len(source_of) if source_of is not None else None,
-        "num_parameters": sum(
-            p[0].numel() if source_of is not None else p.numel() for p in loop.raw_model.parameters()
-        ),
-        "best_epoch": loop.progress.best_epoch if source_of is not None else loop.progress.best_epoch[0],
-        "temperature": None,
-        "heldout": {},
-        "test": {} if len(parts) == 2 else None,
-        "circumstances": runs.circumstances(loop.accelerator.device),
-    }
-    predictions: dict[str, Tensor] = {}
-    # Copied: loading one state into the model would change the others.
-    states = {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in states.items()}
-    temperatures: dict[str, Any] = {}
-    for kind, state in states.items():
-        loop.raw_model.load_state_dict(state)
-        for part in parts:
-            outputs, labels = _evaluator(recipe, sources, source_of, loop.accelerator, part).predictions(loop.raw_model)
-            result[part][kind] = score(outputs, labels, calibration=True)
-            predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
-        if getattr(recipe, "calibrate", False):
-            temperatures[kind] = _temperatures(predictions[f"heldout/{kind}"], predictions["heldout/labels"])
-    result["temperature"] = temperatures or None
-    loop.raw_model.load_state_dict(states["last"])
-    if folder and loop.accelerator.is_main_process:
-        for kind, state in states.items():
-            metadata = _metadata(recipe, sources[0], source_of, objects) | {"temperature": temperatures.get(kind, 1.0)}
-            runs.save_weights(folder / f"{kind}.safetensors", state, metadata)
-        with atomic_path(folder / "predictions.safetensors") as temporary:
-            save_tensors(temporary, predictions, {"distribution": getattr(recipe, "distribution", "softmax")})
-    return result
-
-
-def _temperatures(logits: Tensor, labels: Tensor) -> float | list[float]:
-    if logits.ndim == 2:
-        return fit_temperature(logits, labels)
-    return [fit_temperature(rows, y) for rows, y in zip(logits, labels, strict=True)]
-
-
-def _metadata(
-    recipe: Recipe, samples: Samples, source_of: list[int] | None, objects: Mapping[str, str]
-) -> dict[str, Any]:
-    data = samples.data
-    own = {"factory": objects["model"].partition(" ")[0]} if "model" in objects else None
-    return {
-        "model": own or recipe.model.model_dump(mode="json"),
-        "num_classes": data.num_classes,
-        "input_shape": list(data.input_shape),
-        "class_names": list(data.class_names),
-        "preprocessing": data.preprocessing,
-        "distribution": getattr(recipe, "distribution", "softmax"),
-        "members": None if source_of is None else len(source_of),
-    }
 
 
 __all__ = ["Result", "Student", "distill", "distill_stack", "teach"]

@@ -1,0 +1,61 @@
+"""What a student must not be given: teachers that were trained on what it is scored on, or for other classes."""
+
+from collections.abc import Sequence
+
+import torch
+
+from preceptor.data.dataset import labels_of
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.training import run as runs
+from preceptor.training.setup import Samples
+from preceptor.training.teacher import Teacher, TeacherFn, leaves
+
+
+def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
+    """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
+    for reference in recipe.teacher:
+        alike = named and runs.read_recipe(reference.run).data == recipe.data
+        if not alike and not _same_samples(reference, samples):
+            continue  # the indices are those of another data set
+        trained = runs.parts_of(reference.run, reference.member)["train"]
+        for part in ("heldout", "test"):
+            scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
+            seen = scored[torch.isin(scored, trained)]
+            if len(seen):
+                raise InputError(
+                    f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
+                    f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
+                )
+
+
+def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
+    """Whether a run's data are the student's in another spelling: the labels it recorded are found in their places.
+
+    Labels in the order of the classes say nothing, as many a data set lists them so.
+    """
+    index, recorded = runs.heldout_labels(reference.run, reference.member)
+    labels = labels_of(samples.data.train)
+    if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
+        return False
+    return torch.equal(labels[index], recorded)
+
+
+def check_class_names(teacher: TeacherFn, names: Sequence[str]) -> None:
+    """Refuse teachers with another number of classes, or another order of them where both carry names."""
+    for part in leaves(teacher):
+        theirs = part.class_names if isinstance(part, Teacher) else ()
+        if theirs and len(theirs) != len(names):
+            raise InputError(
+                f"the teacher has {len(theirs)} classes and the student {len(names)}; "
+                "distill on the data set that the teacher was trained for"
+            )
+        numbers = tuple(map(str, range(len(names))))  # what a data set without names has
+        if numbers in (tuple(theirs), tuple(names)):
+            continue
+        for position, (other, ours) in enumerate(zip(theirs, names, strict=False)):
+            if ours != other:
+                raise InputError(
+                    f"class {position} is '{other}' to the teacher and '{ours}' to the student; put the "
+                    "classes of the data set into the teacher's order"
+                )
