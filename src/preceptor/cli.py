@@ -86,7 +86,10 @@ def distill(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", help="A run folder that teach wrote, or auto: chosen among the RUNs that follow."),
+        typer.Option(
+            "--teacher",
+            help="A teacher as assess names them (RUN, RUN:best, A+B...), or auto: chosen among the RUNs that follow.",
+        ),
     ] = None,
     out: Out = None,
     data_dir: DataDir = None,
@@ -97,7 +100,7 @@ def distill(
 
     With --teacher auto the held-out labels choose: checkpoint or mixture, and what to do to its output.
     """
-    from preceptor.recipe import DistillRecipe, text_override
+    from preceptor.recipe import DistillRecipe
 
     names = [argument for argument in arguments or [] if "=" not in argument]
     assignments = _with_data_dir([a for a in arguments or [] if "=" in a], data_dir)
@@ -106,7 +109,7 @@ def distill(
     if teacher == "auto":
         _distill_auto(recipe, assignments, names, data_dir, out, dry_run, as_json)
         return
-    assignments += [text_override("teacher", teacher)] if teacher else []
+    assignments += [_teacher_override(teacher)] if teacher else []
     _train(DistillRecipe, recipe, assignments, out, dry_run, as_json)
 
 
@@ -372,10 +375,14 @@ def _distill_auto(
     from preceptor.recipe import DistillRecipe, dump, find_recipe, load
     from preceptor.study.auto import choose_teacher
 
+    named = [assignment for assignment in assignments if assignment.startswith("teacher")]
+    if named:
+        raise InputError(f"'{named[0]}' names a teacher and --teacher auto chooses one; leave one of the two out")
     path = find_recipe(recipe)
     loaded = load(DistillRecipe, path, assignments)
     resolved, choice = choose_teacher(loaded, names, data_dir=data_dir, progress=True)
     if dry_run:
+        _print(choice.table(), to_stderr=True)
         _print(dump(resolved), plain=True)
         return
     if not as_json:
@@ -383,6 +390,20 @@ def _distill_auto(
     folder = out or Path("runs") / path.stem
     result = training.distill(resolved, folder, choice=choice.to_dict(), progress=True)
     _print(result if as_json else _score_table(result, folder))
+
+
+def _teacher_override(name: str) -> str:
+    """``teacher=`` for a run folder, or for what `assess` calls so: checkpoints of runs, ensembles."""
+    import json
+
+    from preceptor.recipe import text_override
+
+    if Path(name).is_dir() or not (":" in name or "+" in name):
+        return text_override("teacher", name)
+    from preceptor.study.candidates import teacher_references
+
+    references = [reference.model_dump(mode="json") for reference in teacher_references(name)]
+    return f"teacher={json.dumps(references, ensure_ascii=False)}"
 
 
 def _run_study(loaded: Any, folder: Path, as_json: bool) -> None:
@@ -434,7 +455,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _print(value: Any, *, plain: bool = False) -> None:
+def _print(value: Any, *, plain: bool = False, to_stderr: bool = False) -> None:
     """A table for people, JSON for programs."""
     import json
 
@@ -445,11 +466,11 @@ def _print(value: Any, *, plain: bool = False) -> None:
     elif isinstance(value, dict):
         typer.echo(json.dumps(value, indent=1))
     else:
-        console = Console()
+        console = Console(stderr=to_stderr)
         # Piped into a file there is no width to ask for: as wide as it needs to be.
         width = console.width if console.is_terminal else max(120, _width(value))
         left_out = _narrowed(value, width)
-        Console(width=width).print(value)
+        Console(width=width, stderr=to_stderr).print(value)
         if left_out:
             _say(f"note: too narrow for {', '.join(left_out)}; widen the window, or use --json")
 

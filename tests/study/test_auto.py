@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from preceptor.assess import Choice, forecast, transformed
 from preceptor.cli import app
 from preceptor.data import digits
-from preceptor.data.dataset import Indexed
+from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
 from preceptor.study.auto import choose_teacher, keep_teaching
 from preceptor.study.candidates import read_candidates
+from preceptor.teaching import average_probabilities
 from preceptor.training import distill
 from preceptor.training.run import load_teacher, read_recipe, read_result, read_weights
 from preceptor.training.teacher import Transformed
@@ -105,6 +106,25 @@ def test_auto_on_the_command_line_says_why_and_goes_on_where_it_was(runs, tmp_pa
     assert (tmp_path / "student" / "result.json").read_bytes() == before
     shown = run(*command, "--dry-run")
     assert "teacher:" in shown
+    assert "tried" in shown
+
+
+def test_a_teacher_by_the_name_that_assess_gives_it(runs, tmp_path):
+    kept, plain = runs
+    ensemble = f"{kept}:epoch-3+{plain}:best"
+    run("distill", "distill-digits", "--teacher", ensemble, *STUDENT, "--out", str(tmp_path / "student"))
+    references = read_recipe(tmp_path / "student").teacher
+    assert [(r.run, r.weights, r.epoch) for r in references] == [(kept, "last", 3), (plain, "best", None)]
+    [assessed] = read_candidates([ensemble])
+    live = average_probabilities([heldout(load_teacher(reference), kept) for reference in references])
+    np.testing.assert_allclose(assessed.logits, live.double().log_softmax(-1).numpy(), atol=1e-5)
+
+
+def test_a_teacher_of_other_inputs_is_refused_in_one_sentence(runs):
+    kept, _ = runs
+    other = ArrayDataset(torch.zeros(900, 20), torch.arange(900) % 10)
+    with pytest.raises(InputError, match=r"cannot read the data set's inputs of shape \(20,\) .*; distill on the data"):
+        distill(recipe(like=kept, teacher=str(kept)), data=other)
 
 
 def test_the_live_teacher_is_what_was_chosen(runs):
@@ -155,6 +175,8 @@ def test_every_transform_survives_a_recipe(transform, runs):
         (["distill", "distill-digits", "--teacher", "auto"], "there is no run to choose a teacher from"),
         (["distill", "distill-digits", "somewhere"], "'somewhere' is no KEY=VALUE"),
         (["teach", "teach-digits", "--select", "best"], "--select is 'best'; give teaching"),
+        (["distill", "distill-digits", "--teacher", "auto", "a", "teacher=b"], "'teacher=b' names a teacher and"),
+        (["distill", "distill-digits", "--teacher", "a:best"], "there is no run folder or file 'a:best'"),
         (["distill", "distill-digits", "--teacher", "auto", "nowhere"], "there is no run folder or file 'nowhere'"),
     ],
 )

@@ -26,7 +26,7 @@ KEPT = ["training.epochs=3", "training.keep=all", "split.transfer=40"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two single runs that share a split, and a stack of two seeds."""
     folder = tmp_path_factory.mktemp("runs")
-    teach(teach_recipe(*KEPT, "average.decay=0.5"), folder / "a")
+    teach(teach_recipe(*KEPT, "average.decay=0.5", "calibrate=true"), folder / "a")
     teach(teach_recipe(*KEPT, "objective=mse", "distribution=clip", "streams.initialization=1"), folder / "b")
     teach(teach_recipe(*KEPT), folder / "stack", seeds=[0, 7])
     return folder
@@ -61,6 +61,8 @@ def says(reference: TeacherRef, part: str) -> np.ndarray:
         (":best", {"weights": "best"}),
         (":average", {"weights": "average"}),
         (":epoch-2", {"epoch": 2}),
+        (":calibrated", {"calibrated": True}),
+        (":best:calibrated", {"weights": "best", "calibrated": True}),
     ],
 )
 def test_a_run_says_what_its_live_teacher_says(selectors: str, reference: dict[str, Any], folder: Path) -> None:

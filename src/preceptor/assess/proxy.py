@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.assess.forecasts import first_row
 from preceptor.errors import InputError
 from preceptor.losses.ptloss import Coefficients, coefficient_tensor, ptloss
 
@@ -343,10 +344,9 @@ def _check_logits(teacher_logits: Tensor) -> None:
         raise InputError(f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes.")
     broken = teacher_logits.detach().isnan().any(-1)
     if broken.any():
-        row = broken.nonzero()[0].tolist()
         raise InputError(
-            f"teacher_logits are NaN in row {row[0] if len(row) == 1 else tuple(row)} (such rows: {int(broken.sum())}); "
-            "drop them or repair the model that wrote them."
+            f"teacher_logits are NaN in row {first_row(broken.cpu().numpy())} (such rows: {int(broken.sum())}); drop "
+            "them or repair the model that wrote them."
         )
 
 

@@ -13,6 +13,7 @@ from preceptor.assess.comparison import CRITERIA, common_shape
 from preceptor.assess.forecasts import Array, to_numpy
 from preceptor.assess.intervals import check_level, percentile_intervals
 from preceptor.errors import InputError, did_you_mean
+from preceptor.recipe import TeacherRef
 from preceptor.study import tables
 from preceptor.study.candidates import Candidate, Predictions, agree, agreed, heldout_rows, read_candidates, refuse_seen
 from preceptor.training import files
@@ -364,11 +365,12 @@ def _seen_scores(values: Mapping[str, np.ndarray], measure: str, level: float) -
 def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) -> list[str]:
     """What a reader should know before believing a ranking."""
     found = []
-    selected = [c.name for c in candidates if any(r.weights in ("best", "teaching") for r in c.references)]
+    selected = [c.name for c in candidates if any(_fitted_here(reference) for reference in c.references)]
     if selected:
         found.append(
-            f"The weights of {_listed(selected)} were selected on these held-out samples, so their scores here are too "
-            "good, by a little; to rank them without bias, score them on labels that selected nothing."
+            f"The weights or the temperature of {_listed(selected)} were selected on these held-out samples, so their "
+            "scores here are too good, by a little; to rank them without bias, score them on labels that selected "
+            "nothing."
         )
     if ids is not None or any(c.ids is not None for c in candidates):
         unchecked = [c.name for c in candidates if c.ids is None and c.labels is None]
@@ -387,6 +389,10 @@ def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) ->
         if candidate.unseen is not None:
             found.append(f"No score of {candidate.name} where students learn: {candidate.unseen.rstrip('.')}.")
     return found
+
+
+def _fitted_here(reference: TeacherRef) -> bool:
+    return reference.weights in ("best", "teaching") or reference.calibrated
 
 
 def _listed(names: Sequence[str]) -> str:

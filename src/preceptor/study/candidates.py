@@ -25,11 +25,12 @@ from preceptor.training.evaluate import Evaluator
 from preceptor.training.loop import make_accelerator
 from preceptor.training.progress import progress_bar
 
-__all__ = ["Candidate", "Predictions", "name_of", "read_candidates"]
+__all__ = ["Candidate", "Predictions", "name_of", "read_candidates", "teacher_references"]
 
 _WEIGHTS = ("last", "best", "average", "teaching")
 # Those whose held-out predictions a run has stored.
 _STORED = ("last", "best", "average")
+_MOMENTS = {"weights", "epoch"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +84,11 @@ def read_candidates(
     """Read teachers by name.
 
     ``RUN`` is a run folder's last weights; ``RUN:best`` and ``RUN:average`` are others; ``RUN:epoch-4`` the weights
-    after four epochs and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a candidate of
-    its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy`` and
-    ``FILE.parquet`` hold logits (`preceptor.study.tables.read_table`). ``A+B+C`` is the ensemble of these: the mean of
-    their probabilities.
+    after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
+    ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
+    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
+    and ``FILE.parquet`` hold logits (`preceptor.study.tables.read_table`). ``A+B+C`` is the ensemble of these: the mean
+    of their probabilities.
 
     Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
     all others are computed from the weights on the run's data set. Nothing is written.
@@ -177,6 +179,21 @@ def heldout_rows(table: np.ndarray, positions: np.ndarray | None, num_samples: i
     return table[positions]
 
 
+def teacher_references(name: str) -> list[TeacherRef]:
+    """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
+
+    Raises:
+        InputError: it is no run, or a file of logits.
+    """
+    sources = [source for term in _terms(name) for source in term]
+    for source in sources:
+        if isinstance(source, Path):
+            raise InputError(
+                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
+            )
+    return [source for source in sources if isinstance(source, TeacherRef)]
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
 
 _Source = Path | TeacherRef
@@ -218,7 +235,7 @@ def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     chosen: dict[str, Any] = {}
     for selector in selectors:
         key, value = _choice(run, selector)
-        if key in chosen or (key != "member" and chosen.keys() - {"member"}):
+        if key in chosen or (key in _MOMENTS and chosen.keys() & _MOMENTS):
             raise InputError(f"'{run}:{':'.join(selectors)}' names two moments or members of the run; give one")
         chosen[key] = value
     chosen["run"] = str(run)
@@ -232,15 +249,17 @@ def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     return [parse(TeacherRef, chosen | {"epoch": epoch}) for epoch in kept]
 
 
-def _choice(run: Path, selector: str) -> tuple[str, int | str]:
+def _choice(run: Path, selector: str) -> tuple[str, int | str | bool]:
     """The key of a `TeacherRef` that a selector sets, and its value; ``all`` for every epoch."""
+    if selector == "calibrated":
+        return "calibrated", True
     numbered = re.fullmatch(r"(epoch|member)-(\d+)", selector)
     if numbered:
         return numbered[1], int(numbered[2])
     if selector in _WEIGHTS:
         return "weights", selector
     if selector != "epochs":
-        hint = did_you_mean(selector, [*_WEIGHTS, "epochs", "epoch-1", "member-0"])
+        hint = did_you_mean(selector, [*_WEIGHTS, "calibrated", "epochs", "epoch-1", "member-0"])
         raise InputError(f"'{run}:{selector}' names no weights of the run; {hint}")
     return "epoch", "all"
 
@@ -249,9 +268,9 @@ def name_of(reference: TeacherRef) -> str:
     """A reference as it is written on the command line."""
     moment = f"epoch-{reference.epoch}" if reference.epoch is not None else reference.weights
     selectors = [moment] if moment != "last" else []
-    return ":".join(
-        [str(reference.run), *selectors, *([] if reference.member is None else [f"member-{reference.member}"])]
-    )
+    selectors += ["calibrated"] if reference.calibrated else []
+    selectors += [f"member-{reference.member}"] if reference.member is not None else []
+    return ":".join([str(reference.run), *selectors])
 
 
 def _file_names(sources: Sequence[_Source]) -> dict[Path, str]:
@@ -307,9 +326,14 @@ class _Loader:
             if self.transfer or computed:
                 raise
             unseen = str(error)
+        temperature = runs.temperature_of(reference, weights)
         heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
+        heldout = _at(heldout, temperature)
         # Many epochs times a whole training set: in the precision that the model computed in.
-        seen = {part: replace(each, logits=each.logits.astype(np.float32)) for part, each in predicted.items()}
+        seen = {
+            part: replace(each, logits=each.logits.astype(np.float32))
+            for part, each in ((part, _at(each, temperature)) for part, each in predicted.items())
+        }
         numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
         return Candidate(
             name_of(reference),
@@ -392,6 +416,13 @@ def _stored(reference: TeacherRef, index: Tensor) -> Predictions:
 def _predictions(logits: Tensor, labels: Tensor, index: Tensor) -> Predictions:
     # Log-probabilities whatever the distribution: raw scores of a squared-error teacher may look like probabilities.
     return Predictions(logits.double().log_softmax(-1).numpy(), labels.numpy(), index.numpy())
+
+
+def _at(predictions: Predictions, temperature: float) -> Predictions:
+    """The same at a temperature."""
+    if temperature == 1:
+        return predictions
+    return replace(predictions, logits=assess.forecast(predictions.logits / temperature).log_probs)
 
 
 # -- ensembles --------------------------------------------------------------------------------------------------------

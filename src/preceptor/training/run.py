@@ -370,24 +370,32 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     Raises:
         InputError: the run is missing or incomplete, or has no such weights, epoch or member.
     """
-    result = read_result(reference.run)
-    if reference.calibrated and not result.get("temperature"):
+    weights, source = teacher_weights(reference)
+    model = _model_of(weights, source, reference.member)
+    return Teacher(
+        model,
+        distribution=weights.distribution,
+        temperature=temperature_of(reference, weights),
+        class_names=weights.class_names,
+        transform=weights.transform,
+    )
+
+
+def temperature_of(reference: TeacherRef, weights: Weights) -> float:
+    """The temperature that a reference asks for: the one fitted to its run's weights, or 1.
+
+    Raises:
+        InputError: the run has fitted none.
+    """
+    if not reference.calibrated:
+        return 1.0
+    if not read_result(reference.run).get("temperature"):
         raise InputError(
             f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, or "
             "set calibrated=false"
         )
-    weights, source = teacher_weights(reference)
-    model = _model_of(weights, source, reference.member)
-    temperature = weights.temperature if reference.calibrated else 1.0
-    if isinstance(temperature, list):
-        temperature = temperature[reference.member or 0]
-    return Teacher(
-        model,
-        distribution=weights.distribution,
-        temperature=temperature,
-        class_names=weights.class_names,
-        transform=weights.transform,
-    )
+    fitted = weights.temperature
+    return fitted[reference.member or 0] if isinstance(fitted, list) else fitted
 
 
 def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:

@@ -167,8 +167,15 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
                 "samples; give one row for each sample"
             )
     batch = samples.train[samples.for_students[:2].tolist()]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        output = teacher({name: tensor.to(device) for name, tensor in batch.items()})
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = teacher({name: tensor.to(device) for name, tensor in batch.items()})
+    except RuntimeError as error:
+        shape, reason = tuple(batch["input"].shape[1:]), str(error).partition("\n")[0]
+        raise InputError(
+            f"the teacher cannot read the data set's inputs of shape {shape} ({reason}); distill on the data set that "
+            "the teacher was trained for"
+        ) from error
     if not isinstance(output, Tensor):
         raise InputError(f"the teacher returns a {type(output).__name__}; it must return logits or log-probabilities")
     if output.shape[-1] != samples.data.num_classes:
