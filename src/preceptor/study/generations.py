@@ -10,12 +10,13 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
+from preceptor.study.folder import Clock, completed
+from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.files import load_tensors
 from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
@@ -40,19 +41,16 @@ def run_generations(
         For each start and each generation the test scores of the single model and of the ensemble of all generations so
         far (mean of probabilities), one value per seed.
     """
-    refuse_other(folder, study)
-    if (folder / "generations.json").exists():  # complete: its time and date are those of its making
-        return read_json(folder / "generations.json")
-    with claimed(folder, study) as clock:
-        result = _run(study, folder, progress, clock.noting(say))
-        result |= {"command": command, "time_total": clock.time_total}
-        write_json(folder / "generations.json", result)
-    return result
+
+    def make(clock: Clock) -> dict[str, Any]:
+        return _run(study, folder, progress, clock.noting(say)) | {"command": command}
+
+    return completed(folder, "generations.json", study, make)
 
 
 def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Train and score every chain."""
-    data = setup.load_data(study.teach)
+    data = data_with_test(study.teach, study.seeds[0])
     starts, seeds = list(study.starts), list(study.seeds)
     for start in starts:
         say(f"generation 0: {start}")

@@ -17,15 +17,15 @@ from preceptor.assess.optimum import stand_in
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
+from preceptor.study.folder import Clock, completed
 from preceptor.study.grid import optimum_of
-from preceptor.study.outputs import claimed
 from preceptor.study.prediction.recipe import Candidate, Prediction
 from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
 from preceptor.training.build import option
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import finite, load_tensors, read_json, write_json
+from preceptor.training.files import load_tensors
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.setup import Samples, stack_of
 from preceptor.training.stack import Stack
@@ -111,15 +111,12 @@ def run_prediction(
     Raises:
         InputError: the truth of a test sample is not known.
     """
-    with claimed(folder, study) as clock:
-        path = folder / "prediction.json"
-        if path.exists():  # complete: its time and date are those of its making
-            return read_json(path)
-        place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
-        result = _run(study, place, truth, clock.noting(say))
-        result = finite(result | {"command": command, "time_total": clock.time_total})
-        write_json(path, result)
-    return result
+    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
+
+    def make(clock: Clock) -> dict[str, Any]:
+        return _run(study, place, truth, clock.noting(say)) | {"command": command}
+
+    return completed(folder, "prediction.json", study, make)
 
 
 @dataclass(frozen=True, eq=False)
