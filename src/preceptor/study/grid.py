@@ -19,6 +19,7 @@ from preceptor.recipe import TeachRecipe
 from preceptor.study.folder import Clock, completed
 from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
+from preceptor.study.statistics import SCHEMA, SCORES
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.build import option
@@ -28,8 +29,6 @@ from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
-SCHEMA = 1
-_SCORES = ("accuracy", "brier", "nll", "calibration_error")
 Say = Callable[[str], None]
 
 
@@ -168,7 +167,7 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
     return Outputs(
         torch.stack([p.heldout for p in parts]),
         torch.stack([p.heldout_labels for p in parts]),
-        {part: {key: [p.scores[part][key] for p in parts] for key in _SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
+        {part: {key: [p.scores[part][key] for p in parts] for key in SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
         torch.stack([p.students_see for p in parts]),
         tuple(origin for p in parts for origin in p.origin),
     )
@@ -199,7 +198,7 @@ def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: T
 
 def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     values = score(logits, labels, calibration=True)
-    return {key: values[key] for key in _SCORES}
+    return {key: values[key] for key in SCORES}
 
 
 def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
@@ -245,7 +244,7 @@ def _distill(
                     for result, chunk in zip(results, chunks, strict=True)
                     for value in result[part]["last"][key][position * len(chunk) : (position + 1) * len(chunk)]
                 ]
-                for key in _SCORES
+                for key in SCORES
             }
             for part in ("heldout", "test")
         }
@@ -282,4 +281,4 @@ def _distill_chunk(
 
 
 def _kept(result: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    return {part: {key: result[part][weights][key] for key in _SCORES} for part in ("heldout", "test")}
+    return {part: {key: result[part][weights][key] for key in SCORES} for part in ("heldout", "test")}
