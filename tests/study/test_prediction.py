@@ -122,6 +122,8 @@ def test_the_table_and_the_picture(result, tmp_path):
     text = markdown(result)
     assert all(f"| {name} |" in text for name in ("last", "hot", "both", "fitted"))
     assert "oracle gap closed by `auto`" in text
+    assert "best candidate: picked out of 4 on these same seeds" in text
+    assert "Made by `pytest`; seeds 2 (0, 1); preceptor " in text
     assert write_picture(result, tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
