@@ -15,7 +15,7 @@ from torch import Tensor
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import load
-from preceptor.study.prediction.recipe import Prediction
+from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.tune import tune_rates
@@ -73,7 +73,7 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
     def say(text: str) -> None:
         print(f"{case.name}: {text}", file=sys.stderr, flush=True)
 
-    study = load(Prediction, QUICK if arguments.quick else case.recipe, case.overrides)
+    study = load(PredictionStudy, QUICK if arguments.quick else case.recipe, case.overrides)
     data, truth = case.data()
     if arguments.tune:
         if case.teachers_of is None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from preceptor.assess import Estimate, mean_interval
+from preceptor.assess import mean_interval
 from preceptor.study.prediction.summary import LossSummary, summarize
+from preceptor.study.text import difference, markdown_table
 from preceptor.training.files import read_json, write_text
 
 COMPARED = {"kd", "ttm", "wttm", "ptloss"}
@@ -61,20 +62,14 @@ def claims(result: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     yield "`auto` over CE stopped (b)", auto - accuracy(result, f"ce-{b}", "kd")
 
 
-def cell(estimate: Estimate) -> str:
-    """Bold where the interval excludes 0."""
-    text = f"{estimate.value:+.2f} ± {(estimate.high - estimate.low) / 2:.2f}"
-    return text if 0 in estimate else f"**{text}**"
-
-
 def by_loss(results: Mapping[str, Any], shown: Callable[[LossSummary], str]) -> None:
     """A table with a row a study and a column a loss."""
     summaries = {name: summarize(result) for name, result in results.items()}
     losses = list(max(summaries.values(), key=len))
-    print(f"|  | {' | '.join(losses)} |\n| :-- | {' | '.join(['--:'] * len(losses))} |")
-    for name, found in summaries.items():
-        cells = [shown(found[loss]) if loss in found else "" for loss in losses]
-        print(f"| {name} | {' | '.join(cells)} |")
+    rows = [
+        [name, *(shown(found[loss]) if loss in found else "" for loss in losses)] for name, found in summaries.items()
+    ]
+    print(markdown_table(["", *losses], rows))
 
 
 def within(value: float, ceiling: float) -> str:
@@ -118,11 +113,9 @@ def write_docs(folders: Mapping[str, Path], docs: Path) -> None:
 
 def papers(results: Mapping[str, Any]) -> None:
     """A table with a column a study."""
-    names = list(results)
-    print(f"|  | {' | '.join(names)} |\n| :-- | {' | '.join(['--:'] * len(names))} |")
-    rows = [[(label, cell(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
-    for same in zip(*rows, strict=True):
-        print(f"| {same[0][0]} | {' | '.join(shown for _, shown in same)} |")
+    columns = [[(label, difference(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
+    rows = [[same[0][0], *(shown for _, shown in same)] for same in zip(*columns, strict=True)]
+    print(markdown_table(["", *results], rows))
     print("\nPoints of test accuracy of the student, paired by seed; KD unless it says otherwise; ±: half the 95 %")
     print("Student-t interval, bold where it excludes 0. Epochs (a), (b), end:", end=" ")
     print("; ".join(f"{name} {', '.join(map(str, epochs(result)))}" for name, result in results.items()) + ".")

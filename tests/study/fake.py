@@ -61,6 +61,22 @@ def fake_study(
     }
 
 
+def fake_generations() -> dict[str, Any]:
+    """Two chains of two generations, three seeds."""
+    study = fake_study(("mse",), ("kd",), 3)
+    kept = ("schema_version", "name", "command", "data", "seeds", "recipe", "circumstances", "time_total")
+    keys = ("accuracy", "brier", "nll", "calibration_error", "entropy", "top_k_mass")
+
+    def scores(accuracy: list[float]) -> dict[str, list[float]]:
+        return {key: [0.5, 0.25, 0.75] for key in keys} | {"accuracy": accuracy}
+
+    def link(generation: int, accuracy: list[float]) -> dict[str, Any]:
+        return {"generation": generation, "test": scores(accuracy), "ensemble": scores([0.9, 0.9, 0.9])}
+
+    chains = {start: [link(0, [0.8] * 3), link(1, [0.8, 0.81, 0.82])] for start in ("strict", "tolerant")}
+    return {key: study[key] for key in kept} | {"top_k": 5, "chains": chains}
+
+
 def _scores(accuracy: np.ndarray, rng: np.random.Generator, brier: np.ndarray | None = None) -> dict[str, Any]:
     brier = 1.4 * (1 - accuracy) if brier is None else brier
     heldout = {

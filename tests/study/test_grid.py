@@ -15,9 +15,9 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.recipe import dump, parse
+from preceptor.study.folder import Clock
 from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
-from preceptor.study.outputs import Clock
 from preceptor.study.recipe import Generations, Study
 from preceptor.training import distill, files, load_model, teach
 from preceptor.training.files import load_tensors
@@ -125,6 +125,54 @@ def test_each_generation_learns_from_the_one_before(tmp_path: Path) -> None:
     assert max((found[name] - ends[0][name]).abs().max() for name in found) > 1e-2
 
 
+def chain(base: dict[str, Any] = BASE, **changes: Any) -> Generations:
+    raw = {"name": "chain", "seeds": [0, 3], "teach": base, "distill": base, "starts": PLAIN["teachers"]}
+    return parse(Generations, raw | changes)
+
+
+NO_TEST = BASE | {"split": {"train": 100, "heldout": 100, "transfer": 100}}
+PARTS = ("teach", "distill", "baseline")
+
+
+@pytest.mark.parametrize(
+    ("run", "study", "mended"),
+    [
+        (run_study, tiny(**dict.fromkeys(PARTS, NO_TEST)), tiny()),
+        (run_generations, chain(NO_TEST), chain(generations=1)),
+    ],
+    ids=["study", "generations"],
+)
+def test_a_study_without_a_test_part_is_refused_before_it_trains(
+    run: Any, study: Any, mended: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"^the data set 'digits' has no test set, .*; give split.test, such as 0.2"):
+        run(study, tmp_path, command="test")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert run(mended, tmp_path, command="test")["name"] == mended.name
+
+
+CLIP = BASE | {"distribution": "clip", "objective": {"name": "mse", "on": "logit"}}
+
+
+@pytest.mark.parametrize(
+    ("run", "study", "file"),
+    [
+        (run_study, tiny(teach=CLIP, teachers={"mse": {"objective": CLIP["objective"]}}), "study.json"),
+        (
+            run_generations,
+            chain(generations=1, teach=CLIP, starts={"mse": {"objective": CLIP["objective"]}}),
+            "generations.json",
+        ),
+    ],
+    ids=["study", "generations"],
+)
+def test_what_a_study_returns_is_what_it_writes(run: Any, study: Any, file: str, tmp_path: Path) -> None:
+    """Also where a class has probability 0 and its NLL is infinite, which JSON does not know."""
+    result = run(study, tmp_path, command="test")
+    assert "null" in json.dumps(result, allow_nan=False)
+    assert result == json.loads((tmp_path / file).read_text()) == run(study, tmp_path, command="again")
+
+
 @pytest.mark.parametrize("entry", ["strict", "averaged"])
 def test_averaged_weights_that_nobody_averages(entry: str) -> None:
     teachers = {"strict": {"objective": "cross_entropy"}, "averaged": {"of": "strict"}}
@@ -144,7 +192,7 @@ def test_a_chain_starts_from_the_last_weights(asked: dict[str, Any]) -> None:
 
 def test_a_study_counts_the_time_of_all_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("preceptor.study.outputs.time.perf_counter", lambda: now)
+    monkeypatch.setattr("preceptor.study.folder.time.perf_counter", lambda: now)
 
     def say(text: str) -> None:
         nonlocal now

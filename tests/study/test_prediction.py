@@ -18,7 +18,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.gaussian_mixture import GaussianMixture
 from preceptor.errors import InputError
 from preceptor.recipe import load, parse
-from preceptor.study.prediction.recipe import Prediction
+from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.summary import summarize
@@ -39,8 +39,8 @@ def made() -> tuple[Data, Truth]:
     return Data(dataset, None, ("a", "b", "c")), Truth.exact(mixture.posterior(inputs))
 
 
-def small(**changes: object) -> Prediction:
-    raw = load(Prediction, RECIPE).model_dump(mode="json")
+def small(**changes: object) -> PredictionStudy:
+    raw = load(PredictionStudy, RECIPE).model_dump(mode="json")
     raw["teachers"] = {name: raw["teachers"][name] for name in ("cross_entropy", "mse")}
     raw["candidates"] = {
         "last": {"of": "cross_entropy@6"},
@@ -51,7 +51,7 @@ def small(**changes: object) -> Prediction:
     raw["losses"] = {name: raw["losses"][name] for name in ("kd", "ptloss")}
     for part in ("teach", "distill"):
         raw[part]["split"] = {"train": 150, "heldout": 120, "test": 150}
-    return parse(Prediction, raw | changes)
+    return parse(PredictionStudy, raw | changes)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,8 @@ def test_the_table_and_the_picture(result, tmp_path):
     text = markdown(result)
     assert all(f"| {name} |" in text for name in ("last", "hot", "both", "fitted"))
     assert "oracle gap closed by `auto`" in text
+    assert "best candidate: picked out of 4 on these same seeds" in text
+    assert "Made by `pytest`; seeds 2 (0, 1); preceptor " in text
     assert write_picture(result, tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -233,11 +235,11 @@ def partly(made) -> tuple[Data, Truth]:
     return replace(data, pools={"heldout": pool, "test": pool}), Truth.exact(truth.probs[170:]).after(170)
 
 
-def pooled(**changes: object) -> Prediction:
+def pooled(**changes: object) -> PredictionStudy:
     raw = small().model_dump(mode="json")
     for part in ("teach", "distill"):
         raw[part]["split"] = {"heldout": 120, "test": "rest"}
-    return parse(Prediction, raw | changes)
+    return parse(PredictionStudy, raw | changes)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +282,7 @@ def test_a_test_sample_of_unknown_truth_is_refused(partly, tmp_path):
 
 
 def test_the_large_form_of_the_images_benchmark() -> None:
-    study = load(Prediction, BENCHMARKS / "recipes" / "human-images-gpu.yaml")
+    study = load(PredictionStudy, BENCHMARKS / "recipes" / "human-images-gpu.yaml")
     assert len(study.seeds) >= 5
     assert len(study.candidates) >= 20
     assert {entry.loss.name for entry in study.losses.values()} == set(losses.__all__)

@@ -1,5 +1,6 @@
 """The table, the page and the picture of a study."""
 
+import copy
 import re
 import struct
 import subprocess
@@ -9,8 +10,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from preceptor.assess import Estimate
+from preceptor.errors import InputError
+from preceptor.study import generations
 from preceptor.study.report import markdown, table, write_picture, write_report
-from study.fake import LOSSES, TEACHERS, fake_study
+from preceptor.study.text import difference, plus_minus
+from study.fake import LOSSES, TEACHERS, fake_generations, fake_study
 from study.html_page import Page, assert_no_network
 
 
@@ -224,6 +229,58 @@ def test_equal_ranks_keep_their_labels_apart(tmp_path):
     panel = re.findall(r"<svg.*?</svg>", text, re.DOTALL)[1]
     heights = [re.search(rf'y="([\d.]+)"[^>]*>{name}<', panel) for name in TEACHERS]
     assert len({match and match[1] for match in heights}) == len(TEACHERS)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "shown"),
+    [
+        (Estimate(1.234, 0.734, 1.734), "**+1.23 ± 0.50**"),
+        (Estimate(-0.001, -0.501, 0.499), "+0.00 ± 0.50"),
+        (Estimate(1.0, float("nan"), float("nan")), "+1.00"),
+        (Estimate(float("nan"), float("nan"), float("nan")), "–"),
+        (Estimate(float("inf"), float("nan"), float("nan")), "–"),
+    ],
+)
+def test_a_value_and_its_margin(estimate, shown):
+    assert difference(estimate) == shown
+    assert plus_minus(estimate, sign=True) == shown.strip("*")
+    assert plus_minus(estimate, 1) in ("1.2 ± 0.5", "0.0 ± 0.5", "1.0", "–")
+
+
+def test_generations_are_a_table():
+    lines = generations.markdown(fake_generations()).splitlines()
+    assert lines[1] == "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    assert lines[2] == "| strict | 0 | 80.00 ± 0.00 |  | 0.500 | 0.500 | 0.500 | 0.500 |  |"
+    assert lines[3].startswith("| strict | 1 | 81.00 ± 2.48 | +1.00 ± 2.48 | 0.500 |")
+    assert lines[3].endswith("| 90.00 ± 0.00 |")
+    assert lines[-1].startswith("Made by `preceptor quickstart`; seeds 3 (0 to 2); data digits; preceptor ")
+    shown = text_of(generations.table(fake_generations()), width=160)
+    assert shown.count("81.00 ± 2.48") == 2
+
+
+def test_generations_with_nulls_can_be_shown():
+    result = fake_generations()
+    result["chains"]["strict"][1]["test"] |= {"brier": [0.5, None, 0.5], "accuracy": [None, 0.8, 0.8]}
+    row = generations.markdown(result).splitlines()[3]
+    assert row == "| strict | 1 | – | – | 0.500 | 0.500 | 0.500 | – | 90.00 ± 0.00 |"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda r: [r.pop(key) for key in list(r)] and r.update(schema_version=99), "the study has format 99, newer"),
+        (lambda r: r.pop("schema_version"), "the study lacks 'schema_version'"),
+        (lambda r: r.pop("chains"), "the study lacks 'chains'"),
+        (lambda r: r["chains"]["tolerant"][1].pop("test"), "the study lacks 'test'"),
+        (lambda r: r["chains"]["tolerant"][1]["test"]["nll"].pop(), "chains.tolerant.1.test.nll has 2 values for 3"),
+    ],
+)
+@pytest.mark.parametrize("show", [generations.markdown, generations.table])
+def test_generations_that_cannot_be_read(show, break_it, sentence):
+    result = copy.deepcopy(fake_generations())
+    break_it(result)
+    with pytest.raises(InputError, match=sentence):
+        show(result)
 
 
 def test_matplotlib_comes_late_and_leaves_no_trace(tmp_path):

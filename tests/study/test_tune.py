@@ -80,6 +80,32 @@ def test_tune_refuses_a_teacher_without_a_grid(tmp_path: Path) -> None:
         tune(tiny_study(), grids, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seeds": None}, "the grids have no 'seeds'; give seeds, teachers, losses, baseline"),
+        ({"baseline": None}, "the grids have no 'baseline'; give"),
+        ({"baseline": ["optimizer.lr=0.01", "optimizer.lr=0.1"]}, "'baseline.0' is 'optimizer.lr=0.01': "),
+        ({"losses": [["ce_weight=0.0"]]}, "'losses' is "),
+        ({"teacher": {}}, "unknown key 'teacher'"),
+    ],
+)
+def test_tune_refuses_grids_that_cannot_be(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    grids = {key: value for key, value in (tiny_grids() | changes).items() if value is not None}
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        tune(tiny_study(), grids, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tune_refuses_a_study_without_a_test_part(tmp_path: Path) -> None:
+    raw = tiny_study().model_dump(mode="json")
+    for part in ("teach", "distill", "baseline"):
+        raw[part]["split"] |= {"test": None}
+    with pytest.raises(InputError, match=r"give split\.test"):
+        tune(parse(Study, raw), tiny_grids(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipe(path: Path) -> None:
     """Each opens with the command that runs it, and every name and option in it exists."""

@@ -16,19 +16,19 @@ from torch import Tensor
 from preceptor import assess
 from preceptor.assess.optimum import stand_in
 from preceptor.recipe import TeachRecipe
-from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
+from preceptor.study.folder import Clock, completed
+from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
+from preceptor.study.statistics import SCHEMA, SCORES
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.build import option
 from preceptor.training.evaluate import score
-from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.files import load_tensors
 from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
-SCHEMA = 1
-_SCORES = ("accuracy", "brier", "nll", "calibration_error")
 Say = Callable[[str], None]
 
 
@@ -56,14 +56,12 @@ def run_study(
     Returns:
         What ``study.json`` holds (docs/run-folder.md).
     """
-    refuse_other(folder, study)
-    if (folder / "study.json").exists():  # complete: its time and date are those of its making
-        return read_json(folder / "study.json")
-    with claimed(folder, study) as clock, _threads(study.threads):
-        result = _run(study, folder, progress, clock.noting(say))
-        result |= {"command": command, "time_total": clock.time_total}
-        write_json(folder / "study.json", result)
-    return result
+
+    def make(clock: Clock) -> dict[str, Any]:
+        with _threads(study.threads):
+            return _run(study, folder, progress, clock.noting(say)) | {"command": command}
+
+    return completed(folder, "study.json", study, make)
 
 
 @contextlib.contextmanager
@@ -79,7 +77,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 def _run(study: Study, folder: Path, progress: bool, say: Say) -> dict[str, Any]:
     """Train and score every cell."""
-    data = setup.load_data(study.teach)
+    data = data_with_test(study.teach, study.seeds[0])
     teach_all(study, folder, data, progress=progress, say=say)
     say("hard labels: the student without a teacher")
     baseline = _teach_stack(study.baseline, list(study.seeds), folder / "baseline", data, progress)
@@ -169,7 +167,7 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
     return Outputs(
         torch.stack([p.heldout for p in parts]),
         torch.stack([p.heldout_labels for p in parts]),
-        {part: {key: [p.scores[part][key] for p in parts] for key in _SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
+        {part: {key: [p.scores[part][key] for p in parts] for key in SCORES} for part in ("heldout", "test")},  # type: ignore[misc]
         torch.stack([p.students_see for p in parts]),
         tuple(origin for p in parts for origin in p.origin),
     )
@@ -200,7 +198,7 @@ def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: T
 
 def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     values = score(logits, labels, calibration=True)
-    return {key: values[key] for key in _SCORES}
+    return {key: values[key] for key in SCORES}
 
 
 def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def _distill(
                     for result, chunk in zip(results, chunks, strict=True)
                     for value in result[part]["last"][key][position * len(chunk) : (position + 1) * len(chunk)]
                 ]
-                for key in _SCORES
+                for key in SCORES
             }
             for part in ("heldout", "test")
         }
@@ -283,4 +281,4 @@ def _distill_chunk(
 
 
 def _kept(result: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    return {part: {key: result[part][weights][key] for key in _SCORES} for part in ("heldout", "test")}
+    return {part: {key: result[part][weights][key] for key in SCORES} for part in ("heldout", "test")}

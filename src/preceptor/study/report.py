@@ -3,15 +3,13 @@
 All are made of ``study.json`` alone, and print the numbers as they are.
 """
 
-import html
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preceptor.assess.intervals import Estimate
-from preceptor.study import page, pictures
+from preceptor.study import page, pictures, text
 from preceptor.study.statistics import Cell, Statistics, differs, summarize
 from preceptor.training import files
 
@@ -66,15 +64,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         result: the content of ``study.json``.
     """
     statistics = summarize(result)
-    headers = ["#", "teacher", *_HEADERS, *map(_markdown_text, statistics.losses)]
-    lines = [headers, ["--:", ":--", *["--:"] * (len(headers) - 2)]]
-    for row in _rows(statistics):
-        gains = [f"**{_gain(cell)}**" if differs(cell.difference) else _gain(cell) for cell in row.cells]
-        lines.append([row.rank, _markdown_text(row.teacher), *row.scores, *gains])
-    grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    made = "; ".join(f"{name} {_markdown_text(value)}" for name, value in _circumstances(result, statistics).items())
-    command = f"`{_one_line(result['command'])}`"
-    return f"{grid}\n\n{_caption(statistics)}\n\nMade by {command}; {made}.\n"
+    headers = ["#", "teacher", *_HEADERS, *map(text.markdown_text, statistics.losses)]
+    rows = [
+        [row.rank, text.markdown_text(row.teacher), *row.scores, *(text.difference(c.difference) for c in row.cells)]
+        for row in _rows(statistics)
+    ]
+    grid = text.markdown_table(headers, rows, left=1)
+    return f"{grid}\n\n{_caption(statistics)}\n\n{text.made_by(result)}\n"
 
 
 def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
@@ -99,7 +95,7 @@ def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
         "gain": _gain,
         "style": _style,
         "caption": _caption(statistics),
-        "circumstances": _circumstances(result, statistics),
+        "circumstances": text.facts(result),
         "recipe": yaml.safe_dump(files.finite(result["recipe"]), sort_keys=False, allow_unicode=True),
     }
     return page.write("report.html.j2", path, values)
@@ -147,7 +143,7 @@ def _rows(statistics: Statistics) -> list[_Row]:
 
 
 def _gain(cell: Cell) -> str:
-    return _spread(cell.difference, "+.2f")
+    return text.plus_minus(cell.difference, sign=True)
 
 
 def _style(cell: Cell) -> str:
@@ -159,7 +155,7 @@ def _style(cell: Cell) -> str:
 
 def _caption(statistics: Statistics) -> str:
     """What the columns are, in full sentences."""
-    baseline = f"Student on labels alone: {_spread(_scaled(statistics.baseline, 100), '.2f')} % test accuracy."
+    baseline = f"Student on labels alone: {text.plus_minus(text.percent(statistics.baseline))} % test accuracy."
     scores = "acc, Brier, NLL, ECE (calibration error): the teacher on held-out labels; #: the rank its Brier predicts."
     if statistics.num_seeds == 1:
         return f"{baseline} {scores} One seed: no interval, and no difference can be told from luck."
@@ -213,7 +209,7 @@ def _realised(statistics: Statistics) -> "Markup":
     if not ranked:
         return page.sentence("No teacher's students have a finite test accuracy under every loss.")
     best, *others = ranked
-    name, accuracy = page.strong(best.name), page.interval(_scaled(best.students, 100), 2, unit=" %")
+    name, accuracy = page.strong(best.name), page.interval(text.percent(best.students), 2, unit=" %")
     if not others or statistics.realised_lead is None:
         return page.sentence("The students of {} reach {} test accuracy, averaged over the losses.", name, accuracy)
     return page.sentence(
@@ -231,15 +227,15 @@ def _best_pair(statistics: Statistics) -> "Iterator[Markup]":
     if not known:
         return
     best = max(known, key=lambda cell: cell.difference.value)
-    text = "The most accurate students came from {} with {}: {} %, which is {} against labels alone"
+    finding = "The most accurate students came from {} with {}: {} %, which is {} against labels alone"
     if math.isfinite(best.difference.low) and not differs(best.difference):
-        text += ", an interval that contains 0"
-    text += "."
+        finding += ", an interval that contains 0"
+    finding += "."
     if len(known) > 1:
-        text += f" This is the best of {len(known)} picked after the fact, so expect less of it on new seeds."
+        finding += f" This is the best of {len(known)} picked after the fact, so expect less of it on new seeds."
     accuracy = page.number(100 * best.accuracy.value, 2)
     gain = page.interval(best.difference, 2, unit=" points", sign=True)
-    yield page.sentence(text, page.strong(best.teacher), page.strong(best.loss), accuracy, gain)
+    yield page.sentence(finding, page.strong(best.teacher), page.strong(best.loss), accuracy, gain)
 
 
 def _tally(statistics: Statistics) -> "Markup":
@@ -297,54 +293,3 @@ def _reliability_panel(statistics: Statistics, index: int) -> "Markup":
     error = page.number(100 * teacher.scores["calibration_error"].value, 1)
     alt = f"Reliability diagram of {teacher.name}: calibration error {error} %."
     return page.svg(lambda axes: pictures.teacher_reliability(axes, statistics, teacher), 232, 250, alt)
-
-
-# Numbers and words
-
-
-def _spread(estimate: Estimate, form: str) -> str:
-    """``+1.23 ± 0.45``; without the margin where there is no interval."""
-    if not math.isfinite(estimate.value):
-        return page.MISSING
-    margin = (estimate.high - estimate.low) / 2
-    # Adding 0 turns a negative zero, which would print as -0.00, into a positive one.
-    value = format(round(estimate.value, 2) + 0.0, form)
-    return f"{value} ± {margin:.2f}" if math.isfinite(margin) else value
-
-
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    return Estimate(factor * estimate.value, factor * estimate.low, factor * estimate.high)
-
-
-def _circumstances(result: Mapping[str, Any], statistics: Statistics) -> dict[str, str]:
-    """How the study was made, by name; what is not known is left out."""
-    found = {
-        "seeds": _runs(result["seeds"]),
-        "data": result["data"],
-        **page.made_with(result["circumstances"]),
-        "time": _duration(result["time_total"]),
-    }
-    return {name: str(value) for name, value in found.items() if value not in (None, "")}
-
-
-def _runs(seeds: Iterable[Any]) -> str:
-    """``10 (0 to 9)`` where they are consecutive, all of them otherwise."""
-    seeds = list(seeds)
-    if len(seeds) > 2 and all(isinstance(s, int) for s in seeds) and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{len(seeds)} ({seeds[0]} to {seeds[-1]})"
-    return f"{len(seeds)} ({', '.join(map(str, seeds))})"
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split()).replace("`", "'")
-
-
-def _markdown_text(text: object) -> str:
-    """Plain text in a table's cell, whatever it holds."""
-    return html.escape(_one_line(text), quote=False).replace("|", "\\|").replace("*", "\\*")

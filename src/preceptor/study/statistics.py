@@ -7,7 +7,7 @@ not finite is null there and NaN here, and makes NaN whatever rests on it: no se
 optimum. **Realised** is the accuracy of the students on the test part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from numpy.typing import ArrayLike
 from preceptor.assess.intervals import Estimate, mean_interval
 from preceptor.errors import InputError
 
-__all__ = ["SCHEMA", "Cell", "Statistics", "Teacher", "check", "differs", "summarize"]
+__all__ = ["SCHEMA", "SCORES", "Cell", "Statistics", "Teacher", "check", "check_format", "differs", "summarize"]
 
 SCHEMA = 1
+"""Of ``study.json``."""
 SCORES = ("accuracy", "brier", "nll", "calibration_error")
+"""Of every teacher and student in it."""
 
 _KEYS = (
     "name",
@@ -112,8 +114,8 @@ def summarize(result: Mapping[str, Any], *, resamples: int = _RESAMPLES, seed: i
     """
     check(result)
     names, losses = list(result["teachers"]), tuple(result["students"])
-    baseline = _values(result, "baseline", "test", "accuracy")
-    brier = np.stack([_values(result, "teachers", name, "heldout", "brier") for name in names])
+    baseline = values_at(result, "baseline", "test", "accuracy")
+    brier = np.stack([values_at(result, "teachers", name, "heldout", "brier") for name in names])
     optimum = _grid(result, lambda loss, name: ("teachers", name, "optimum_brier", loss))
     accuracy = _grid(result, lambda loss, name: ("students", loss, name, "test", "accuracy"))
     correlations = _correlations(optimum, accuracy, resamples, seed)
@@ -121,7 +123,7 @@ def summarize(result: Mapping[str, Any], *, resamples: int = _RESAMPLES, seed: i
     teachers = [
         Teacher(
             name=name,
-            scores={score: mean_interval(_values(result, "teachers", name, "heldout", score)) for score in SCORES},
+            scores={score: mean_interval(values_at(result, "teachers", name, "heldout", score)) for score in SCORES},
             rank=rank[i],
             students=mean_interval(realised[i]),
             bins=_bins(result, name),
@@ -159,24 +161,29 @@ def ranks(values: ArrayLike) -> list[int | None]:
 
 def check(result: Mapping[str, Any]) -> None:
     """Raise an `InputError` that names what is wrong with a study's result; see `summarize` for what it must hold."""
-    version = _at(result, "schema_version")
-    if not isinstance(version, int) or version > SCHEMA:
-        raise InputError(f"the study has format {version}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
-    for key in _KEYS:
-        _at(result, key)
+    check_format(result, SCHEMA, _KEYS)
     for key in ("seeds", "teachers", "students"):
         if not result[key]:
             raise InputError(f"the study has no {key}; it needs one at least")
     for part in ("teachers", "baseline", "students"):
-        _check_lengths(result[part], part, len(result["seeds"]))
+        check_lengths(result[part], part, len(result["seeds"]))
 
 
-def _check_lengths(value: Any, where: str, num_seeds: int) -> None:
+def check_format(result: Mapping[str, Any], schema: int, keys: Iterable[str]) -> None:
+    """Refuse the result of any study that is of a newer format than `schema`, or lacks one of `keys`."""
+    version = _at(result, "schema_version")
+    if not isinstance(version, int) or version > schema:
+        raise InputError(f"the study has format {version}, newer than this Preceptor's {schema}; upgrade Preceptor")
+    for key in keys:
+        _at(result, key)
+
+
+def check_lengths(value: Any, where: str, num_seeds: int) -> None:
     """Every list holds one value a seed, but for the bins of a reliability diagram."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key != "reliability":
-                _check_lengths(inner, f"{where}.{key}", num_seeds)
+                check_lengths(inner, f"{where}.{key}", num_seeds)
     elif isinstance(value, list) and len(value) != num_seeds:
         raise InputError(f"the study's {where} has {len(value)} values for {num_seeds} seeds; run the study again")
 
@@ -190,7 +197,7 @@ def _at(result: Any, *path: str) -> Any:
     return result
 
 
-def _values(result: Mapping[str, Any], *path: str) -> Float64[np.ndarray, "values"]:
+def values_at(result: Mapping[str, Any], *path: str) -> Float64[np.ndarray, "values"]:
     """A list of numbers, null as NaN."""
     found = _at(result, *path)
     try:
@@ -207,13 +214,13 @@ def _grid(
     result: Mapping[str, Any], path: Callable[[str, str], tuple[str, ...]]
 ) -> Float64[np.ndarray, "losses teachers seeds"]:
     return np.array(
-        [[_values(result, *path(loss, name)) for name in result["teachers"]] for loss in result["students"]]
+        [[values_at(result, *path(loss, name)) for name in result["teachers"]] for loss in result["students"]]
     )
 
 
 def _bins(result: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     keys = ("count", "confidence", "accuracy")
-    bins = {key: _values(result, "teachers", name, "reliability", key) for key in keys}
+    bins = {key: values_at(result, "teachers", name, "reliability", key) for key in keys}
     if len({len(values) for values in bins.values()}) > 1:
         raise InputError(f"the study's teachers.{name}.reliability has lists of unequal length; run the study again")
     return bins

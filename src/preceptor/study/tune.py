@@ -2,19 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
+from preceptor.data.dataset import Data
 from preceptor.errors import InputError
-from preceptor.recipe import override, parse
+from preceptor.recipe import Strict, override, parse
 from preceptor.study.grid import run_study, teach_all
+from preceptor.study.outputs import data_with_test
 from preceptor.study.recipe import Study
-from preceptor.training import setup
 from preceptor.training.run import read_result
+from preceptor.training.verbs import teach
 
-Grid = Mapping[str, list[str]]
+Points = Annotated[list[list[str]], Field(min_length=1)]
 Say = Callable[[str], None]
+
+
+class Grids(Strict):
+    """Points to try; each is a list of ``key=value`` overrides of the entry that it is a point of."""
+
+    seeds: Annotated[list[int], Field(min_length=1)]
+    teachers: dict[str, Points]
+    losses: dict[str, Points]
+    baseline: Points
 
 
 def tune(study: Study, grids: Mapping[str, Any], folder: Path, *, say: Say = lambda _: None) -> dict[str, Any]:
@@ -33,28 +45,37 @@ def tune(study: Study, grids: Mapping[str, Any], folder: Path, *, say: Say = lam
         For teachers, losses and the baseline: each point's score, and the number of the chosen one.
 
     Raises:
-        InputError: the grids differ in size, name something that the study does not have, or use one of its seeds.
+        InputError: the grids lack a part, differ in size, name something that the study does not have, or use one of
+            its seeds; or the study has no test samples.
     """
-    _check(study, grids)
-    raw = study.model_dump(mode="json") | {"seeds": grids["seeds"]}
-    found: dict[str, Any] = {"baseline": _tune_baseline(raw, grids["baseline"], folder, say)}
-    teachers, found["teachers"] = _tune_teachers(raw, grids["teachers"], folder, say)
-    found["losses"] = _tune_losses(raw, teachers, grids["losses"], folder, say)
+    checked = _checked(study, grids)
+    data = data_with_test(study.teach, checked.seeds[0])
+    raw = study.model_dump(mode="json") | {"seeds": checked.seeds}
+    found: dict[str, Any] = {"baseline": _tune_baseline(raw, checked.baseline, folder, say)}
+    teachers, found["teachers"] = _tune_teachers(raw, checked.teachers, folder, data, say)
+    found["losses"] = _tune_losses(raw, teachers, checked.losses, folder, say)
     return found
 
 
-def _check(study: Study, grids: Mapping[str, Any]) -> None:
-    if shared := sorted(set(study.seeds) & set(grids["seeds"])):
+def _checked(study: Study, raw: Mapping[str, Any]) -> Grids:
+    if missing := [key for key in Grids.model_fields if key not in raw]:
+        raise InputError(f"the grids have no '{missing[0]}'; give {', '.join(Grids.model_fields)}")
+    grids = parse(Grids, raw)
+    if shared := sorted(set(study.seeds) & set(grids.seeds)):
         raise InputError(f"the grids' seeds {shared} are the study's, too; tune with seeds that the study does not use")
-    for part, names in (("teachers", set(study.trained)), ("losses", set(study.losses))):
-        if set(grids[part]) != names:
-            raise InputError(f"the grids' {part} are {sorted(grids[part])}, the study's are {sorted(names)}; name all")
-    sizes = {len(points) for part in ("teachers", "losses") for points in grids[part].values()}
-    if sizes != {len(grids["baseline"])}:
-        raise InputError(f"the grids have {sorted(sizes | {len(grids['baseline'])})} points; give all the same number")
+    for part, given, names in (
+        ("teachers", grids.teachers, study.trained),
+        ("losses", grids.losses, list(study.losses)),
+    ):
+        if set(given) != set(names):
+            raise InputError(f"the grids' {part} are {sorted(given)}, the study's are {sorted(names)}; name all")
+    sizes = {len(points) for points in (*grids.teachers.values(), *grids.losses.values(), grids.baseline)}
+    if len(sizes) > 1:
+        raise InputError(f"the grids have {sorted(sizes)} points; give all the same number")
+    return grids
 
 
-def _variants(entries: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+def _variants(entries: Mapping[str, Any], grid: Mapping[str, Points]) -> dict[str, Any]:
     """Every point of every grid as an entry of its own, ``name@0``, ``name@1``..."""
     return {
         f"{name}@{number}": override(entries[name], point)
@@ -64,11 +85,11 @@ def _variants(entries: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
 
 
 def _tune_teachers(
-    raw: Mapping[str, Any], grid: Grid, folder: Path, say: Say
+    raw: Mapping[str, Any], grid: Mapping[str, Points], folder: Path, data: Data, say: Say
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     variants = _variants(raw["teachers"], grid)
     study = parse(Study, {**raw, "teachers": variants})
-    teach_all(study, folder, setup.load_data(study.teach), say=say)
+    teach_all(study, folder, data, say=say)
     scores = {name: _heldout_brier(study, folder / "teachers" / name) for name in variants}
     chosen = {name: _choice(name, len(points), scores, lower=True) for name, points in grid.items()}
     best = [f"{name}@{choice['chosen']}" for name, choice in chosen.items()]
@@ -81,7 +102,7 @@ def _heldout_brier(study: Study, run: Path) -> float:
 
 
 def _tune_losses(
-    raw: Mapping[str, Any], teachers: Mapping[str, Any], grid: Grid, folder: Path, say: Say
+    raw: Mapping[str, Any], teachers: Mapping[str, Any], grid: Mapping[str, Points], folder: Path, say: Say
 ) -> dict[str, dict[str, Any]]:
     variants = _variants(raw["losses"], grid)
     study = parse(Study, {**raw, "teachers": teachers, "losses": variants})
@@ -92,9 +113,7 @@ def _tune_losses(
     return {name: _choice(name, len(points), scores, lower=False) for name, points in grid.items()}
 
 
-def _tune_baseline(raw: Mapping[str, Any], points: list[list[str]], folder: Path, say: Say) -> dict[str, Any]:
-    from preceptor.training.verbs import teach
-
+def _tune_baseline(raw: Mapping[str, Any], points: Points, folder: Path, say: Say) -> dict[str, Any]:
     scores = {}
     for number, point in enumerate(points):
         study = parse(Study, {**raw, "baseline": override(raw["baseline"], point)})

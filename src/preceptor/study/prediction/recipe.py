@@ -13,7 +13,7 @@ def _members(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class Candidate(Strict):
+class CandidateEntry(Strict):
     """A teacher that a practitioner would try: one checkpoint or the mean of several, and what is done to its output.
 
     ``of`` names checkpoints as ``teacher@epoch``. ``temperature`` is fixed; ``family`` is fitted on the held-out labels
@@ -25,13 +25,13 @@ class Candidate(Strict):
     family: str | None = None
 
     @model_validator(mode="after")
-    def _one_transform(self) -> "Candidate":
+    def _one_transform(self) -> "CandidateEntry":
         if self.temperature is not None and self.family is not None:
             raise ValueError("a candidate has either a fixed 'temperature' or a fitted 'family'; leave one out")
         return self
 
 
-class Prediction(Strict):
+class PredictionStudy(Strict):
     """Candidate teachers x losses x seeds, beside the student of the labels, of the truth, and of ``auto``'s choice.
 
     Every seed draws its own split, its own teachers and its own students; ``teach.training.checkpoint_epochs`` lists
@@ -43,12 +43,12 @@ class Prediction(Strict):
     teach: TeachRecipe
     distill: DistillRecipe
     teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
-    candidates: Annotated[dict[str, Candidate], Field(min_length=2)]
+    candidates: Annotated[dict[str, CandidateEntry], Field(min_length=2)]
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
     students_per_stack: Annotated[int, Field(ge=1)] | None = None  # at most; None trains all of a loss as one stack
 
     @model_validator(mode="after")
-    def _known_members(self) -> "Prediction":
+    def _known_members(self) -> "PredictionStudy":
         if not isinstance(self.teach.training.checkpoint_epochs, tuple) or self.teach.training.keep != "all":
             raise ValueError(
                 "teach.training needs checkpoint_epochs as a list, and keep: all; candidates are made of them"

@@ -9,6 +9,7 @@ import numpy as np
 from preceptor.assess.intervals import Estimate
 from preceptor.study import pictures
 from preceptor.study.prediction.summary import LossSummary, summarize
+from preceptor.study.text import made_by, markdown_table, percent, plus_minus
 
 __all__ = ["markdown", "write_picture"]
 
@@ -22,14 +23,14 @@ _ROWS = (
     ("true distance, held-out → accuracy", lambda s: _plain(s.distance_heldout)),
     ("true distance, transfer set → accuracy", lambda s: _plain(s.distance_transfer)),
     ("recalibrated Brier → accuracy of early-stopped students", lambda s: _plain(s.early_stopped)),
-    ("gap between truth and labels for those, points", lambda s: _points(s.early_stopped_gap)),
+    ("gap between truth and labels for those, points", lambda s: plus_minus(s.early_stopped_gap, 1, sign=True)),
     ("guess: teacher accuracy", lambda s: _plain(s.guesses["accuracy"])),
     ("guess: teacher NLL", lambda s: _plain(s.guesses["nll"])),
     ("guess: teacher ECE", lambda s: _plain(s.guesses["calibration_error"])),
     ("regret of the prediction's first, points", lambda s: _plain(s.regret)),
-    ("student of the labels, accuracy %", lambda s: _percent(s.hard)),
-    ("student of the truth, accuracy %", lambda s: _percent(s.oracle)),
-    ("student of `auto`, accuracy %", lambda s: _percent(s.auto)),
+    ("student of the labels, accuracy %", lambda s: plus_minus(percent(s.hard), 1)),
+    ("student of the truth, accuracy %", lambda s: plus_minus(percent(s.oracle), 1)),
+    ("student of `auto`, accuracy %", lambda s: plus_minus(percent(s.auto), 1)),
     ("oracle gap closed by `auto`", lambda s: _plain(s.auto_closure)),
     ("oracle gap closed by the best candidate", lambda s: _plain(max(s.closure.values(), key=lambda e: e.value))),
 )
@@ -39,15 +40,14 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Two tables in GitHub's Markdown: what was predicted how well, and every candidate; and how they were made."""
     found = summarize(result)
     losses = list(found)
-    lines = [["", *losses], [":--", *["--:"] * len(losses)]]
-    lines += [[label, *(cell(found[loss]) for loss in losses)] for label, cell in _ROWS]
-    return f"{_grid(lines)}\n\n{_grid(list(_candidates(result, found)))}\n\n{_made(result)}\n"
+    grid = markdown_table(["", *losses], [[label, *(cell(found[loss]) for loss in losses)] for label, cell in _ROWS])
+    return f"{grid}\n\n{_candidates(result, found)}\n\n{made_by(result)} {_caption(result)}\n"
 
 
-def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> list[list[str]]:
+def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> str:
     first = next(iter(found))
-    rows = [["candidate", "Brier", "at best T", "acc %", *(f"{loss}: acc %, closed" for loss in found)]]
-    rows.append([":--", *["--:"] * (len(rows[0]) - 1)])
+    headers = ["candidate", "Brier", "at best T", "acc %", *(f"{loss}: acc %, closed" for loss in found)]
+    rows: list[list[str]] = []
     worth = {n: np.mean(c["losses"][first]["brier_recalibrated"]) for n, c in result["candidates"].items()}
     for name in sorted(worth, key=lambda n: worth[n]):
         candidate = result["candidates"][name]
@@ -58,7 +58,7 @@ def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> 
         ]
         brier = np.mean(candidate["losses"][first]["brier"])
         rows.append([name, f"{brier:.3f}", f"{worth[name]:.3f}", f"{100 * np.mean(candidate['accuracy']):.1f}", *cells])
-    return rows
+    return markdown_table(headers, rows)
 
 
 def write_picture(result: Mapping[str, Any], path: Path) -> Path:
@@ -95,18 +95,8 @@ def _panel(axes: Any, result: Mapping[str, Any], loss: str, summary: LossSummary
     axes.set_title(f"{loss}: ρ = {pictures.typographic(f'{summary.correlation.value:.2f}')}")
 
 
-def _points(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "–"
-    return f"{estimate.value:+.1f} ± {(estimate.high - estimate.low) / 2:.1f}"
-
-
 def _signed(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:+.2f}"
-
-
-def _grid(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _plain(estimate: Estimate) -> str:
@@ -115,19 +105,10 @@ def _plain(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _percent(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "–"
-    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
-
-
-def _made(result: Mapping[str, Any]) -> str:
-    by = result["circumstances"]
-    packages = ", ".join(f"{name} {version}" for name, version in by["packages"].items())
+def _caption(result: Mapping[str, Any]) -> str:
     return (
-        f"Made by `{result['command']}`; seeds {len(result['seeds'])}; preceptor {by['preceptor']}; "
-        f"python {by['python']}; {packages}; commit {by['commit']}; device {by['device']}; threads {by['threads']}; "
-        f"date {by['date']}; time {result['time_total'] / 60:.0f} min. Arrows: Spearman correlation over the "
-        "candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the 95 % Student-t interval; "
-        "–: no gap beyond doubt to be closed, or the truth of what students see is not known."
+        "Arrows: Spearman correlation over the candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the "
+        f"95 % Student-t interval; best candidate: picked out of {len(result['candidates'])} on these same seeds, so "
+        "value and interval flatter it; –: no gap beyond doubt to be closed, or the truth of what students see is not "
+        "known."
     )

@@ -17,15 +17,15 @@ from preceptor.assess.optimum import stand_in
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
+from preceptor.study.folder import Clock, completed
 from preceptor.study.grid import optimum_of
-from preceptor.study.outputs import claimed
-from preceptor.study.prediction.recipe import Candidate, Prediction
+from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
 from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
 from preceptor.training.build import option
 from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import finite, load_tensors, read_json, write_json
+from preceptor.training.files import load_tensors
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.setup import Samples, stack_of
 from preceptor.training.stack import Stack
@@ -33,7 +33,7 @@ from preceptor.training.verbs import Student, distill_stack, teach
 
 SCHEMA = 1
 Say = Callable[[str], None]
-Table = Mapping[str, Tensor]  # by checkpoint: log-probabilities (S, N, C)
+LogProbs = Mapping[str, Tensor]  # by checkpoint: log-probabilities (S, N, C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Truth:
 
 
 def run_prediction(
-    study: Prediction,
+    study: PredictionStudy,
     data: Data,
     truth: Truth,
     folder: Path,
@@ -111,15 +111,12 @@ def run_prediction(
     Raises:
         InputError: the truth of a test sample is not known.
     """
-    with claimed(folder, study) as clock:
-        path = folder / "prediction.json"
-        if path.exists():  # complete: its time and date are those of its making
-            return read_json(path)
-        place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
-        result = _run(study, place, truth, clock.noting(say))
-        result = finite(result | {"command": command, "time_total": clock.time_total})
-        write_json(path, result)
-    return result
+    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
+
+    def make(clock: Clock) -> dict[str, Any]:
+        return _run(study, place, truth, clock.noting(say)) | {"command": command}
+
+    return completed(folder, "prediction.json", study, make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +130,7 @@ class _Place:
     progress: bool
 
 
-def _run(study: Prediction, place: _Place, truth: Truth, say: Say) -> dict[str, Any]:
+def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[str, Any]:
     """Train and score everything."""
     data = place.data
     samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
@@ -181,7 +178,7 @@ class _Shown:
     heldout: list[Tensor]
 
 
-def _outputs(study: Prediction, member: str, place: _Place, samples: list[Samples]) -> Tensor:
+def _outputs(study: PredictionStudy, member: str, place: _Place, samples: list[Samples]) -> Tensor:
     """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
     name, epoch = member.rsplit("@", 1)
     recipe = study.teach_recipe(name)
@@ -195,7 +192,7 @@ def _outputs(study: Prediction, member: str, place: _Place, samples: list[Sample
     return read_logits(logits, recipe.distribution).log_softmax(-1)
 
 
-def _candidate(candidate: Candidate, table: Table, samples: list[Samples]) -> _Shown:
+def _candidate(candidate: CandidateEntry, table: LogProbs, samples: list[Samples]) -> _Shown:
     """A candidate's output; a fitted transform is each seed's own."""
     base = mixed({m: table[m] for m in candidate.of}, dict.fromkeys(candidate.of, 1 / len(candidate.of)))
     heldout = [cut.parts["heldout"] for cut in samples]
@@ -215,7 +212,7 @@ def _labels(samples: Samples) -> Tensor:
     return samples.train.dataset.labels  # type: ignore[attr-defined]
 
 
-def _assessed(study: Prediction, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, Any]:
+def _assessed(study: PredictionStudy, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, Any]:
     """What held-out labels say of a candidate, and how far it really is from the truth; one value a seed."""
     found: dict[str, Any] = {"accuracy": [], "nll": [], "calibration_error": []}
     for rows, cut in zip(shown.heldout, samples, strict=True):
@@ -250,7 +247,7 @@ def _optimum(entry: LossEntry, shown: _Shown, samples: list[Samples], truth: Tru
 # -- students ---------------------------------------------------------------------------------------------------------
 
 
-def _hard_students(study: Prediction, samples: list[Samples], place: _Place) -> dict[str, Tensor]:
+def _hard_students(study: PredictionStudy, samples: list[Samples], place: _Place) -> dict[str, Tensor]:
     """Test log-probabilities (1, S, n, C) of the students of the labels alone."""
     nothing = torch.zeros(1, len(samples[0].train), place.data.num_classes)
     students = [Student(seed, 0, Component(name="kd"), 1.0, 0.0) for seed in study.seeds]
@@ -258,10 +255,10 @@ def _hard_students(study: Prediction, samples: list[Samples], place: _Place) -> 
 
 
 def _loss(
-    study: Prediction,
+    study: PredictionStudy,
     name: str,
     entry: LossEntry,
-    table: Table,
+    table: LogProbs,
     shown: Mapping[str, _Shown],
     samples: list[Samples],
     truth: Truth,
@@ -295,7 +292,7 @@ def _loss(
     }
 
 
-def _choose(entry: LossEntry, outputs: Table, cut: Samples) -> Choice:
+def _choose(entry: LossEntry, outputs: LogProbs, cut: Samples) -> Choice:
     """What ``--teacher auto`` would choose: from held-out labels alone."""
     heldout = cut.parts["heldout"]
     heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
@@ -305,7 +302,7 @@ def _choose(entry: LossEntry, outputs: Table, cut: Samples) -> Choice:
     )
 
 
-def _shown(choice: Choice, outputs: Table) -> Tensor:
+def _shown(choice: Choice, outputs: LogProbs) -> Tensor:
     """What the student of a choice sees; coefficients that the loss takes are left to it."""
     return mixed(outputs, choice.weights) if choice.loss == "ptloss" else choice.log_probs(outputs)
 
@@ -317,7 +314,9 @@ def _with_coefficients(loss: Component, choice: Choice) -> Component:
     return Component(name="ptloss", coefficients=coefficients)  # type: ignore[call-arg]
 
 
-def _students(study: Prediction, students: list[Student], table: Tensor, name: str, place: _Place) -> dict[str, Tensor]:
+def _students(
+    study: PredictionStudy, students: list[Student], table: Tensor, name: str, place: _Place
+) -> dict[str, Tensor]:
     """Test log-probabilities (groups, S, n, C) of students after the ``last`` and the ``best`` epoch.
 
     They are trained as one stack, or as several of ``study.students_per_stack``.

@@ -7,14 +7,14 @@ import numpy as np
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
-from preceptor.study.prediction.recipe import Prediction
+from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors
 from preceptor.training.verbs import teach
 
 
 def tune_rates(
-    study: Prediction,
+    study: PredictionStudy,
     data: Data,
     rates: Sequence[float],
     seeds: Sequence[int],

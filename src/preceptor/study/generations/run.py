@@ -1,6 +1,6 @@
-"""Chains in which each student teaches the next (arXiv 1805.05551; with a strict start, Born-Again Networks)."""
+"""Run a study of generations: every chain, every seed. An interrupted one goes on where it stood."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,17 @@ from torch import Tensor
 
 from preceptor import assess
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.study.outputs import claimed, load_stack, refuse_other, table_of
+from preceptor.study.folder import Clock, completed
+from preceptor.study.generations.report import SCHEMA
+from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import Generations
 from preceptor.teaching import average_probabilities
 from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.files import load_tensors, read_json, write_json
+from preceptor.training.files import load_tensors
 from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
-
-SCHEMA = 1
-SCORES = ("accuracy", "brier", "nll", "calibration_error", "entropy", "top_k_mass")
 
 
 def run_generations(
@@ -40,19 +39,16 @@ def run_generations(
         For each start and each generation the test scores of the single model and of the ensemble of all generations so
         far (mean of probabilities), one value per seed.
     """
-    refuse_other(folder, study)
-    if (folder / "generations.json").exists():  # complete: its time and date are those of its making
-        return read_json(folder / "generations.json")
-    with claimed(folder, study) as clock:
-        result = _run(study, folder, progress, clock.noting(say))
-        result |= {"command": command, "time_total": clock.time_total}
-        write_json(folder / "generations.json", result)
-    return result
+
+    def make(clock: Clock) -> dict[str, Any]:
+        return _run(study, folder, progress, clock.noting(say)) | {"command": command}
+
+    return completed(folder, "generations.json", study, make)
 
 
 def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Train and score every chain."""
-    data = setup.load_data(study.teach)
+    data = data_with_test(study.teach, study.seeds[0])
     starts, seeds = list(study.starts), list(study.seeds)
     for start in starts:
         say(f"generation 0: {start}")
@@ -141,83 +137,3 @@ def _score(logits: Tensor, labels: Tensor, top_k: int) -> dict[str, list[float]]
         "top_k_mass": assess.top_k_mass(predictions, k=min(top_k, logits.shape[-1])).mean(-1),
     }
     return {name: np.asarray(value).tolist() for name, value in values.items()}
-
-
-# -- what people look at ----------------------------------------------------------------------------------------------
-
-
-def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
-    """The table's cells: one row for each start and generation, means over seeds with 95 % intervals."""
-    rows = []
-    for start, chain in result["chains"].items():
-        first = np.array(chain[0]["test"]["accuracy"])
-        for link in chain:
-            test = link["test"]
-            gain = np.array(test["accuracy"]) - first
-            rows.append(
-                [
-                    start,
-                    str(link["generation"]),
-                    _percent(test["accuracy"]),
-                    "" if link["generation"] == 0 else _points(gain),
-                    *(f"{np.mean(test[key]):.3f}" for key in ("entropy", "top_k_mass", "calibration_error", "brier")),
-                    "" if link["generation"] == 0 else _percent(link["ensemble"]["accuracy"]),
-                ]
-            )
-    return rows
-
-
-def headers(result: Mapping[str, Any]) -> list[str]:
-    """The table's column names."""
-    mass = f"top-{result['top_k']} mass"
-    return ["start", "gen.", "accuracy %", "vs gen. 0", "entropy", mass, "calib. error", "Brier", "ensemble %"]
-
-
-def table(result: Mapping[str, Any]) -> Any:
-    """The chains as a rich table."""
-    from rich.table import Table
-
-    caption = (
-        f"Test set, {len(result['seeds'])} seeds; ± half-width of the 95 % interval of the mean, of the paired "
-        "difference under 'vs gen. 0'. Ensemble: mean of the probabilities of all generations so far."
-    )
-    found = Table(title=f"Generations: {result['name']} on {result['data']}", caption=caption, caption_justify="left")
-    for name in headers(result):
-        found.add_column(name, justify="left" if name == "start" else "right")
-    for row in rows_of(result):
-        if row[1] == "0" and found.row_count:
-            found.add_section()
-        found.add_row(*row)
-    return found
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The chains as a GitHub table, with the command and circumstances below."""
-    lines = ["| " + " | ".join(headers(result)) + " |", "|---|" + "---:|" * (len(headers(result)) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows_of(result)]
-    made = result["circumstances"]
-    lines += [
-        "",
-        f"Test set, {len(result['seeds'])} seeds; ± is the half-width of the 95 % interval of the mean (of the paired "
-        "difference under *vs gen. 0*). Ensemble: mean of the probabilities of all generations so far.",
-        "",
-        f"`{result['command']}` – Preceptor {made['preceptor']}, torch {made['packages']['torch']}, "
-        f"{made['threads']} threads, {made['date'][:10]}, {result['time_total'] / 60:.0f} minutes.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _percent(values: Sequence[float]) -> str:
-    return _plus_minus(np.array(values) * 100, "{:.2f}")
-
-
-def _points(values: np.ndarray) -> str:
-    return _plus_minus(values * 100, "{:+.2f}")
-
-
-def _plus_minus(values: np.ndarray, form: str) -> str:
-    mean = form.format(values.mean())
-    if len(values) < 2:
-        return mean
-    interval = assess.mean_interval(values)
-    return f"{mean} ± {(interval.high - interval.low) / 2:.2f}"
