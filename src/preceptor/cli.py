@@ -284,6 +284,7 @@ def report(
         from preceptor.study import generations
 
         result = read_json(folder / "generations.json")
+        generations.check(result)
         if markdown:
             typer.echo(generations.markdown(result))
         else:

@@ -13,6 +13,7 @@ from preceptor.cli import app
 from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.errors import InputError
+from preceptor.losses import kd
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
 from preceptor.study.auto import choose_teacher, keep_teaching
 from preceptor.study.candidates import read_candidates
@@ -147,6 +148,17 @@ def test_ptloss_gets_its_coefficients_and_no_transform(runs):
     assert loaded.transform is None
     found = choice.coefficients or (0.0,)
     assert loaded.loss.options["coefficients"] == found
+
+
+def fading(student_logits, teacher_logits, *, temperature=None, coefficients=(1.0, 2.0)):
+    """Somebody's own loss, whose options mean something else."""
+    return kd(student_logits, teacher_logits)
+
+
+def test_a_loss_of_ones_own_is_chosen_for_as_kd(runs):
+    kept, _ = runs
+    _, choice = choose_teacher(recipe(like=kept, loss=f"{__name__}:fading"), [kept])
+    assert (choice.loss, choice.temperature) == ("kd", 1.0)
 
 
 def test_a_recipes_transform_is_what_the_student_sees(runs):

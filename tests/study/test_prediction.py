@@ -148,6 +148,8 @@ def fake(predicted: np.ndarray, accuracy: np.ndarray) -> dict:
     }
     constant = {"distance": [0.0] * accuracy.shape[1], "accuracy_best": [0.0] * accuracy.shape[1]}
     return {
+        "schema_version": 1,
+        "seeds": list(range(accuracy.shape[1])),
         "candidates": {
             n: {
                 "accuracy": (1 - row).tolist(),
@@ -166,6 +168,11 @@ def fake(predicted: np.ndarray, accuracy: np.ndarray) -> dict:
             }
         },
     }
+
+
+def test_a_newer_format_is_refused() -> None:
+    with pytest.raises(InputError, match="the study has format 2, newer than this Preceptor's 1; upgrade"):
+        summarize(fake(np.ones((3, 2)), np.ones((3, 2))) | {"schema_version": 2})
 
 
 def test_correlations_are_scipys() -> None:

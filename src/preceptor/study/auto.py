@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from preceptor.assess import Choice, choose
-from preceptor.assess.optimum import stand_in
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, TeacherRef
 from preceptor.study.candidates import Candidate, agree, read_candidates, refuse_seen
 from preceptor.training import files
 from preceptor.training import run as runs
-from preceptor.training.build import option
+from preceptor.training.build import assessed_as
 from preceptor.training.files import read_json, write_json
 
 __all__ = ["choose_teacher", "keep_teaching"]
@@ -51,8 +50,8 @@ def choose_teacher(
         raise InputError("there is no run to choose a teacher from; give at least one run folder after --teacher auto")
     wanted = [term for name in names for term in _expanded(str(name))]
     candidates = read_candidates(wanted, data=data, data_dir=data_dir, progress=progress)
-    temperature = float(option("loss", recipe.loss, "temperature", 1.0))
-    choice = _choose(candidates, stand_in(recipe.loss.name), temperature)
+    name, options = assessed_as(recipe.loss)
+    choice = _choose(candidates, name, options.get("temperature"))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
@@ -87,7 +86,7 @@ def keep_teaching(
             "training.keep=all, and for several epochs"
         )
     candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, progress=progress)
-    choice = _choose(candidates, "kd", 1.0, mix=False)
+    choice = _choose(candidates, "kd", None, mix=False)
     [reference] = next(c.references for c in candidates if c.name == choice.single)
     weights, _ = runs.teacher_weights(reference)
     metadata = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)[1:]}
@@ -109,7 +108,7 @@ def _expanded(name: str) -> list[str]:
     return [*weights, *([f"{name}:average"] if (run / "average.safetensors").is_file() else [])]
 
 
-def _choose(candidates: Sequence[Candidate], loss: str, temperature: float, *, mix: bool = True) -> Choice:
+def _choose(candidates: Sequence[Candidate], loss: str, temperature: float | None, *, mix: bool = True) -> Choice:
     for candidate in candidates:
         if not candidate.references:
             raise InputError(

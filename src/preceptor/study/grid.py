@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.assess.optimum import stand_in
 from preceptor.recipe import TeachRecipe
 from preceptor.study.folder import Clock, completed
 from preceptor.study.outputs import data_with_test, load_stack, table_of
@@ -22,7 +21,7 @@ from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.study.statistics import SCHEMA, SCORES
 from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.build import option
+from preceptor.training.build import assessed_as
 from preceptor.training.evaluate import score
 from preceptor.training.files import load_tensors
 from preceptor.training.identity import fingerprint
@@ -220,9 +219,8 @@ def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[
 
 def optimum_of(entry: LossEntry, log_probs: Tensor) -> Any:
     """What a study's loss makes of a teacher: the log-probabilities of its optimal student."""
-    name = stand_in(entry.loss.name)
-    options = {key: option("loss", entry.loss, key, None) for key in ("temperature", "coefficients")}
-    return assess.optimum(log_probs, name, **{key: value for key, value in options.items() if value is not None})
+    name, options = assessed_as(entry.loss)
+    return assess.optimum(log_probs, name, **options)
 
 
 # -- distill ----------------------------------------------------------------------------------------------------------

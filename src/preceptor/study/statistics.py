@@ -145,7 +145,7 @@ def summarize(result: Mapping[str, Any], *, resamples: int = _RESAMPLES, seed: i
 
 def differs(estimate: Estimate | None) -> bool:
     """Whether 0 lies outside the interval; an interval that is not there rules out nothing."""
-    return estimate is not None and (estimate.low > 0 or estimate.high < 0)
+    return estimate is not None and estimate.excludes_zero
 
 
 def ranks(values: ArrayLike) -> list[int | None]:

@@ -13,17 +13,17 @@ from preceptor import assess
 from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
-from preceptor.assess.optimum import stand_in
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
+from preceptor.study.prediction.summary import SCHEMA
 from preceptor.study.recipe import LossEntry
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
-from preceptor.training.build import option
+from preceptor.training.build import assessed_as
 from preceptor.training.evaluate import predict, read_logits
 from preceptor.training.files import load_tensors
 from preceptor.training.loop import load_weights, make_accelerator
@@ -31,7 +31,6 @@ from preceptor.training.setup import Samples, stack_of
 from preceptor.training.stack import Stack
 from preceptor.training.verbs import Student, distill_stack, teach
 
-SCHEMA = 1
 Say = Callable[[str], None]
 LogProbs = Mapping[str, Tensor]  # by checkpoint: log-probabilities (S, N, C)
 
@@ -134,6 +133,8 @@ def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[
     """Train and score everything."""
     data = place.data
     samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+    if any("test" not in cut.parts for cut in samples):
+        raise InputError("the split has no test part, which says what students become; give split.test")
     if not all(truth.knows(cut.parts["test"]) for cut in samples):
         raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
     for number, name in enumerate(study.teachers, 1):
@@ -296,10 +297,8 @@ def _choose(entry: LossEntry, outputs: LogProbs, cut: Samples) -> Choice:
     """What ``--teacher auto`` would choose: from held-out labels alone."""
     heldout = cut.parts["heldout"]
     heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
-    temperature = option("loss", entry.loss, "temperature", 1.0)
-    return choose(
-        heldout_outputs, _labels(cut)[heldout], loss=stand_in(entry.loss.name), temperature=float(temperature)
-    )
+    name, options = assessed_as(entry.loss)
+    return choose(heldout_outputs, _labels(cut)[heldout], loss=name, temperature=options.get("temperature"))
 
 
 def _shown(choice: Choice, outputs: LogProbs) -> Tensor:

@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from preceptor.assess.intervals import Estimate, mean_interval
-from preceptor.study.statistics import centred_ranks, percentile, row_correlations, seed_weights
+from preceptor.study.statistics import centred_ranks, check_format, percentile, row_correlations, seed_weights
 
 __all__ = ["GUESSES", "LossSummary", "summarize"]
 
 GUESSES = {"accuracy": 1, "nll": -1, "calibration_error": -1}
 """What people usually guess by, and whether more of it is thought to be better."""
+
+SCHEMA = 1  # of prediction.json
 
 _RESAMPLES = 1000
 _SPLITS = 200
@@ -72,7 +74,12 @@ class LossSummary:
 
 
 def summarize(result: Mapping[str, Any]) -> dict[str, LossSummary]:
-    """The summary of each loss, from the content of ``prediction.json``."""
+    """The summary of each loss, from the content of ``prediction.json``.
+
+    Raises:
+        InputError: it is of a newer format, or damaged.
+    """
+    check_format(result, SCHEMA, ("candidates", "losses", "hard", "seeds"))
     return {name: _summarize(result, name) for name in result["losses"]}
 
 
