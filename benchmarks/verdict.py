@@ -2,11 +2,13 @@
 
 python benchmarks/verdict.py runs/known-truth/toy runs/human-text/features ...
 
-With --docs docs it also puts their tables into docs/prediction-tables.md and their pictures into docs/images.
+With --docs docs it also puts these tables into docs/verdict.md, and all others with their pictures into
+docs/prediction-tables.md and docs/images.
 """
 
 import argparse
-import shutil
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from preceptor.assess import mean_interval
+from preceptor.errors import InputError
+from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.summary import LossSummary, summarize
 from preceptor.study.text import difference, markdown_table
 from preceptor.training.files import read_json, write_text
@@ -62,14 +66,14 @@ def claims(result: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     yield "`auto` over CE stopped (b)", auto - accuracy(result, f"ce-{b}", "kd")
 
 
-def by_loss(results: Mapping[str, Any], shown: Callable[[LossSummary], str]) -> None:
+def by_loss(results: Mapping[str, Any], shown: Callable[[LossSummary], str]) -> str:
     """A table with a row a study and a column a loss."""
     summaries = {name: summarize(result) for name, result in results.items()}
     losses = list(max(summaries.values(), key=len))
     rows = [
         [name, *(shown(found[loss]) if loss in found else "" for loss in losses)] for name, found in summaries.items()
     ]
-    print(markdown_table(["", *losses], rows))
+    return markdown_table(["", *losses], rows)
 
 
 def within(value: float, ceiling: float) -> str:
@@ -77,49 +81,69 @@ def within(value: float, ceiling: float) -> str:
     return f"{value:.2f} ({ceiling:.2f})"
 
 
-def main() -> None:
-    """What predicts, what auto is worth, what the papers' claims are worth."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("studies", nargs="+", type=Path, help="folders of finished prediction studies")
-    parser.add_argument("--docs", type=Path, help="folder to write all tables and pictures to")
-    arguments = parser.parse_args()
-    folders = {f"{path.parent.name}/{path.name}": path for path in arguments.studies}
-    if arguments.docs:
-        write_docs(folders, arguments.docs)
-    studies = {name: read_json(path / "prediction.json") for name, path in folders.items()}
-    print("Brier score at the best temperature, and accuracy of the student:\n")
-    by_loss(studies, lambda s: within(s.correlation.value, s.ceiling))
-    print("\nBrier score, and distance of the student to the truth:\n")
-    by_loss(studies, lambda s: within(s.with_distance.value, s.distance_ceiling))
-    print("\nOracle gap closed by auto (-: no gap beyond doubt, or no student of the truth):\n")
-    by_loss(studies, lambda s: "-" if np.isnan(s.auto_closure.value) else str(s.auto_closure))
-    print("\nThe papers' claims:\n")
-    papers({name: result for name, result in studies.items() if set(result["losses"]) >= COMPARED})
+def papers(results: Mapping[str, Any]) -> str:
+    """A table with a column a study."""
+    columns = [[(label, difference(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
+    rows = [[same[0][0], *(shown for _, shown in same)] for same in zip(*columns, strict=True)]
+    moments = "; ".join(f"{name} {', '.join(map(str, epochs(result)))}" for name, result in results.items())
+    return (
+        f"{markdown_table(['', *results], rows)}\n\n"
+        "Points of test accuracy of the student, paired by seed; KD unless it says otherwise; ±: half the 95 % "
+        f"Student-t interval, bold where it excludes 0. Epochs (a), (b), end: {moments}."
+    )
 
 
-def write_docs(folders: Mapping[str, Path], docs: Path) -> None:
-    """All tables on one page, each with its picture."""
+def tables(studies: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of docs/verdict.md, by what their place there is called."""
+    complete = {name: result for name, result in studies.items() if set(result["losses"]) >= COMPARED}
+    return {
+        "accuracy": by_loss(studies, lambda s: within(s.correlation.value, s.ceiling)),
+        "distance": by_loss(studies, lambda s: within(s.with_distance.value, s.distance_ceiling)),
+        "auto": by_loss(studies, lambda s: "–" if np.isnan(s.auto_closure.value) else str(s.auto_closure)),
+        "papers": papers(complete),
+    }
+
+
+def fill(page: str, found: Mapping[str, str]) -> str:
+    """The page with each table between ``<!-- table NAME -->`` and ``<!-- end -->``, in place of what was there."""
+    for name, table in found.items():
+        place = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not place.search(page):
+            raise InputError(f"the page has no place '<!-- table {name} -->' ... '<!-- end -->'; put it back")
+        page = place.sub(lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", page)
+    return page
+
+
+def write_docs(studies: Mapping[str, Any], docs: Path) -> None:
+    """The tables into verdict.md; and all there is of each study, with its picture, into prediction-tables.md."""
+    verdict = docs / "verdict.md"
+    write_text(verdict, fill(verdict.read_text(encoding="utf-8"), tables(studies)))
     lines = [
         "# Prediction studies: all tables\n",
         "What they are and what they say: [verdict.md](verdict.md). Each was made by the command below it.\n",
     ]
-    for name, folder in folders.items():
+    for name, result in studies.items():
         picture = f"images/prediction-{name.replace('/', '-')}.png"
-        shutil.copy(folder / "picture.png", docs / picture)
-        table = (folder / "table.md").read_text(encoding="utf-8")
-        lines += [f"## {name}\n", f"![{name}: predicted against realised]({picture})\n", table]
+        write_picture(result, docs / picture)
+        lines += [f"## {name}\n", f"![{name}: predicted against realised]({picture})\n", markdown(result)]
     write_text(docs / "prediction-tables.md", "\n".join(lines))
 
 
-def papers(results: Mapping[str, Any]) -> None:
-    """A table with a column a study."""
-    columns = [[(label, difference(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
-    rows = [[same[0][0], *(shown for _, shown in same)] for same in zip(*columns, strict=True)]
-    print(markdown_table(["", *results], rows))
-    print("\nPoints of test accuracy of the student, paired by seed; KD unless it says otherwise; ±: half the 95 %")
-    print("Student-t interval, bold where it excludes 0. Epochs (a), (b), end:", end=" ")
-    print("; ".join(f"{name} {', '.join(map(str, epochs(result)))}" for name, result in results.items()) + ".")
+def main() -> None:
+    """What predicts, what auto is worth, what the papers' claims are worth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of finished prediction studies")
+    parser.add_argument("--docs", type=Path, help="folder to write all tables and pictures to: give all studies then")
+    arguments = parser.parse_args()
+    studies = {f"{path.parent.name}/{path.name}": read_json(path / "prediction.json") for path in arguments.studies}
+    for name, table in tables(studies).items():
+        print(f"{name}:\n\n{table}\n")
+    if arguments.docs:
+        write_docs(studies, arguments.docs)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
