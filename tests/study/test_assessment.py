@@ -73,6 +73,26 @@ def test_counts_that_disagree_are_refused_in_any_order(three: list[Candidate]) -
     assert assess_candidates(candidates, counts=one).rankings[0].comparison.criterion == "distance"
 
 
+def test_counts_or_a_truth_alone_are_enough(three: list[Candidate]) -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.dirichlet(np.ones(CLASSES), size=200)
+    counts = np.stack([rng.multinomial(4, row) for row in truth])
+    bare = [Candidate(c.name, c.logits) for c in three]
+    for known in ({"counts": counts}, {"truth": truth}):
+        found = assess_candidates(bare, **known)  # type: ignore[arg-type]
+        with_labels = assess_candidates(bare, labels=np.zeros(200, int), **known)  # type: ignore[arg-type]
+        assert "No labels were given" in found.notes[0]
+        assert not any("No labels" in note for note in with_labels.notes)
+        one, other = (each.rankings[0].comparison for each in (found, with_labels))
+        assert [t.scores["distance"] for t in one.teachers] == [t.scores["distance"] for t in other.teachers]
+        # The labels are draws: an accuracy is what the distribution says of the top class.
+        top = bare[0].logits.argmax(1)
+        expected = truth[np.arange(200), top].mean()
+        accuracy = next(t for t in one.teachers if t.name == "good").scores["accuracy"]
+        assert accuracy.low < expected < accuracy.high
+    assert "there are no labels: give --labels, --counts or --truth" in refused(bare)
+
+
 def test_options_are_refused_before_anything_is_read() -> None:
     with pytest.raises(InputError, match="there is no criterion 'bier'; did you mean 'brier'"):
         assess_files(["nothing"], criterion="bier")
@@ -159,7 +179,7 @@ def test_labels_of_all_must_agree_and_others_may_be_given(three: list[Candidate]
     assert good.labels is not None
     turned = (good.labels + 1) % CLASSES
     assert "labels of teacher 'file'" in refused([good, bare(good, labels=turned)])
-    assert "give --labels FILE.npy" in refused([bare(good)])
+    assert "there are no labels: give --labels, --counts or --truth" in refused([bare(good)])
     relabelled = good.labels.copy()
     relabelled[:7] = turned[:7]
     found = assess_candidates([good], labels=relabelled)

@@ -10,7 +10,7 @@ import numpy as np
 from preceptor import assess
 from preceptor.assess import Comparison, Estimate, Forecast, Reliability
 from preceptor.assess.comparison import CRITERIA, common_shape
-from preceptor.assess.forecasts import Array, to_numpy
+from preceptor.assess.forecasts import Array, check_same_shape, to_numpy
 from preceptor.assess.intervals import check_level, percentile_intervals
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import TeacherRef
@@ -155,7 +155,7 @@ def assess_candidates(
     agree("ids", {"--data": ids} | {c.name: c.ids for c in candidates}, shape[0])
     agree("labels", {c.name: c.labels for c in candidates}, shape[0])
     agree("class_names", {c.name: c.class_names for c in candidates}, shape[1])
-    known = _Known.of(candidates, labels, counts, truth, shape[0])
+    known = _Known.of(candidates, labels, counts, truth, shape)
     rankings = [
         _rank(candidates, known, loss, temperature if loss != "ptloss" else None, coefficients, criterion, level)
         for loss in losses
@@ -241,6 +241,8 @@ class _Known:
     probs: np.ndarray | None = None
     all_counts: np.ndarray | None = None
     all_probs: np.ndarray | None = None
+    drawn: bool = False
+    """The labels are drawn from the counts or the truth, as none were given."""
 
     @classmethod
     def of(
@@ -249,21 +251,23 @@ class _Known:
         labels: Array | None,
         counts: Array | None,
         truth: Array | None,
-        num_samples: int,
+        shape: tuple[int, int],
     ) -> "_Known":
-        own = [c.labels for c in candidates if c.labels is not None]
-        if labels is None and not own:
-            raise InputError(
-                "there are no labels (counts or a truth come beside them): give --labels FILE.npy, or --data FILE.npz "
-                "or .parquet with 'labels', or put them into the files of logits"
-            )
         if counts is None and truth is None:
             counts = agreed("counts", candidates)
             truth = agreed("truth", candidates) if counts is None else None
         positions = next((c.ids for c in candidates if c.trained_on is not None), None)
-        of_heldout, of_all = _rows(counts, positions, num_samples)
-        probs, all_probs = _rows(truth, positions, num_samples)
-        return cls(own[0] if labels is None else to_numpy(labels), of_heldout, probs, of_all, all_probs)
+        of_heldout, of_all = _rows(counts, positions, shape[0])
+        probs, all_probs = _rows(truth, positions, shape[0])
+        own = next((c.labels for c in candidates if c.labels is not None), None)
+        found = own if labels is None else to_numpy(labels)
+        if found is None and of_heldout is None and probs is None:
+            raise InputError(
+                "there are no labels: give --labels, --counts or --truth FILE.npy, or --data FILE.npz or .parquet with "
+                "'labels', or put them into the files of logits"
+            )
+        drawn = _drawn(of_heldout, probs, shape) if found is None else found
+        return cls(drawn, of_heldout, probs, of_all, all_probs, found is None)
 
     @property
     def everywhere(self) -> bool:
@@ -276,6 +280,15 @@ class _Known:
             return assess.squared_distance(probs, self.all_probs[ids])
         assert self.all_counts is not None
         return assess.rater_distance(probs, self.all_counts[ids])
+
+
+def _drawn(counts: np.ndarray | None, truth: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """A label (N,) of each sample, distributed as the raters' opinions or the truth are."""
+    known = assess.forecast(truth, probabilities=True).probs if truth is not None else None
+    shares = assess.rater_frequencies(counts, shape)[1] if known is None else known  # type: ignore[arg-type]
+    check_same_shape("The true label distributions", shares.shape, shape)
+    below = shares.cumsum(1) <= np.random.default_rng(0).random((len(shares), 1))
+    return below.sum(1).clip(max=shape[1] - 1)
 
 
 def _rows(
@@ -365,6 +378,11 @@ def _seen_scores(values: Mapping[str, np.ndarray], measure: str, level: float) -
 def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) -> list[str]:
     """What a reader should know before believing a ranking."""
     found = []
+    if known.drawn:
+        found.append(
+            f"No labels were given: one a sample was drawn from the {'truth' if known.counts is None else 'counts'}, "
+            "for the scores that need them; the distance does not."
+        )
     selected = [c.name for c in candidates if any(_fitted_here(reference) for reference in c.references)]
     if selected:
         found.append(
