@@ -235,6 +235,8 @@ def test_nan_is_not_convergence():
     for eps in ([1.0], [0.5, 0.2], [2.0, -2.0, 0.5]):
         result = proxy_teacher(teacher, eps, strict=False, max_iterations=200)
         assert result.converged.tolist() == [True, False, True]
+        with pytest.raises(InputError, match=r"teacher_logits are NaN in row 1 \(such rows: 1\)"):
+            proxy_teacher(teacher, eps)
 
 
 # --- derivatives ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A study on a tiny grid: its numbers by hand, its workers, its time, and what interrupts it."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -223,6 +224,19 @@ def test_a_study_folder_that_somebody_holds(tmp_path: Path, monkeypatch: pytest.
     with files.locked(tmp_path), pytest.raises(InputError, match="another process is at work"):
         run_study(tiny(), tmp_path, command="test")
     assert not (tmp_path / "study.yaml").exists()
+
+
+def deadly(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """An objective that kills the worker that computes it."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(9)
+    return logits.sum(-1)
+
+
+def test_a_worker_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    teachers = {"strict": {"objective": f"{__name__}:deadly"}}
+    with pytest.raises(InputError, match="a process that trained a teacher has died, perhaps for want of memory"):
+        run_study(tiny(teachers=teachers, stack_teachers=False, workers=2), tmp_path, command="test")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT to a group is a POSIX affair")

@@ -86,7 +86,7 @@ def proxy_teacher(
         >>> proxy_teacher(teacher, [2.0]).log_probs.exp()
         tensor([0.8416, 0.1092, 0.0492])
     """
-    _check_logits(teacher_logits)
+    _check_logits(teacher_logits, strict=strict)
     eps = _coefficient_table(coefficients, teacher_logits)
     log_p = teacher_logits.double().log_softmax(-1).reshape(-1, teacher_logits.shape[-1])
     with torch.no_grad():
@@ -336,14 +336,14 @@ def _on_support(log_p: Tensor, log_q: Tensor, grad: Tensor) -> tuple[Tensor, Ten
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _check_logits(teacher_logits: Tensor) -> None:
+def _check_logits(teacher_logits: Tensor, *, strict: bool) -> None:
     if not teacher_logits.is_floating_point():
         raise InputError(f"teacher_logits are {teacher_logits.dtype}; give floating-point logits.")
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < 2:
         shape = tuple(teacher_logits.shape)
         raise InputError(f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes.")
     broken = teacher_logits.detach().isnan().any(-1)
-    if broken.any():
+    if strict and broken.any():
         raise InputError(
             f"teacher_logits are NaN in row {first_row(broken.cpu().numpy())} (such rows: {int(broken.sum())}); drop "
             "them or repair the model that wrote them."

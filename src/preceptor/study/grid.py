@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
+from preceptor.errors import InputError
 from preceptor.recipe import TeachRecipe
 from preceptor.study.folder import Clock, completed
 from preceptor.study.outputs import data_with_test, load_stack, table_of
@@ -115,20 +117,33 @@ def teach_all(study: Study, folder: Path, data: Any, *, progress: bool = False, 
     threads = max(1, torch.get_num_threads() // study.workers)
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(study.workers, mp_context=context, initializer=_end_with_parent) as pool:
+    interrupted = context.Event()
+    with ProcessPoolExecutor(study.workers, mp_context=context, initializer=_begin, initargs=(interrupted,)) as pool:
         futures = {pool.submit(_teach_one, recipe, place, threads): place for recipe, place in jobs}
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 accuracy = future.result()
                 place = futures[future].relative_to(folder)
                 say(f"teach {number}/{len(jobs)}: {place}, held-out accuracy {accuracy:.4f}")
+        except BrokenProcessPool:
+            if interrupted.is_set():  # Ctrl-C, of which the workers were told first
+                raise KeyboardInterrupt from None
+            raise InputError(
+                "a process that trained a teacher has died, perhaps for want of memory; start the same command again, "
+                f"which goes on, with workers below {study.workers} if need be"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
+_interrupted: Any = None  # in a worker: the event by which it tells that it was stopped
+
+
+def _begin(interrupted: Any) -> None:
     """Let no worker outlive a study that was killed: it would go on writing into the study's folders."""
+    global _interrupted
+    _interrupted = interrupted
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -145,6 +160,7 @@ def _teach_one(recipe: TeachRecipe, folder: Path, threads: int) -> float:
     try:
         return teach(recipe, folder)["heldout"]["last"]["accuracy"]
     except KeyboardInterrupt:  # saved; were it handed back as a result, this process would take the next job
+        _interrupted.set()
         os._exit(130)
 
 

@@ -370,6 +370,7 @@ def load_teacher(reference: TeacherRef) -> Teacher:
     Raises:
         InputError: the run is missing or incomplete, or has no such weights, epoch or member.
     """
+    read_result(reference.run)
     weights, source = teacher_weights(reference)
     model = _model_of(weights, source, reference.member)
     return Teacher(
