@@ -57,7 +57,10 @@ def read_table(path: Path) -> Table:
     found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
     known = {key: found[name] for key, names in _NAMES.items() for name in names if name in found}
     if not known:
-        raise InputError(f"'{path}' has no 'logits', 'labels', 'ids', 'counts' or 'truth'; it holds: {_listed(found)}")
+        raise InputError(
+            f"'{path}' has no 'logits', 'labels', 'ids', 'counts' or 'truth'; it holds: {_listed(found)}; "
+            "rename what is meant"
+        )
     return Table(**known)
 
 
