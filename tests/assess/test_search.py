@@ -203,3 +203,18 @@ def test_teachers_that_are_all_but_or_quite_certain_and_sometimes_wrong(family: 
     found = search_transform(logits, labels, family)
     assert np.isfinite(found.gain.value)
     assert mean_brier(logits, labels, found.transform) <= mean_brier(logits, labels, None) + 1e-9
+
+
+def test_a_search_gives_torch_its_threads_back_and_finds_the_same_with_any_number() -> None:
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(size=(90, 3)), rng.integers(3, size=90)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(search_transform(logits, labels, "proxy-classwise"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]

@@ -86,14 +86,14 @@ def proxy_teacher(
         >>> proxy_teacher(teacher, [2.0]).log_probs.exp()
         tensor([0.8416, 0.1092, 0.0492])
     """
-    _check_logits(teacher_logits, strict=strict)
+    _check_logits(teacher_logits)
     eps = _coefficient_table(coefficients, teacher_logits)
     log_p = teacher_logits.double().log_softmax(-1).reshape(-1, teacher_logits.shape[-1])
     with torch.no_grad():
         log_q, residual = _solve(log_p.detach(), eps.detach(), tolerance, max_iterations)
     converged = residual <= tolerance
     if strict:
-        _check_converged(converged, residual, tolerance, max_iterations)
+        _check_converged(log_p, converged, residual, tolerance, max_iterations)
     log_q = _ImplicitGradient.apply(log_p, eps, log_q)
     leading, dtype = teacher_logits.shape[:-1], torch.promote_types(teacher_logits.dtype, torch.float32)
     return ProxyTeacher(
@@ -336,18 +336,12 @@ def _on_support(log_p: Tensor, log_q: Tensor, grad: Tensor) -> tuple[Tensor, Ten
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _check_logits(teacher_logits: Tensor, *, strict: bool) -> None:
+def _check_logits(teacher_logits: Tensor) -> None:
     if not teacher_logits.is_floating_point():
         raise InputError(f"teacher_logits are {teacher_logits.dtype}; give floating-point logits.")
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < 2:
         shape = tuple(teacher_logits.shape)
         raise InputError(f"teacher_logits have shape {shape}; the last dimension must hold at least 2 classes.")
-    broken = teacher_logits.detach().isnan().any(-1)
-    if strict and broken.any():
-        raise InputError(
-            f"teacher_logits are NaN in row {first_row(broken.cpu().numpy())} (such rows: {int(broken.sum())}); drop "
-            "them or repair the model that wrote them."
-        )
 
 
 def _coefficient_table(coefficients: Coefficients, teacher_logits: Tensor) -> Tensor:
@@ -400,9 +394,15 @@ def _minimum_on_unit_interval(
     return function(at), at
 
 
-def _check_converged(converged: Tensor, residual: Tensor, tolerance: float, max_iterations: int) -> None:
+def _check_converged(log_p: Tensor, converged: Tensor, residual: Tensor, tolerance: float, max_iterations: int) -> None:
     failed = int((~converged).sum())
     if failed:
+        broken = log_p.isnan().any(-1)
+        if broken.any():
+            raise InputError(
+                f"teacher_logits are NaN in row {first_row(broken.cpu().numpy())} (such rows: {int(broken.sum())}); "
+                "drop them or repair the model that wrote them."
+            )
         raise InputError(
             f"proxy_teacher did not converge on {failed} of {converged.numel()} examples in {max_iterations} "
             f"iterations (largest residual {residual.amax():.3g}, tolerance {tolerance:.3g}); raise "

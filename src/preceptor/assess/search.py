@@ -8,6 +8,8 @@ so that a family of many parameters cannot fool itself.
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +141,8 @@ def crossfitted(
 def fitted(base: Tensor, labels: np.ndarray, family: str, temperature: float) -> Transform:
     """The transform of a family with the lowest Brier score of what the loss makes of a teacher (N, C)."""
     found = _family(family)
-    parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
+    with _one_thread_each():
+        parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
     return found.transform(_rounded(parameters), base.shape[-1])
 
 
@@ -191,9 +194,27 @@ def _fits(
     bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: Family, temperature: float
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Each part, its teacher, and the parameters fitted to that teacher on the other parts."""
-    for part, teacher in zip(parts, bases, strict=True):
+
+    def fit(part: np.ndarray, teacher: Tensor) -> np.ndarray:
         rest = np.setdiff1d(np.arange(len(labels)), part)
-        yield part, teacher, _Problem(teacher[rest], torch.tensor(labels[rest]), temperature).minimise(family)
+        return _Problem(teacher[rest], torch.tensor(labels[rest]), temperature).minimise(family)
+
+    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(fit, parts, bases))
+    yield from zip(parts, bases, found, strict=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Takes torch's own threads, and says how many they were: a fit works in blocks too small for them, so they would
+    only get into each other's way; several fits side by side do gain.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rounded(parameters: np.ndarray) -> np.ndarray:
