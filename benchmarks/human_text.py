@@ -30,7 +30,11 @@ NGRAMS = [
     "distill.optimizer.lr=0.01",
     "distill.training.epochs=10",
 ]
-QUICK_NGRAMS = ["name=quick-ngrams", "distill.model={name: ngram_bag, buckets: 256, width: 4}"]
+QUICK_NGRAMS = [
+    "name=quick-ngrams",
+    "distill.model={name: ngram_bag, buckets: 256, width: 4}",
+    "losses={kd: {loss: kd}}",
+]
 CLASSES = ["very negative", "negative", "neutral", "positive", "very positive"]
 
 
