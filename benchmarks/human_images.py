@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from known_truth import MIXTURES, sample
+from preceptor.assess.distance import draw_labels
 from preceptor.data.cifar import CIFAR10
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.recipe import TeachRecipe, load, read_yaml
@@ -75,8 +76,7 @@ def human(arguments: argparse.Namespace, curated: bool) -> tuple[Data, Truth]:
 
 def drawn(counts: np.ndarray) -> np.ndarray:
     """One rater's label of each image (N,), from how many raters chose each class (N, C)."""
-    frequency = counts / counts.sum(1, keepdims=True)
-    return (frequency.cumsum(1) > np.random.default_rng(DRAW_SEED).random((len(counts), 1))).argmax(1)
+    return draw_labels(counts / counts.sum(1, keepdims=True), DRAW_SEED)
 
 
 def end_to_end(arguments: argparse.Namespace) -> tuple[Data, Truth]:

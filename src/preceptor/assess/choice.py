@@ -4,7 +4,6 @@
 transform, each step taken only where its cross-fitted gain is beyond doubt.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from preceptor.assess.comparison import common_shape
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
-from preceptor.assess.optimum import OPTIMA, SOFTENING
+from preceptor.assess.optimum import SOFTENING, check_loss
 from preceptor.assess.scores import brier
 from preceptor.assess.search import (
     fitted,
@@ -274,13 +273,7 @@ class _Trial:
 
 def _options(loss: str, temperature: float | None, families: Sequence[str] | None) -> tuple[float, list[str]]:
     """The temperature at which students see the teacher, and the families that suit the loss."""
-    if loss not in OPTIMA:
-        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
-    softens = loss in SOFTENING
-    if softens and temperature is None:
-        raise InputError(f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4.")
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}: it must be above 0.")
+    check_loss(loss, temperature)
     suited = [family for family in FAMILIES if loss != "ptloss" or family.startswith("proxy")]
     wanted = suited if families is None else families
     if isinstance(wanted, str):
@@ -288,7 +281,7 @@ def _options(loss: str, temperature: float | None, families: Sequence[str] | Non
     for family in wanted:
         if family not in suited:
             raise InputError(f"There is no family {family!r} of transforms for {loss}: {did_you_mean(family, suited)}")
-    return (float(temperature) if softens and temperature else 1.0), list(wanted)
+    return (float(temperature) if loss in SOFTENING and temperature else 1.0), list(wanted)
 
 
 def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -115,6 +115,12 @@ def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray
     return raters, values / raters[:, None]
 
 
+def draw_labels(probs: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A label (N,) of each row of a distribution (N, C), drawn from it: what one rater, or the truth, might say."""
+    below = probs.cumsum(1) <= np.random.default_rng(seed).random((len(probs), 1))
+    return below.sum(1).clip(max=probs.shape[1] - 1)  # where rounding leaves the sum below 1
+
+
 def rater_noise(raters: np.ndarray, frequency: np.ndarray) -> np.ndarray:
     """Unbiased estimate of `E||p_hat - p*||^2` for each row with n >= 2 raters."""
     return (1 - (frequency**2).sum(-1)) / (raters - 1)

@@ -24,6 +24,19 @@ def stand_in(loss: str) -> str:
     return loss if loss in OPTIMA else "kd"
 
 
+def check_loss(loss: str, temperature: float | None) -> None:
+    """Refuse a loss of unknown optimum, one without the temperature that it needs, and a temperature that cannot be."""
+    if loss not in OPTIMA:
+        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be above 0 and finite.")
+    if loss in SOFTENING and temperature is None:
+        raise InputError(
+            f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4 (on the command line "
+            "--temperature 4)."
+        )
+
+
 def optimum(
     logits: Array | Forecast, loss: str = "kd", *, temperature: float | None = None, coefficients: Array | None = None
 ) -> Float64[np.ndarray, "*stack N C"]:
@@ -49,15 +62,7 @@ def optimum(
     >>> np.exp(optimum([[2 * np.log(3.0), 0.0]], "ttm", temperature=2.0)).round(4).tolist()
     [[0.75, 0.25]]
     """
-    if loss not in OPTIMA:
-        raise InputError(f"The loss {loss!r} has no known optimum: {did_you_mean(loss, OPTIMA)}")
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}: it must be above 0 and finite.")
-    if loss in SOFTENING and temperature is None:
-        raise InputError(
-            f"The loss {loss!r} has no optimum without its temperature: pass temperature, e.g. 4 (on the command line "
-            "--temperature 4)."
-        )
+    check_loss(loss, temperature)
     if (coefficients is not None) != (loss == "ptloss"):
         wants = "needs its coefficients: pass" if loss == "ptloss" else "takes no coefficients: leave out"
         raise InputError(f"The loss {loss!r} {wants} coefficients (on the command line --coefficients 0.5,0.1).")

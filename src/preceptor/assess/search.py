@@ -121,7 +121,7 @@ def crossfitted(
         family, temperature, folds, seed: as for `search_transform`, whose gain is that of these outputs.
 
     Returns:
-        Log-probabilities `(N, C)`.
+        Log-probabilities `(N, C)` in float64, before the student's loss softens them.
 
     Raises:
         InputError: as `search_transform`.

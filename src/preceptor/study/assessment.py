@@ -10,6 +10,7 @@ import numpy as np
 from preceptor import assess
 from preceptor.assess import Comparison, Estimate, Forecast, Reliability
 from preceptor.assess.comparison import CRITERIA, common_shape
+from preceptor.assess.distance import draw_labels
 from preceptor.assess.forecasts import Array, check_same_shape, to_numpy
 from preceptor.assess.intervals import check_level, percentile_intervals
 from preceptor.errors import InputError, did_you_mean
@@ -287,8 +288,7 @@ def _drawn(counts: np.ndarray | None, truth: np.ndarray | None, shape: tuple[int
     known = assess.forecast(truth, probabilities=True).probs if truth is not None else None
     shares = assess.rater_frequencies(counts, shape)[1] if known is None else known  # type: ignore[arg-type]
     check_same_shape("The true label distributions", shares.shape, shape)
-    below = shares.cumsum(1) <= np.random.default_rng(0).random((len(shares), 1))
-    return below.sum(1).clip(max=shape[1] - 1)
+    return draw_labels(shares)
 
 
 def _rows(
