@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from preceptor.assess import mean_interval
 from preceptor.errors import InputError
@@ -81,6 +82,15 @@ def within(value: float, ceiling: float) -> str:
     return f"{value:.2f} ({ceiling:.2f})"
 
 
+def misjudged(result: Mapping[str, Any], loss: str) -> str:
+    """The candidate without which the prediction of the accuracy would be best, and the correlation then."""
+    students, candidates = result["losses"][loss]["students"], result["candidates"]
+    predicted = np.array([-np.mean(c["losses"][loss]["brier_recalibrated"]) for c in candidates.values()])
+    became = np.array([np.mean(students[name]["accuracy"]) for name in candidates])
+    without = [spearmanr(np.delete(predicted, i), np.delete(became, i)).statistic for i in range(len(predicted))]
+    return f"{list(candidates)[int(np.argmax(without))]}, {max(without):.2f}"
+
+
 def papers(results: Mapping[str, Any]) -> str:
     """A table with a column a study."""
     columns = [[(label, difference(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
@@ -138,6 +148,9 @@ def main() -> None:
     studies = {f"{path.parent.name}/{path.name}": read_json(path / "prediction.json") for path in arguments.studies}
     for name, table in tables(studies).items():
         print(f"{name}:\n\n{table}\n")
+    print("misjudged most, and the correlation with the accuracy without it:\n")
+    for name, result in studies.items():
+        print(f"{name}: {'; '.join(f'{loss} {misjudged(result, loss)}' for loss in result['losses'])}")
     if arguments.docs:
         write_docs(studies, arguments.docs)
 
