@@ -112,6 +112,12 @@ def test_auto_sees_neither_the_truth_nor_a_test_label(result, made, tmp_path):
         assert again["losses"][loss]["oracle"] != result["losses"][loss]["oracle"]
 
 
+def test_two_workers_find_what_one_does(result, made, tmp_path):
+    again = run_prediction(small(workers=2), *made, tmp_path / "run", command="pytest")
+    for part in ("candidates", "hard", "losses"):
+        assert json.dumps(again[part]) == json.dumps(result[part])
+
+
 def test_a_complete_study_is_read_and_another_is_refused(result, made, folder):
     assert run_prediction(small(), *made, folder, command="other") == result
     with pytest.raises(InputError, match="holds another study"):

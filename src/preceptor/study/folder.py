@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from preceptor.errors import InputError
 from preceptor.recipe import dump, parse, read_yaml
-from preceptor.study.recipe import Study
 from preceptor.training.files import (
     finite,
     locked,
@@ -21,6 +20,8 @@ from preceptor.training.files import (
     write_json,
     write_text,
 )
+
+_COMPUTED_BY = ("workers", "threads")
 
 
 def completed(
@@ -58,8 +59,8 @@ def refuse_other(folder: Path, study: BaseModel) -> None:
 
 def _essence(study: BaseModel) -> str:
     """The study but for how many processes and threads compute it, which changes no number."""
-    changes = {"workers": 1, "threads": None} if isinstance(study, Study) else {}
-    return dump(study.model_copy(update=changes))
+    fields = type(study).model_fields
+    return dump(study.model_copy(update={name: fields[name].default for name in _COMPUTED_BY if name in fields}))
 
 
 @contextlib.contextmanager

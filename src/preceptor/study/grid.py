@@ -1,12 +1,7 @@
 """Run a study: teach, assess, distill, for every seed. An interrupted one goes on where it stood."""
 
 import contextlib
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +10,12 @@ import torch
 from torch import Tensor
 
 from preceptor import assess
-from preceptor.errors import InputError
 from preceptor.recipe import TeachRecipe
 from preceptor.study.folder import Clock, completed
 from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.study.statistics import SCHEMA, SCORES
+from preceptor.study.workers import side_by_side
 from preceptor.training import run as runs
 from preceptor.training import setup
 from preceptor.training.build import assessed_as
@@ -109,59 +104,18 @@ def teach_all(study: Study, folder: Path, data: Any, *, progress: bool = False, 
             say(f"teach {number}/{len(study.trained)}: {name}")
             _teach_stack(study.teach_recipe(name), list(study.seeds), folder / "teachers" / name, data, progress)
         return
-    jobs = [
-        (study.teach_recipe(name).model_copy(update={"seed": seed}), folder / "teachers" / name / f"seed-{seed}")
-        for seed in study.seeds
-        for name in study.trained
-    ]
-    threads = max(1, torch.get_num_threads() // study.workers)
-    # Spawned, not forked: torch's thread pools do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    interrupted = context.Event()
-    with ProcessPoolExecutor(study.workers, mp_context=context, initializer=_begin, initargs=(interrupted,)) as pool:
-        futures = {pool.submit(_teach_one, recipe, place, threads): place for recipe, place in jobs}
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                accuracy = future.result()
-                place = futures[future].relative_to(folder)
-                say(f"teach {number}/{len(jobs)}: {place}, held-out accuracy {accuracy:.4f}")
-        except BrokenProcessPool:
-            if interrupted.is_set():  # Ctrl-C, of which the workers were told first
-                raise KeyboardInterrupt from None
-            raise InputError(
-                "a process that trained a teacher has died, perhaps for want of memory; start the same command again, "
-                f"which goes on, with workers below {study.workers} if need be"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs: dict[Path, tuple[TeachRecipe, Path]] = {}
+    for seed in study.seeds:
+        for name in study.trained:
+            place = folder / "teachers" / name / f"seed-{seed}"
+            jobs[place] = study.teach_recipe(name).model_copy(update={"seed": seed}), place
+    for number, (place, accuracy) in enumerate(side_by_side(_teach_one, jobs, study.workers), 1):
+        say(f"teach {number}/{len(jobs)}: {place.relative_to(folder)}, held-out accuracy {accuracy:.4f}")
 
 
-_interrupted: Any = None  # in a worker: the event by which it tells that it was stopped
-
-
-def _begin(interrupted: Any) -> None:
-    """Let no worker outlive a study that was killed: it would go on writing into the study's folders."""
-    global _interrupted
-    _interrupted = interrupted
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _teach_one(recipe: TeachRecipe, folder: Path, threads: int) -> float:
-    """One teacher, in a process of its own."""
-    torch.set_num_threads(threads)
-    try:
-        return teach(recipe, folder)["heldout"]["last"]["accuracy"]
-    except KeyboardInterrupt:  # saved; were it handed back as a result, this process would take the next job
-        _interrupted.set()
-        os._exit(130)
+def _teach_one(recipe: TeachRecipe, folder: Path) -> float:
+    """One teacher, in a process of its own if there are several workers."""
+    return teach(recipe, folder)["heldout"]["last"]["accuracy"]
 
 
 def _teach_stack(recipe: TeachRecipe, seeds: list[int], folder: Path, data: Any, progress: bool) -> dict[str, Any]:

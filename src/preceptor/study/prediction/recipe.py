@@ -46,6 +46,7 @@ class PredictionStudy(Strict):
     candidates: Annotated[dict[str, CandidateEntry], Field(min_length=2)]
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
     students_per_stack: Annotated[int, Field(ge=1)] | None = None  # at most; None trains all of a loss as one stack
+    workers: Annotated[int, Field(ge=1)] = 1  # processes that train teachers, and students of a loss, side by side
 
     @model_validator(mode="after")
     def _known_members(self) -> "PredictionStudy":

@@ -21,6 +21,7 @@ from preceptor.study.grid import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
 from preceptor.study.prediction.summary import SCHEMA
 from preceptor.study.recipe import LossEntry
+from preceptor.study.workers import side_by_side
 from preceptor.training import checkpoint, setup
 from preceptor.training import run as runs
 from preceptor.training.build import assessed_as
@@ -110,7 +111,8 @@ def run_prediction(
     Raises:
         InputError: the truth of a test sample is not known.
     """
-    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
+    alone = study.workers == 1  # bars of several processes would overwrite each other
+    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress and alone)
 
     def make(clock: Clock) -> dict[str, Any]:
         return _run(study, place, truth, clock.noting(say)) | {"command": command}
@@ -137,10 +139,10 @@ def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[
         raise InputError("the split has no test part, which says what students become; give split.test")
     if not all(truth.knows(cut.parts["test"]) for cut in samples):
         raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
-    for number, name in enumerate(study.teachers, 1):
-        say(f"teach {number}/{len(study.teachers)}: {name}, {len(study.seeds)} seeds")
-        recipe = study.teach_recipe(name)
-        teach(recipe, place.teachers / name, data=data, seeds=study.seeds, progress=place.progress)
+    say(f"teach: {len(study.teachers)} teachers x {len(study.seeds)} seeds")
+    jobs = {name: (study, name, place) for name in study.teachers}
+    for number, (name, _) in enumerate(side_by_side(_teach, jobs, study.workers), 1):
+        say(f"taught {number}/{len(jobs)}: {name}")
     say("assess: every checkpoint of every teacher")
     table = {member: _outputs(study, member, place, samples) for member in study.members}
     shown = {name: _candidate(candidate, table, samples) for name, candidate in study.candidates.items()}
@@ -149,17 +151,26 @@ def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[
         "name": study.name,
         "seeds": list(study.seeds),
         "candidates": {name: _assessed(study, each, samples, truth) for name, each in shown.items()},
-        "losses": {},
     }
+    say(f"distill: {len(study.losses)} losses x {len(shown)} candidates x {len(study.seeds)} seeds")
     hard = _hard_students(study, samples, place)
     result["hard"] = _outcomes(hard, 0, samples, truth)
-    for number, (name, entry) in enumerate(study.losses.items(), 1):
-        say(f"distill {number}/{len(study.losses)}: {name}, {len(shown)} candidates x {len(study.seeds)} seeds")
-        result["losses"][name] = _loss(study, name, entry, table, shown, samples, truth, place)
+    jobs = {name: (study, name, table, shown, samples, truth, place) for name in study.losses}
+    found: dict[str, Any] = {}
+    for number, (name, outcomes) in enumerate(side_by_side(_loss, jobs, study.workers), 1):
+        say(f"distilled {number}/{len(jobs)}: {name}")
+        found[name] = outcomes
     return result | {
+        "losses": {name: found[name] for name in study.losses},
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
     }
+
+
+def _teach(study: PredictionStudy, name: str, place: _Place) -> None:
+    """One teacher, all seeds."""
+    recipe = study.teach_recipe(name)
+    teach(recipe, place.teachers / name, data=place.data, seeds=study.seeds, progress=place.progress)
 
 
 # -- what teachers say ------------------------------------------------------------------------------------------------
@@ -258,7 +269,6 @@ def _hard_students(study: PredictionStudy, samples: list[Samples], place: _Place
 def _loss(
     study: PredictionStudy,
     name: str,
-    entry: LossEntry,
     table: LogProbs,
     shown: Mapping[str, _Shown],
     samples: list[Samples],
@@ -266,6 +276,7 @@ def _loss(
     place: _Place,
 ) -> dict[str, Any]:
     """Students of every candidate, of the truth where it is known, and of what ``auto`` chooses, under one loss."""
+    entry = study.losses[name]
     choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
     chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
     known = all(truth.knows(cut.for_students) for cut in samples)
