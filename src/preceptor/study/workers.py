@@ -12,7 +12,8 @@ import torch
 
 from preceptor.errors import InputError
 
-Key, Result = TypeVar("Key"), TypeVar("Result")
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 def side_by_side(
