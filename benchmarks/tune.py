@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from preceptor.recipe import find_recipe, load, read_yaml
+from preceptor.study.grid.tune import tune
 from preceptor.study.recipe import Study
-from preceptor.study.tune import tune
 from preceptor.training.files import write_json
 
 

@@ -193,7 +193,7 @@ def assess(
         progress=True,
     )
     if page:
-        from preceptor.study.assessment_page import write_page
+        from preceptor.study.assessment.page import write_page
 
         _say(f"page: {write_page(assessment, page, command=_command())}")
     if as_json:
@@ -295,7 +295,7 @@ def report(
             f"'{folder}' holds no study.json or generations.json; give a folder that a finished quickstart, study or "
             "generations wrote"
         )
-    from preceptor.study import report as reports
+    from preceptor.study.grid import report as reports
 
     result = read_json(folder / "study.json")
     if picture:
@@ -341,7 +341,7 @@ def _train(
     if isinstance(loaded, TeachRecipe):
         result = training.teach(loaded, folder, progress=True)
         if teaching:
-            from preceptor.study.auto import keep_teaching
+            from preceptor.study.assessment import keep_teaching
 
             result = keep_teaching(folder, progress=True)
             _say(f"teaches best: {result['teaching']['choice']['single']}, now in teaching.safetensors")
@@ -374,7 +374,7 @@ def _distill_auto(
     """Choose the teacher, say why, and distil from it."""
     from preceptor import training
     from preceptor.recipe import DistillRecipe, dump, find_recipe, load
-    from preceptor.study.auto import choose_teacher
+    from preceptor.study.assessment import choose_teacher
 
     named = [assignment for assignment in assignments if assignment.startswith("teacher")]
     if named:
@@ -401,7 +401,7 @@ def _teacher_override(name: str) -> str:
 
     if Path(name).is_dir() or not (":" in name or "+" in name):
         return text_override("teacher", name)
-    from preceptor.study.candidates import teacher_references
+    from preceptor.study.assessment.candidates import teacher_references
 
     references = [reference.model_dump(mode="json") for reference in teacher_references(name)]
     return f"teacher={json.dumps(references, ensure_ascii=False)}"
@@ -415,7 +415,7 @@ def _run_study(loaded: Any, folder: Path, as_json: bool) -> None:
 
 
 def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from preceptor.study.report import table, write_report
+    from preceptor.study.grid import table, write_report
 
     path = write_report(result, folder / "report.html")
     _print(result if as_json else table(result))

@@ -13,9 +13,9 @@ from preceptor import assess
 from preceptor.assess.comparison import CRITERIA
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
-from preceptor.study.assessment import WHICH_PREDICTS, Assessment, assess_candidates, assess_files
-from preceptor.study.assessment_page import write_page
-from preceptor.study.candidates import Candidate, Predictions, read_candidates
+from preceptor.study.assessment.candidates import Candidate, Predictions, read_candidates
+from preceptor.study.assessment.page import write_page
+from preceptor.study.assessment.ranking import WHICH_PREDICTS, Assessment, assess_candidates, assess_files
 from preceptor.training import teach
 from study.html_page import Page, assert_no_network
 from training.toys import teach_recipe

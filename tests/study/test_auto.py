@@ -15,8 +15,8 @@ from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
-from preceptor.study.auto import choose_teacher, keep_teaching
-from preceptor.study.candidates import read_candidates
+from preceptor.study.assessment import choose_teacher, keep_teaching
+from preceptor.study.assessment.candidates import read_candidates
 from preceptor.teaching import average_probabilities
 from preceptor.training import distill
 from preceptor.training.run import load_teacher, read_recipe, read_result, read_weights

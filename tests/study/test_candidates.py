@@ -13,8 +13,8 @@ from scipy.special import log_softmax, softmax
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
-from preceptor.study.candidates import Candidate, read_candidates
-from preceptor.study.tables import read_table
+from preceptor.study.assessment.candidates import Candidate, read_candidates
+from preceptor.study.assessment.tables import read_table
 from preceptor.training import as_teacher, load_teacher, setup, teach
 from preceptor.training.files import load_tensors
 from training.toys import teach_recipe

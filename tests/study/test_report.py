@@ -13,7 +13,7 @@ from rich.console import Console
 from preceptor.assess import Estimate
 from preceptor.errors import InputError
 from preceptor.study import generations
-from preceptor.study.report import markdown, table, write_picture, write_report
+from preceptor.study.grid.report import markdown, table, write_picture, write_report
 from preceptor.study.text import difference, plus_minus
 from study.fake import LOSSES, TEACHERS, fake_generations, fake_study
 from study.html_page import Page, assert_no_network
@@ -287,7 +287,7 @@ def test_matplotlib_comes_late_and_leaves_no_trace(tmp_path):
     script = f"""
 import sys
 sys.path.insert(0, {str(__file__).removesuffix("/study/test_report.py")!r})
-from preceptor.study import report
+from preceptor.study.grid import report
 assert not {{"matplotlib", "jinja2", "rich"}} & set(sys.modules)
 from study.fake import fake_study
 import matplotlib

@@ -8,8 +8,8 @@ import pytest
 import preceptor
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, load, parse
+from preceptor.study.grid.tune import tune
 from preceptor.study.recipe import Generations, Study
-from preceptor.study.tune import tune
 from preceptor.training import setup
 
 RECIPES = sorted((Path(preceptor.__file__).parent / "recipes").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""Grids of runs, their statistics and reports: quickstart, studies, generations, tuning.
+"""Many runs, their statistics and reports: assessment, grid, generations, prediction.
 
 Nothing is imported here, so that `preceptor.study.recipe` stays free of torch.
 """

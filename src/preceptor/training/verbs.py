@@ -97,7 +97,7 @@ def distill(
 
     Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. Where inputs are the
     same in every epoch, the teacher is asked once for each sample (``recipe.cache``). `choice`, why the recipe names
-    this teacher (`preceptor.study.auto`), is written into the result.
+    this teacher (`preceptor.study.assessment.choose_teacher`), is written into the result.
     """
     folder = None if folder is None else Path(folder)
     accelerator = _accelerator(recipe, folder, stacked=False)

@@ -17,7 +17,7 @@ from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Component, Proxy, Temperature
 from preceptor.study.folder import Clock, completed
-from preceptor.study.grid import optimum_of
+from preceptor.study.grid.run import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
 from preceptor.study.prediction.summary import SCHEMA
 from preceptor.study.recipe import LossEntry

@@ -10,7 +10,7 @@ from pydantic import Field
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import Strict, override, parse
-from preceptor.study.grid import run_study, teach_all
+from preceptor.study.grid.run import run_study, teach_all
 from preceptor.study.outputs import data_with_test
 from preceptor.study.recipe import Study
 from preceptor.training.run import read_result

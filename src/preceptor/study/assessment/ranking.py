@@ -15,8 +15,16 @@ from preceptor.assess.forecasts import Array, check_same_shape, to_numpy
 from preceptor.assess.intervals import check_level, percentile_intervals
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import TeacherRef
-from preceptor.study import tables
-from preceptor.study.candidates import Candidate, Predictions, agree, agreed, heldout_rows, read_candidates, refuse_seen
+from preceptor.study.assessment import tables
+from preceptor.study.assessment.candidates import (
+    Candidate,
+    Predictions,
+    agree,
+    agreed,
+    heldout_rows,
+    read_candidates,
+    refuse_seen,
+)
 from preceptor.training import files
 
 if TYPE_CHECKING:

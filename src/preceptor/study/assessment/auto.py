@@ -8,7 +8,7 @@ from typing import Any
 from preceptor.assess import Choice, choose
 from preceptor.errors import InputError
 from preceptor.recipe import Component, DistillRecipe, TeacherRef
-from preceptor.study.candidates import Candidate, agree, read_candidates, refuse_seen
+from preceptor.study.assessment.candidates import Candidate, agree, read_candidates, refuse_seen
 from preceptor.training import files
 from preceptor.training import run as runs
 from preceptor.training.build import assessed_as

@@ -17,7 +17,7 @@ from preceptor.assess.transform import transformed
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Component, Recipe, TeacherRef, parse
-from preceptor.study import tables
+from preceptor.study.assessment import tables
 from preceptor.teaching import average_probabilities
 from preceptor.training import files, setup
 from preceptor.training import run as runs
@@ -87,8 +87,8 @@ def read_candidates(
     after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
     ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
     candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
-    and ``FILE.parquet`` hold logits (`preceptor.study.tables.read_table`). ``A+B+C`` is the ensemble of these: the mean
-    of their probabilities.
+    and ``FILE.parquet`` hold logits (`preceptor.study.assessment.tables.read_table`). ``A+B+C`` is the ensemble of
+    these: the mean of their probabilities.
 
     Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
     all others are computed from the weights on the run's data set. Nothing is written.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.assess import Comparison, Estimate, TeacherScores
 from preceptor.study import page, pictures
-from preceptor.study.assessment import Assessment, Ranking
-from preceptor.study.candidates import Candidate, name_of
+from preceptor.study.assessment.candidates import Candidate, name_of
+from preceptor.study.assessment.ranking import Assessment, Ranking
 from preceptor.training.run import circumstances
 
 if TYPE_CHECKING:
