@@ -2,9 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 OnStep = Callable[[int, int, Mapping[str, Any]], None]
+
+_shown_elsewhere: OnStep | None = None
+
+
+def show_elsewhere(on_step: OnStep) -> None:
+    """Let all bars of this process be drawn by another one: only one can draw on a terminal."""
+    global _shown_elsewhere
+    _shown_elsewhere = on_step
 
 
 @contextlib.contextmanager
@@ -14,20 +25,27 @@ def progress_bar(description: str, *, enabled: bool) -> Iterator[OnStep]:
     """
     if not enabled:
         yield lambda *_: None
-        return
+    elif _shown_elsewhere:
+        yield _shown_elsewhere
+    else:
+        with bars() as bar:
+            task = bar.add_task(description, total=None, scores="")
+            yield lambda done, total, scores: bar.update(task, completed=done, total=total, scores=_short(scores))
+
+
+def bars() -> "Progress":
+    """An empty set of bars on standard error; a context manager. Tasks take a ``scores`` text."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[scores]}"),
+        console=Console(stderr=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None, scores="")
-        yield lambda done, total, scores: bar.update(task, completed=done, total=total, scores=_short(scores))
 
 
 def _short(scores: Mapping[str, Any]) -> str:

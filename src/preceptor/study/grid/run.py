@@ -104,18 +104,18 @@ def teach_all(study: Study, folder: Path, data: Any, *, progress: bool = False, 
             say(f"teach {number}/{len(study.trained)}: {name}")
             _teach_stack(study.teach_recipe(name), list(study.seeds), folder / "teachers" / name, data, progress)
         return
-    jobs: dict[Path, tuple[TeachRecipe, Path]] = {}
+    jobs: dict[str, tuple[TeachRecipe, Path, bool]] = {}
     for seed in study.seeds:
         for name in study.trained:
-            place = folder / "teachers" / name / f"seed-{seed}"
-            jobs[place] = study.teach_recipe(name).model_copy(update={"seed": seed}), place
-    for number, (place, accuracy) in enumerate(side_by_side(_teach_one, jobs, study.workers), 1):
-        say(f"teach {number}/{len(jobs)}: {place.relative_to(folder)}, held-out accuracy {accuracy:.4f}")
+            place = f"teachers/{name}/seed-{seed}"
+            jobs[place] = study.teach_recipe(name).model_copy(update={"seed": seed}), folder / place, progress
+    for number, (place, accuracy) in enumerate(side_by_side(_teach_one, jobs, study.workers, progress=progress), 1):
+        say(f"teach {number}/{len(jobs)}: {place}, held-out accuracy {accuracy:.4f}")
 
 
-def _teach_one(recipe: TeachRecipe, folder: Path) -> float:
+def _teach_one(recipe: TeachRecipe, folder: Path, progress: bool) -> float:
     """One teacher, in a process of its own if there are several workers."""
-    return teach(recipe, folder)["heldout"]["last"]["accuracy"]
+    return teach(recipe, folder, progress=progress)["heldout"]["last"]["accuracy"]
 
 
 def _teach_stack(recipe: TeachRecipe, seeds: list[int], folder: Path, data: Any, progress: bool) -> dict[str, Any]:

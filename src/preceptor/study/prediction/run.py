@@ -111,8 +111,7 @@ def run_prediction(
     Raises:
         InputError: the truth of a test sample is not known.
     """
-    alone = study.workers == 1  # bars of several processes would overwrite each other
-    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress and alone)
+    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
 
     def make(clock: Clock) -> dict[str, Any]:
         return _run(study, place, truth, clock.noting(say)) | {"command": command}
@@ -141,7 +140,7 @@ def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[
         raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
     say(f"teach: {len(study.teachers)} teachers x {len(study.seeds)} seeds")
     jobs = {name: (study, name, place) for name in study.teachers}
-    for number, (name, _) in enumerate(side_by_side(_teach, jobs, study.workers), 1):
+    for number, (name, _) in enumerate(side_by_side(_teach, jobs, study.workers, progress=place.progress), 1):
         say(f"taught {number}/{len(jobs)}: {name}")
     say("assess: every checkpoint of every teacher")
     table = {member: _outputs(study, member, place, samples) for member in study.members}
@@ -157,7 +156,7 @@ def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[
     result["hard"] = _outcomes(hard, 0, samples, truth)
     jobs = {name: (study, name, table, shown, samples, truth, place) for name in study.losses}
     found: dict[str, Any] = {}
-    for number, (name, outcomes) in enumerate(side_by_side(_loss, jobs, study.workers), 1):
+    for number, (name, outcomes) in enumerate(side_by_side(_loss, jobs, study.workers, progress=place.progress), 1):
         say(f"distilled {number}/{len(jobs)}: {name}")
         found[name] = outcomes
     return result | {

@@ -1,0 +1,51 @@
+"""Jobs in processes side by side: their results, their bars, their errors."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from preceptor.errors import InputError
+from preceptor.study import workers
+from preceptor.study.workers import side_by_side
+from preceptor.training.progress import progress_bar
+
+
+def slow(number: int) -> int:
+    """A job that tells its steps."""
+    with progress_bar("not drawn by this process", enabled=True) as on_step:
+        for step in range(1, 5):
+            on_step(step, 4, {})
+            time.sleep(0.3)
+    return number**2
+
+
+def refuses(number: int) -> int:
+    raise InputError(f"{number} is refused")
+
+
+def test_every_job_runs_and_shows_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = io.StringIO()
+    monkeypatch.setattr(workers, "bars", lambda: Progress(console=Console(file=drawn, force_terminal=True, width=80)))
+    results = dict(side_by_side(slow, {"three": (3,), "four": (4,), "five": (5,)}, 2, progress=True))
+    assert results == {"three": 9, "four": 16, "five": 25}
+    assert all(name in drawn.getvalue() for name in results)
+
+
+def test_nothing_is_drawn_unasked(capfd: pytest.CaptureFixture[str]) -> None:
+    assert dict(side_by_side(slow, {"three": (3,)}, 2)) == {"three": 9}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_error_comes_as_it_is(number: int) -> None:
+    with pytest.raises(InputError, match="7 is refused"):
+        list(side_by_side(refuses, {"seven": (7,)}, number))
+
+
+def test_one_worker_is_this_process() -> None:
+    made = []
+    assert list(side_by_side(made.append, {"a": (1,), "b": (2,)}, 1)) == [("a", None), ("b", None)]
+    assert made == [1, 2]
