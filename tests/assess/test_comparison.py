@@ -285,6 +285,7 @@ def test_agreeing_ids_and_class_names_pass():
         ),
         ({"ids": {"a": range(6), "b": list("012345")}}, "teacher 'b'"),
         ({"ids": range(5)}, r"shape \(5,\): hand in 6"),
+        ({"ids": [0, 1, 2, 1, 4, 1]}, "ids of teacher 'a' have 1 3 times: list each once"),
         ({"ids": {"a": range(6)}}, "name the same teachers"),
         (
             {"class_names": {"a": list("xyz"), "b": list("yxz")}},

@@ -1,5 +1,6 @@
 """Which teacher will teach best: candidates scored on the same held-out samples, ranked, ties declared."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -451,7 +452,7 @@ def common_order(
     """What is listed for every teacher, once it is sure that all list the same in the same order.
 
     Raises:
-        InputError: naming the first teacher and place that differ.
+        InputError: naming the first teacher and place that differ, or what is listed twice though it is no label.
     """
     if values is None:
         return None
@@ -476,7 +477,11 @@ def common_order(
                 f"The {what} of teacher {name!r} have {found[i]} in place {i} where {teachers[0]!r} has "
                 f"{lists[0][i]}: bring all teachers into one order."
             )
-    return tuple(str(value) for value in lists[0])
+    listed = tuple(str(value) for value in lists[0])
+    if what != "labels" and len(set(listed)) < length:
+        value, times = Counter(listed).most_common(1)[0]
+        raise InputError(f"The {what} of teacher {teachers[0]!r} have {value} {times} times: list each once.")
+    return listed
 
 
 def _of(teacher: str) -> str:
