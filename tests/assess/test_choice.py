@@ -139,12 +139,14 @@ def test_a_confident_calibrated_teacher_is_left_alone_in_at_least_90_of_100_draw
     assert taken <= 10
 
 
-def test_ptloss_searches_its_coefficients_only() -> None:
+def test_ptloss_has_coefficients_where_a_proxy_was_chosen() -> None:
     logits, labels = calibrated(1500, 3, 5)
+    proxies = ["proxy", "proxy-classwise"]
+    assert choose({"unsure": logits / 2}, labels, loss="ptloss", families=proxies).coefficients is not None
+    assert choose({"truth": logits}, labels, loss="ptloss", families=proxies).coefficients is None
     choice = choose({"unsure": logits / 2}, labels, loss="ptloss")
-    assert {step.name for step in choice.steps} == {"proxy", "proxy-classwise", "proxy-5", "proxy-5-classwise"}
-    assert choice.coefficients is not None
-    assert choose({"truth": logits}, labels, loss="ptloss").coefficients is None
+    assert choice.transform is not None
+    assert (choice.transform.kind, choice.coefficients) == ("temperature", None)
 
 
 def test_the_choice_is_plain_data() -> None:
@@ -177,7 +179,7 @@ def test_bad_input(teachers: dict, sentence: str) -> None:
         ({"loss": "ttm"}, "no optimum without its temperature"),
         ({"loss": "ttm", "temperature": -2.0}, "temperature is -2"),
         ({"loss": "kd", "temperature": float("nan")}, "temperature is nan"),
-        ({"loss": "ptloss", "families": ["temperature"]}, "no family 'temperature' of transforms for ptloss"),
+        ({"families": ["temprature"]}, "no family 'temprature' of transforms: did you mean 'temperature'"),
         ({"families": "temperature"}, "give a list"),
         ({"level": 95}, "level is 95"),
         ({"folds": 1}, "folds is 1"),

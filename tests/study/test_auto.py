@@ -1,6 +1,7 @@
 """The teacher chosen: by the command line and from Python, live and assessed alike."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from preceptor.assess import Choice, forecast, transformed
+from preceptor.assess import Choice, choose, forecast, transformed
 from preceptor.cli import app
 from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
-from preceptor.study.assessment import choose_teacher, keep_teaching
+from preceptor.study.assessment import auto, choose_teacher, keep_teaching
 from preceptor.study.assessment.candidates import read_candidates
 from preceptor.teaching import average_probabilities
 from preceptor.training import distill
@@ -141,13 +142,20 @@ def test_the_live_teacher_is_what_was_chosen(runs):
     np.testing.assert_allclose(heldout(live, kept).double().log_softmax(-1), expected.log_softmax(-1), atol=1e-4)
 
 
-def test_ptloss_gets_its_coefficients_and_no_transform(runs):
+@pytest.mark.parametrize(
+    ("transform", "kept_transform", "coefficients"),
+    [
+        (Proxy(coefficients=(0.5,)), None, (0.5,)),
+        (Temperature(temperature=2.0), Temperature(temperature=2.0), (0.0,)),
+        (None, None, (0.0,)),
+    ],
+)
+def test_under_ptloss_a_proxy_is_the_losss_own(runs, monkeypatch, transform, kept_transform, coefficients):
+    monkeypatch.setattr(auto, "choose", lambda *a, **k: replace(choose(*a, **k), transform=transform))
     kept, _ = runs
     loss = {"name": "ptloss", "coefficients": [3.0]}
-    loaded, choice = choose_teacher(recipe(like=kept, loss=loss), [kept])
-    assert loaded.transform is None
-    found = choice.coefficients or (0.0,)
-    assert loaded.loss.options["coefficients"] == found
+    loaded, _ = choose_teacher(recipe(like=kept, loss=loss), [kept])
+    assert (loaded.transform, loaded.loss.options["coefficients"]) == (kept_transform, coefficients)
 
 
 def fading(student_logits, teacher_logits, *, temperature=None, coefficients=(1.0, 2.0)):

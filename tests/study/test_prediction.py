@@ -177,8 +177,8 @@ def fake(predicted: np.ndarray, accuracy: np.ndarray) -> dict:
 
 
 def test_a_newer_format_is_refused() -> None:
-    with pytest.raises(InputError, match="the study has format 2, newer than this Preceptor's 1; upgrade"):
-        summarize(fake(np.ones((3, 2)), np.ones((3, 2))) | {"schema_version": 2})
+    with pytest.raises(InputError, match="the study has format 3, newer than this Preceptor's 2; upgrade"):
+        summarize(fake(np.ones((3, 2)), np.ones((3, 2))) | {"schema_version": 3})
 
 
 def test_correlations_are_scipys() -> None:
@@ -209,6 +209,25 @@ def test_closure_by_hand() -> None:
     found = summarize(fake(1 - accuracy, accuracy))["kd"]
     assert [found.closure[f"c{i}"].value for i in range(3)] == pytest.approx([0, 0.5, 1])
     assert found.auto_closure.value == pytest.approx(0.75)
+
+
+def test_auto_is_compared_with_a_student_of_the_truth_under_its_own_task() -> None:
+    raw = fake(np.ones((3, 2)), np.ones((3, 2)))
+    raw["losses"]["kd"]["oracle_of_auto"] = raw["losses"]["kd"]["oracle"] | {"accuracy": [0.875, 0.875]}
+    found = summarize(raw)["kd"]
+    assert found.auto_closure.value == pytest.approx(0.8)
+    assert found.closure["c0"].value == pytest.approx(0.5 / 0.4)
+
+
+def test_the_oracle_of_auto_has_the_coefficients_that_auto_set(result) -> None:
+    kd, ptloss = result["losses"]["kd"], result["losses"]["ptloss"]
+    assert kd["oracle_of_auto"] == kd["oracle"]
+    set_to_0 = [choice["transform"] is None or choice["transform"]["kind"] != "proxy" for choice in ptloss["choices"]]
+    assert any(set_to_0)
+    for i, plain in enumerate(set_to_0):  # PTLoss without perturbation is KL, and that is KD at T = 1
+        same = ptloss["oracle_of_auto"]["distance"][i] == pytest.approx(kd["oracle"]["distance"][i], rel=1e-5)
+        assert same == plain
+        assert ptloss["oracle"]["distance"][i] != pytest.approx(kd["oracle"]["distance"][i], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Choice:
 
     @property
     def coefficients(self) -> tuple[float, ...] | tuple[tuple[float, ...], ...] | None:
-        """PTLoss's coefficients, where these were searched for; (M,) or (C, M)."""
+        """PTLoss's coefficients, where a proxy was chosen; (M,) or (C, M)."""
         return self.transform.coefficients if isinstance(self.transform, Proxy) else None
 
     def log_probs(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -143,16 +143,17 @@ def choose(
     that is better than those before it. Each step is taken only if the one-sided lower bound of its cross-fitted gain
     is above 0: every part of the samples is scored by what was selected, mixed and transformed without its labels.
     Teachers and mixtures are compared at the temperature that suits each best, as the last step may set it; where
-    `families` has no `temperature` (so for `ptloss`), as the loss shows them.
+    `families` has no `temperature`, as the loss shows them.
 
     Args:
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
             several runs, or the checkpoints of one.
         labels: class indices `(N,)`.
-        loss: what the student will minimise; `ptloss` searches its coefficients only.
+        loss: what the student will minimise. Under `ptloss` a proxy's coefficients are the loss's own; with any other
+            transform, or none, they are to be 0, which makes it plain KL.
         temperature: of `ttm` and `wttm`, which need it: their students see the teacher softened by it; others look
             at the teacher as it is.
-        families: of transforms to search (`search_transform`); all of them by default, for `ptloss` its proxies.
+        families: of transforms to search (`search_transform`); all of them by default.
         mix: consider mixtures.
         folds: of the cross-fitting.
         level: of the one-sided bounds.
@@ -160,7 +161,7 @@ def choose(
 
     Raises:
         InputError: no teacher, teachers of unlike shape, fewer samples than classes, an unknown loss or one without its
-            temperature, a family that does not suit it, or anything that `search_transform` refuses.
+            temperature, an unknown family, or anything that `search_transform` refuses.
 
     >>> rng = np.random.default_rng(0)
     >>> sure = rng.normal(size=(2000, 3)) * 4
@@ -272,15 +273,14 @@ class _Trial:
 
 
 def _options(loss: str, temperature: float | None, families: Sequence[str] | None) -> tuple[float, list[str]]:
-    """The temperature at which students see the teacher, and the families that suit the loss."""
+    """The temperature at which students see the teacher, and the families to search."""
     check_loss(loss, temperature)
-    suited = [family for family in FAMILIES if loss != "ptloss" or family.startswith("proxy")]
-    wanted = suited if families is None else families
+    wanted = list(FAMILIES) if families is None else families
     if isinstance(wanted, str):
         raise InputError(f"families is {wanted!r}: give a list of them, [{wanted!r}].")
     for family in wanted:
-        if family not in suited:
-            raise InputError(f"There is no family {family!r} of transforms for {loss}: {did_you_mean(family, suited)}")
+        if family not in FAMILIES:
+            raise InputError(f"There is no family {family!r} of transforms: {did_you_mean(family, FAMILIES)}")
     return (float(temperature) if loss in SOFTENING and temperature else 1.0), list(wanted)
 
 

@@ -32,8 +32,9 @@ def choose_teacher(
     ``A+B`` and so on are taken as they are (`read_candidates`).
 
     Args:
-        recipe: the student's; its ``teacher`` and ``transform`` are replaced, and under ``ptloss`` its coefficients,
-            by 0 (plain KL) where none are worth having. A loss of unknown optimum is chosen for as ``kd``.
+        recipe: the student's; its ``teacher`` and ``transform`` are replaced, and under ``ptloss`` its coefficients: by
+            those of the proxy if one was chosen, and by 0 (plain KL) otherwise. A loss of unknown optimum is chosen for
+            as ``kd``.
         names: run folders.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are.
@@ -132,9 +133,9 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
         for name, weight in sorted(choice.weights.items())
         for reference in references[name]
     )
+    recipe = recipe.model_copy(update={"teacher": teachers, "transform": choice.transform})
     if choice.loss != "ptloss":
-        return recipe.model_copy(update={"teacher": teachers, "transform": choice.transform})
+        return recipe
     options = recipe.loss.options | {"coefficients": choice.coefficients or (0.0,)}
-    return recipe.model_copy(
-        update={"teacher": teachers, "transform": None, "loss": Component(name="ptloss", **options)}
-    )
+    changes = {"loss": Component(name="ptloss", **options)} | ({"transform": None} if choice.coefficients else {})
+    return recipe.model_copy(update=changes)

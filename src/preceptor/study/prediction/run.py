@@ -15,7 +15,7 @@ from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
-from preceptor.recipe import Component, Proxy, Temperature
+from preceptor.recipe import Component, Temperature
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
@@ -274,31 +274,33 @@ def _loss(
     truth: Truth,
     place: _Place,
 ) -> dict[str, Any]:
-    """Students of every candidate, of the truth where it is known, and of what ``auto`` chooses, under one loss."""
+    """Students of every candidate, of the truth where it is known, and of what ``auto`` chooses, under one loss.
+
+    What ``auto`` chooses has a student of the truth of its own where it sets the loss's coefficients: the gap is that
+    of the very task.
+    """
     entry = study.losses[name]
     choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
     chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
+    given, own = [entry.loss] * len(samples), [_with_coefficients(entry.loss, choice) for choice in choices]
+    groups = [(each.log_probs, given) for each in shown.values()] + [(torch.stack(chosen), own)]
     known = all(truth.knows(cut.for_students) for cut in samples)
-    certain = [torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)] if known else []
-    groups = [*(each.log_probs for each in shown.values()), *certain, torch.stack(chosen)]
-    teachers = torch.stack(groups).flatten(0, 1).float()
+    if known:
+        certain = torch.tensor(truth.probs).log().float().expand(len(samples), -1, -1)
+        groups += [(certain, given)] if own == given else [(certain, given), (certain, own)]
+    teachers = torch.stack([log_probs for log_probs, _ in groups]).flatten(0, 1).float()
     students = [
-        Student(
-            seed,
-            group * len(samples) + i,
-            _with_coefficients(entry.loss, choices[i]) if group == len(groups) - 1 else entry.loss,
-            entry.ce_weight,
-            entry.distill_weight,
-        )
-        for group in range(len(groups))
+        Student(seed, group * len(samples) + i, tasks[i], entry.ce_weight, entry.distill_weight)
+        for group, (_, tasks) in enumerate(groups)
         for i, seed in enumerate(study.seeds)
     ]
     log_probs = _students(study, students, teachers, name, place)
     outcomes = [_outcomes(log_probs, group, samples, truth) for group in range(len(groups))]
     return {
         "students": dict(zip(shown, outcomes, strict=False)),
-        "oracle": outcomes[-2] if known else None,
-        "auto": outcomes[-1],
+        "auto": outcomes[len(shown)],
+        "oracle": outcomes[len(shown) + 1] if known else None,
+        "oracle_of_auto": outcomes[-1] if known else None,
         "choices": [choice.to_dict() for choice in choices],
     }
 
@@ -313,14 +315,15 @@ def _choose(entry: LossEntry, outputs: LogProbs, cut: Samples) -> Choice:
 
 def _shown(choice: Choice, outputs: LogProbs) -> Tensor:
     """What the student of a choice sees; coefficients that the loss takes are left to it."""
-    return mixed(outputs, choice.weights) if choice.loss == "ptloss" else choice.log_probs(outputs)
+    if choice.loss == "ptloss" and choice.coefficients:
+        return mixed(outputs, choice.weights)
+    return choice.log_probs(outputs)
 
 
 def _with_coefficients(loss: Component, choice: Choice) -> Component:
     if loss.name != "ptloss":
         return loss
-    coefficients = choice.transform.coefficients if isinstance(choice.transform, Proxy) else (0.0,)
-    return Component(name="ptloss", coefficients=coefficients)  # type: ignore[call-arg]
+    return Component(name="ptloss", coefficients=choice.coefficients or (0.0,))  # type: ignore[call-arg]
 
 
 def _students(

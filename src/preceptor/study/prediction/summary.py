@@ -20,7 +20,7 @@ __all__ = ["GUESSES", "LossSummary", "summarize"]
 GUESSES = {"accuracy": 1, "nll": -1, "calibration_error": -1}
 """What people usually guess by, and whether more of it is thought to be better."""
 
-SCHEMA = 1  # of prediction.json
+SCHEMA = 2  # of prediction.json
 
 _RESAMPLES = 1000
 _SPLITS = 200
@@ -98,7 +98,11 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     guesses = {key: _stack(result["candidates"][name][key] for name in names) for key in GUESSES}
     best_guess = predicted["brier_recalibrated"]
     better = np.argsort(best_guess.mean(1))[: len(names) // 2]
-    hard, oracle, auto = (np.array(part["accuracy"]) for part in (result["hard"], truth, found["auto"]))
+    # Format 1 compared `auto` with the oracle of the fixed task, though PTLoss's coefficients are its own.
+    truth_of_auto = found.get("oracle_of_auto") or truth
+    hard, oracle, auto, oracle_of_auto = (
+        np.array(part["accuracy"]) for part in (result["hard"], truth, found["auto"], truth_of_auto)
+    )
     return LossSummary(
         correlation=_correlation(-best_guess, accuracy),
         ceiling=_ceiling(accuracy),
@@ -116,7 +120,7 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
         oracle=mean_interval(oracle),
         auto=mean_interval(auto),
         closure={name: _closure(row, hard, oracle) for name, row in zip(names, accuracy, strict=True)},
-        auto_closure=_closure(auto, hard, oracle),
+        auto_closure=_closure(auto, hard, oracle_of_auto),
     )
 
 
