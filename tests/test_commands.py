@@ -94,6 +94,7 @@ starts: {strict: {objective: cross_entropy}, tolerant: {objective: tolerant}}
     markdown = run("report", out, "--markdown").stdout
     assert sum(line.startswith("| ") for line in markdown.splitlines()) == 1 + 2 * 3
     assert "strict" in run("report", out).stdout
+    assert "generations have no pictures; leave --picture out" in refused("report", out, "--picture", "a.png")
     (out / "generations.json").write_text('{"schema_version": 99}')
     for flags in ([], ["--markdown"]):
         assert "the study has format 99, newer than this Preceptor's 1; upgrade" in refused("report", out, *flags)

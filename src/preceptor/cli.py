@@ -277,12 +277,14 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as GitHub markdown.")] = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw a study's pictures into a PNG.")] = None,
 ) -> None:
-    """Print a study's table again and write its report anew, without training anything."""
+    """Print the table again, and write a study's report anew, without training anything."""
     from preceptor.training.files import read_json
 
     if (folder / "generations.json").is_file():
         from preceptor.study import generations
 
+        if picture:
+            raise InputError("generations have no pictures; leave --picture out")
         result = read_json(folder / "generations.json")
         generations.check(result)
         if markdown:

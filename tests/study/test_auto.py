@@ -122,6 +122,13 @@ def test_a_teacher_by_the_name_that_assess_gives_it(runs, tmp_path):
     np.testing.assert_allclose(assessed.logits, live.double().log_softmax(-1).numpy(), atol=1e-5)
 
 
+def test_all_epochs_of_a_run_are_no_one_teacher(runs):
+    kept, _ = runs
+    result = CliRunner().invoke(app, ["distill", "distill-digits", "--teacher", f"{kept}:epochs", *STUDENT])
+    assert result.exit_code != 0
+    assert "stands for several teachers, an epoch each; name one epoch" in " ".join(result.output.split())
+
+
 def test_a_teacher_of_other_inputs_is_refused_in_one_sentence(runs):
     kept, _ = runs
     other = ArrayDataset(torch.zeros(900, 20), torch.arange(900) % 10)

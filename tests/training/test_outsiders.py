@@ -67,6 +67,16 @@ def wide(num_classes, width=5):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Tanh(), nn.Linear(width, num_classes))
 
 
+class Perceptron(nn.Sequential):
+    def __init__(self, *, num_classes, width=5):
+        super().__init__(nn.Flatten(), nn.Linear(16, width), nn.Tanh(), nn.Linear(width, num_classes))
+
+
+def hands_on(*, pretrained=False, **options):
+    """As torchvision's and timm's functions do."""
+    return Perceptron(**options)
+
+
 class Blobs(Dataset):
     classes = ["left", "right", "up"]
 
@@ -117,6 +127,13 @@ def blobs(make: Any, *overrides: str) -> Any:
     options = {"data": {"name": "toybox.things:Blobs"}, "model": {"name": "toybox.things:wide", "width": 7}}
     split = {"train": 100, "heldout": 40, "test": "rest"}
     return type(recipe).model_validate(recipe.model_dump() | options | {"split": split})
+
+
+def test_a_factory_that_hands_its_options_on(tmp_path: Path) -> None:
+    recipe = blobs(teach_recipe, "training.epochs=1")
+    model = type(recipe.model).model_validate({"name": "toybox.things:hands_on", "width": 6})
+    teach(recipe.model_copy(update={"model": model}), "taught")
+    assert sum(p.numel() for p in load_model(tmp_path / "taught" / "last.safetensors")[0].parameters()) == 6 * 20 + 3
 
 
 def test_everything_of_ones_own(tmp_path: Path) -> None:

@@ -112,9 +112,13 @@ def _default(function: Callable[..., Any], name: str, otherwise: Any = None) -> 
 
 
 def accepted(function: Callable[..., Any], supplied: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the `supplied` keyword arguments that the signature of `function` takes."""
+    """Those of the `supplied` keyword arguments that the signature of `function` takes.
+
+    Through ``**options`` goes `num_classes` alone: timm's and torchvision's functions hand all of these on to a model,
+    which knows no `input_shape`.
+    """
     known, anything = options_of(function)
-    return {name: value for name, value in supplied.items() if anything or name in known}
+    return {name: value for name, value in supplied.items() if name in known or (anything and name == "num_classes")}
 
 
 def check_options(room: str, component: Component, function: Callable[..., Any], *, own: tuple[str, ...] = ()) -> None:

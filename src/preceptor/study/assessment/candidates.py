@@ -183,9 +183,15 @@ def teacher_references(name: str) -> list[TeacherRef]:
     """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
 
     Raises:
-        InputError: it is no run, or a file of logits.
+        InputError: it is no run, or a file of logits, or all epochs of a run.
     """
-    sources = [source for term in _terms(name) for source in term]
+    terms = _terms(name)
+    if any(len(term) > 1 for term in terms):
+        raise InputError(
+            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or let "
+            "--teacher auto choose"
+        )
+    sources = [source for term in terms for source in term]
     for source in sources:
         if isinstance(source, Path):
             raise InputError(
