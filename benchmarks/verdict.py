@@ -77,9 +77,9 @@ def by_loss(results: Mapping[str, Any], shown: Callable[[LossSummary], str]) -> 
     return markdown_table(["", *losses], rows)
 
 
-def within(value: float, ceiling: float) -> str:
-    """A correlation with its noise ceiling."""
-    return f"{value:.2f} ({ceiling:.2f})"
+def within(value: float, halves: float, ceiling: float) -> str:
+    """A correlation, with that of two halves of the seeds and the noise ceiling."""
+    return f"{value:.2f} ({halves:.2f}; {ceiling:.2f})"
 
 
 def misjudged(result: Mapping[str, Any], loss: str) -> str:
@@ -107,8 +107,8 @@ def tables(studies: Mapping[str, Any]) -> dict[str, str]:
     """The tables of docs/verdict.md, by what their place there is called."""
     complete = {name: result for name, result in studies.items() if set(result["losses"]) >= COMPARED}
     return {
-        "accuracy": by_loss(studies, lambda s: within(s.correlation.value, s.ceiling)),
-        "distance": by_loss(studies, lambda s: within(s.with_distance.value, s.distance_ceiling)),
+        "accuracy": by_loss(studies, lambda s: within(s.correlation.value, s.halves, s.ceiling)),
+        "distance": by_loss(studies, lambda s: within(s.with_distance.value, s.distance_halves, s.distance_ceiling)),
         "auto": by_loss(studies, lambda s: "–" if np.isnan(s.auto_closure.value) else str(s.auto_closure)),
         "papers": papers(complete),
     }

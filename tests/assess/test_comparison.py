@@ -207,6 +207,13 @@ def test_single_teacher_is_scored_and_not_ranked(drawn):
     assert "-" in rendered(alone)
 
 
+def test_whom_nobody_beats_is_in_the_first_group_wherever_it_is_ranked(comparison):
+    """A rough comparison may leave the third in doubt where a fine one has settled the second."""
+    a, b, c, d = comparison.ranking
+    teachers = [dataclasses.replace(t, rank=rank) for t, rank in zip(comparison.teachers, (1, 2, 1, 4), strict=True)]
+    assert dataclasses.replace(comparison, teachers=tuple(teachers)).tie_groups == [[a, c], [b], [d]]
+
+
 def test_identical_teachers_are_tied(drawn):
     teachers, labels, _ = drawn
     twins = compare({"a": teachers["true"], "b": teachers["true"].copy()}, labels)

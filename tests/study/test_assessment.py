@@ -142,6 +142,17 @@ def test_counts_for_every_sample_of_the_data_set(three: list[Candidate]) -> None
     assert "The counts have shape (150, 4)" in refused(three, counts=counts[:150])
 
 
+def test_samples_of_unknown_truth_among_those_that_students_learn_from(three: list[Candidate]) -> None:
+    rng = np.random.default_rng(1)
+    counts, truth = rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400), rng.dirichlet(np.ones(CLASSES), 400)
+    counts[399], truth[399] = 0, np.nan
+    for known in ({"counts": counts}, {"truth": truth}):
+        found = assess_candidates(three, **known)
+        assert found.rankings[0].comparison.criterion == "distance"
+        assert found.rankings[0].students_see["transfer"]["bad"].measure == "brier"
+        assert "fewer than two raters or no truth" in " ".join(found.notes)
+
+
 def test_the_truth_of_every_sample_of_the_data_set(three: list[Candidate]) -> None:
     truth = np.random.default_rng(1).dirichlet(np.ones(CLASSES), size=400)
     found = assess_candidates(three, truth=truth).rankings[0]

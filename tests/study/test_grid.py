@@ -243,10 +243,10 @@ def test_a_worker_that_dies_is_one_sentence(tmp_path: Path) -> None:
 def test_ctrl_c_of_a_study_with_workers_can_be_resumed(tmp_path: Path) -> None:
     """Ctrl-C reaches the command and its workers, as a terminal sends it; the same study goes on to the same end.
 
-    Its teachers, trained by two workers, are those that one process trains.
+    Its teachers, trained by several workers, are those that one process trains.
     """
     long = BASE | {"training": BASE["training"] | {"epochs": 60, "checkpoint_epochs": 30}}
-    study = tiny(teach=long, stack_teachers=False, workers=2)
+    study = tiny(teach=long, stack_teachers=False, workers=3)  # of which one is idle
     (tmp_path / "study.yaml").write_text(dump(study))
     command = [sys.executable, "-m", "preceptor", "study", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -211,6 +212,21 @@ def test_closure_by_hand() -> None:
     assert found.auto_closure.value == pytest.approx(0.75)
 
 
+def test_there_is_no_gap_to_close_where_the_truth_teaches_worse_than_labels() -> None:
+    raw = fake(np.ones((3, 2)), np.full((3, 2), 0.4))
+    raw["losses"]["kd"]["oracle"]["accuracy"] = [0.4, 0.4]
+    assert np.isnan(summarize(raw)["kd"].closure["c0"].value)
+
+
+def test_the_noise_ceiling_is_what_a_perfect_prediction_reaches() -> None:
+    """Spearman and Brown's formula against a simulation: 400 candidates, of which a prediction knows the true worth."""
+    rng = np.random.default_rng(0)
+    worth = rng.normal(size=(400, 1))
+    found = summarize(fake(-worth.repeat(8, 1), worth + 2 * rng.normal(size=(400, 8))))["kd"]
+    assert found.halves < found.correlation.value - 0.1
+    assert found.ceiling == pytest.approx(found.correlation.value, abs=0.03)
+
+
 def test_auto_is_compared_with_a_student_of_the_truth_under_its_own_task() -> None:
     raw = fake(np.ones((3, 2)), np.ones((3, 2)))
     raw["losses"]["kd"]["oracle_of_auto"] = raw["losses"]["kd"]["oracle"] | {"accuracy": [0.875, 0.875]}
@@ -230,6 +246,11 @@ def test_the_oracle_of_auto_has_the_coefficients_that_auto_set(result) -> None:
         assert ptloss["oracle"]["distance"][i] != pytest.approx(kd["oracle"]["distance"][i], rel=1e-5)
 
 
+def one_teacher(**entry: object) -> dict:
+    both = {"cross_entropy": {"objective": "cross_entropy"}, "mse": {"objective": "mse"} | entry}
+    return {"teachers": both, "candidates": {"a": {"of": "mse@1"}, "b": {"of": "mse@2"}}}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -239,11 +260,40 @@ def test_the_oracle_of_auto_has_the_coefficients_that_auto_set(result) -> None:
             "leave one",
         ),
         ({"seeds": [0]}, "'seeds'"),
+        ({"seeds": [0, 0, 1]}, "seeds repeat"),
+        ({"candidates": {"a": {"of": ["mse@1", "mse@1"]}, "b": {"of": "mse@1"}}}, "'mse@1' more than once"),
+        (one_teacher(settings={"split": {"heldout": 9}}), r"teachers.mse.settings.split differs from teach.split"),
+        (one_teacher(settings={"training": {"keep": "last"}}), "training of teachers.mse has no list"),
+        (one_teacher(settings={"training": {"checkpoint_epochs": 5}}), "training of teachers.mse has no list"),
+        (one_teacher(weights="best"), "teachers.mse asks for weights 'best'"),
+        ({"teachers": {"a": {"of": "b"}}}, "teachers.a has no objective"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(changes: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         small(**changes)
+
+
+def test_an_unknown_family_is_refused_before_anything_is_trained(made, tmp_path) -> None:
+    study = small(candidates={"a": {"of": "mse@1", "family": "vectr"}, "b": {"of": "mse@1"}})
+    with pytest.raises(InputError, match=r"candidates\.a\.family is 'vectr'; did you mean 'vector'"):
+        run_prediction(study, *made, tmp_path / "run", command="pytest")
+    assert not (tmp_path / "run" / "teachers").exists()
+
+
+def test_a_study_stopped_amid_an_epoch_goes_on(made, result, folder, tmp_path) -> None:
+    """What such a stop saves has as many whole epochs behind it as the checkpoint of an epoch that candidates need."""
+    copy = tmp_path / "run"
+    shutil.copytree(folder / "teachers", copy / "teachers")
+    whole = next((copy / "teachers" / "mse" / "checkpoints").glob("epoch-0002-step-*"))
+    step = int(whole.name.rsplit("-", 1)[1])
+    stopped = whole.with_name(f"epoch-0002-step-{step + 1:08d}")
+    shutil.copytree(whole, stopped)
+    state = json.loads((stopped / "state.json").read_text())
+    state["progress"] |= {"step": step + 1, "step_in_epoch": 1}
+    (stopped / "state.json").write_text(json.dumps(state))
+    again = run_prediction(small(), *made, copy, command="pytest")
+    assert again["candidates"] == result["candidates"]
 
 
 @pytest.mark.parametrize("name", ["known_truth", "human_text", "human_images", "human_images --gpu"])

@@ -2,6 +2,7 @@
 
 import io
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -37,6 +38,35 @@ def test_every_job_runs_and_shows_its_steps(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_is_drawn_unasked(capfd: pytest.CaptureFixture[str]) -> None:
     assert dict(side_by_side(slow, {"three": (3,)}, 2)) == {"three": 9}
     assert capfd.readouterr() == ("", "")
+
+
+def writes(folder: Path, name: str) -> None:
+    if name == "first":
+        raise InputError("the first is refused")
+    time.sleep(0.5)
+    (folder / name).touch()
+
+
+def test_after_an_error_no_other_job_begins(tmp_path: Path) -> None:
+    jobs = {name: (tmp_path, name) for name in ("first", *"abcdefgh")}
+    with pytest.raises(InputError, match="the first is refused"):
+        dict(side_by_side(writes, jobs, 2))
+    done = len(list(tmp_path.iterdir()))
+    time.sleep(1.5)
+    assert done == len(list(tmp_path.iterdir()))  # what was at work has been waited for
+    assert done < 5
+
+
+def test_a_reader_who_stops_ends_the_jobs(tmp_path: Path) -> None:
+    results = side_by_side(writes, {name: (tmp_path, name) for name in "abcdefgh"}, 2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert 1 <= len(list(tmp_path.iterdir())) < 8
+
+
+def test_what_cannot_be_handed_over_is_said() -> None:
+    with pytest.raises(InputError, match=r"cannot be handed to its 2 workers .*; give workers=1"):
+        dict(side_by_side(slow, {"a": (lambda: 3,)}, 2))
 
 
 @pytest.mark.parametrize("number", [1, 2])

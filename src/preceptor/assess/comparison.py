@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,9 +111,15 @@ class Comparison:
 
     @property
     def tie_groups(self) -> list[list[str]]:
-        """The ranking, cut into groups of equal rank."""
-        ranked = [teacher for teacher in self.teachers if teacher.rank is not None]
-        return [[teacher.name for teacher in group] for _, group in groupby(ranked, key=lambda t: t.rank)]
+        """Names by rank, the first rank first: its group holds all whom no other teacher beats beyond doubt.
+
+        Ranks need not rise along the ranking, as some pairs are compared more surely than others.
+        """
+        groups: dict[int, list[str]] = {}
+        for teacher in self.teachers:
+            if teacher.rank is not None:
+                groups.setdefault(teacher.rank, []).append(teacher.name)
+        return [groups[rank] for rank in sorted(groups)]
 
     @property
     def _unknown_distance(self) -> bool:
@@ -228,7 +233,8 @@ def compare(
     Args:
         teachers: logits or log-probabilities `(N, C)` of each teacher, by name, over the same samples.
         labels: class indices `(N,)`.
-        ids: what identifies the samples, one list for all or one a teacher; orders that differ are refused.
+        ids: what identifies the samples, one list for all or one a teacher; orders that differ and ids that
+            repeat are refused.
         counts: how many human raters chose each class, `(N, C)`.
         truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
         class_names: names in the order of the classes, one list for all or one a teacher; likewise.
@@ -246,8 +252,8 @@ def compare(
         The comparison, best teacher first. A single teacher is scored and not ranked.
 
     Raises:
-        InputError: no teacher, teachers of unlike shape or in another order of samples or classes, labels, counts or a
-            truth that do not fit them, fewer samples than classes, counts beside a truth, an unknown loss or criterion
+        InputError: no teacher, teachers of unlike shape or in another order of samples or classes, ids that repeat,
+            labels, counts or a truth that do not fit them, fewer samples than classes, counts beside a truth, an unknown loss or criterion
             or an option that does not suit the loss, or anything `forecast` refuses, with the teacher's name.
 
     >>> labels = [0, 1] * 20
@@ -452,7 +458,7 @@ def common_order(
     """What is listed for every teacher, once it is sure that all list the same in the same order.
 
     Raises:
-        InputError: naming the first teacher and place that differ, or what is listed twice though it is no label.
+        InputError: naming the first teacher and place that differ, or an id that is listed twice.
     """
     if values is None:
         return None
@@ -478,7 +484,7 @@ def common_order(
                 f"{lists[0][i]}: bring all teachers into one order."
             )
     listed = tuple(str(value) for value in lists[0])
-    if what != "labels" and len(set(listed)) < length:
+    if what == "ids" and len(set(listed)) < length:
         value, times = Counter(listed).most_common(1)[0]
         raise InputError(f"The {what} of teacher {teachers[0]!r} have {value} {times} times: list each once.")
     return listed

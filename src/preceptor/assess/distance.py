@@ -47,6 +47,9 @@ def rater_distance(probs: Array, counts: Array) -> PerSample:
         probs: the teacher's probabilities q, `(..., N, C)`.
         counts: how many raters chose each class, `(N, C)`.
 
+    Returns:
+        One value a sample, `(..., N)`, in float64.
+
     Raises:
         InputError: a row has fewer than two ratings (differences need only one: `rater_distance_difference`).
 

@@ -1,6 +1,6 @@
 """What a study is: teachers x losses x seeds. Does not import torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -66,8 +66,7 @@ class Study(Strict):
                 )
             if entry.calibrated and not self.teach_recipe(entry.of or name).calibrate:
                 raise ValueError(f"teachers.{name} is calibrated, but its training has no calibrate: true; add it")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds repeat: {list(self.seeds)}; give each once")
+        check_seeds(self.seeds)
         same_samples(teach=self.teach, distill=self.distill, baseline=self.baseline)
         for name in self.trained:
             same_samples(**{"teach": self.teach, f"teachers.{name}.settings": self.teach_recipe(name)})
@@ -100,16 +99,11 @@ class Generations(Strict):
 
     @model_validator(mode="after")
     def _trained_starts(self) -> "Generations":
-        derived = [name for name, entry in self.starts.items() if entry.objective is None]
-        if derived:
-            raise ValueError(f"starts.{derived[0]} has no objective; generation 0 of each chain is trained under one")
-        other = [name for name, entry in self.starts.items() if entry.weights != "last" or entry.calibrated]
-        if other:
-            raise ValueError(
-                f"starts.{other[0]} asks for weights '{self.starts[other[0]].weights}', calibrated "
-                f"{self.starts[other[0]].calibrated}; chains pass on last weights as they are, so leave both out"
-            )
+        check_seeds(self.seeds)
+        check_trained("starts", self.starts, "chains pass on last weights as they are")
         same_samples(teach=self.teach, distill=self.distill)
+        for name in self.starts:
+            same_samples(**{"teach": self.teach, f"starts.{name}.settings": self.teach_recipe(name)})
         if self.distill.model != self.teach.model:
             raise ValueError("distill.model differs from teach.model; all generations share one architecture")
         return self
@@ -117,6 +111,24 @@ class Generations(Strict):
     def teach_recipe(self, name: str) -> TeachRecipe:
         """The recipe of generation 0 of one chain."""
         return taught(self.teach, self.starts[name])
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse a seed that would count twice."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds repeat: {list(seeds)}; give each once")
+
+
+def check_trained(what: str, entries: Mapping[str, TeacherEntry], why: str) -> None:
+    """Refuse entries that are not trained under an objective of their own, or ask for other than the last weights."""
+    for name, entry in entries.items():
+        if entry.objective is None:
+            raise ValueError(f"{what}.{name} has no objective; give the one that it is trained under")
+        if entry.weights != "last" or entry.calibrated:
+            raise ValueError(
+                f"{what}.{name} asks for weights '{entry.weights}', calibrated {entry.calibrated}; {why}, so leave "
+                "both out"
+            )
 
 
 def same_samples(**recipes: Recipe) -> None:

@@ -172,7 +172,9 @@ def check(result: Mapping[str, Any]) -> None:
 def check_format(result: Mapping[str, Any], schema: int, keys: Iterable[str]) -> None:
     """Refuse the result of any study that is of a newer format than `schema`, or lacks one of `keys`."""
     version = _at(result, "schema_version")
-    if not isinstance(version, int) or version > schema:
+    if not isinstance(version, int):
+        raise InputError(f"the study's schema_version is {version!r}; it is damaged or was not written by Preceptor")
+    if version > schema:
         raise InputError(f"the study has format {version}, newer than this Preceptor's {schema}; upgrade Preceptor")
     for key in keys:
         _at(result, key)

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,19 +25,22 @@ def side_by_side(
 ) -> Iterator[tuple[Key, Result]]:
     """Call a function for every job, and hand out each result as soon as it is there.
 
+    When a job fails, or is stopped by Ctrl-C, those that have not begun are given up and those at work are waited for.
+
     Args:
         function: of a module, as another process has to find it.
         jobs: the arguments of each call. They are pickled if there are several workers.
         workers: processes, which share this one's CPU threads; 1 calls the function here.
-        progress: show the progress bars of all processes.
+        progress: draw a bar for each job at work. With one worker the function draws its own.
 
     Raises:
-        InputError: a process has died.
+        InputError: a process has died, or the jobs cannot be pickled. What a job raises comes as it is.
     """
     if workers == 1:
         for key, arguments in jobs.items():
             yield key, function(*arguments)
         return
+    packed = {key: _packed(function, arguments, workers) for key, arguments in jobs.items()}
     threads = max(1, torch.get_num_threads() // workers)
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -43,20 +48,32 @@ def side_by_side(
     interrupted, steps = context.Event(), context.Array("d", 2 * len(jobs), lock=False)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(interrupted, steps, threads))
     with pool, _bars(steps, [str(key) for key in jobs], shown=progress):
-        futures = {pool.submit(_call, n, function, jobs[key]): key for n, key in enumerate(jobs)}
+        futures = {pool.submit(_call, n, packed[key]): key for n, key in enumerate(jobs)}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                ended, result = future.result()
+                if not ended:
+                    raise KeyboardInterrupt
+                yield futures[future], result
         except BrokenProcessPool:
-            if interrupted.is_set():  # Ctrl-C, of which the workers were told first
-                raise KeyboardInterrupt from None
             raise InputError(
                 "a process that worked for the study has died, perhaps for want of memory; start the same command "
                 f"again, which goes on, with workers below {workers} if need be"
             ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _packed(function: Callable[..., Any], arguments: tuple[Any, ...], workers: int) -> bytes:
+    """A job as bytes: the pool itself would move every tensor to shared memory, which is small in a container."""
+    try:
+        return pickle.dumps((function, arguments))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the study's data cannot be handed to its {workers} workers ({error}); give workers=1, or classes and "
+            "functions of a module"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -72,7 +89,9 @@ def _bars(steps: Any, names: Sequence[str], *, shown: bool) -> Iterator[None]:
         def draw() -> None:
             while not done.wait(0.5):
                 for task, step, total in zip(tasks, steps[::2], steps[1::2], strict=True):
-                    bar.update(task, completed=int(step), total=int(total), visible=0 < step < total)
+                    running = 0 < step < total
+                    # Back to 0 at the end: a job may train several times, and a bar that was full tells no time.
+                    bar.update(task, completed=int(step) if running else 0, total=int(total), visible=running)
 
         thread = threading.Thread(target=draw, daemon=True)
         thread.start()
@@ -93,6 +112,8 @@ def _begin(interrupted: Any, steps: Any, threads: int) -> None:
     global _interrupted, _steps
     _interrupted, _steps = interrupted, steps
     torch.set_num_threads(threads)
+    # Between jobs: a process that died would have the pool end the others before they have saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -103,15 +124,21 @@ def _begin(interrupted: Any, steps: Any, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(number: int, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    """One job, in a process of its own."""
+def _call(number: int, job: bytes) -> tuple[bool, Any]:
+    """One job, in a process of its own: whether it came to its end, and its result."""
 
     def on_step(done: int, total: int, _: Mapping[str, Any]) -> None:
         _steps[2 * number : 2 * number + 2] = [done, total]
 
+    if _interrupted.is_set():
+        return False, None
     show_elsewhere(on_step)
     try:
-        return function(*arguments)
-    except KeyboardInterrupt:  # saved; were it handed back as a result, this process would take the next job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        function, arguments = pickle.loads(job)
+        return True, function(*arguments)
+    except KeyboardInterrupt:  # a training has saved; no worker is to take another job
         _interrupted.set()
-        os._exit(130)
+        return False, None
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

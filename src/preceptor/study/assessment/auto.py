@@ -7,7 +7,7 @@ from typing import Any
 
 from preceptor.assess import Choice, choose
 from preceptor.errors import InputError
-from preceptor.recipe import Component, DistillRecipe, TeacherRef
+from preceptor.recipe import Component, DistillRecipe, TeacherRef, Transform
 from preceptor.study.assessment.candidates import Candidate, agree, read_candidates, refuse_seen
 from preceptor.training import files
 from preceptor.training import run as runs
@@ -133,9 +133,16 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
         for name, weight in sorted(choice.weights.items())
         for reference in references[name]
     )
-    recipe = recipe.model_copy(update={"teacher": teachers, "transform": choice.transform})
+    loss, transform = student_task(recipe.loss, choice)
+    return recipe.model_copy(update={"teacher": teachers, "transform": transform, "loss": loss})
+
+
+def student_task(loss: Component, choice: Choice) -> tuple[Component, Transform | None]:
+    """The student's loss after a choice, and the transform of the teacher's output that it is shown.
+
+    Under PTLoss a proxy is the loss's own; with any other transform, or none, its coefficients are 0.
+    """
     if choice.loss != "ptloss":
-        return recipe
-    options = recipe.loss.options | {"coefficients": choice.coefficients or (0.0,)}
-    changes = {"loss": Component(name="ptloss", **options)} | ({"transform": None} if choice.coefficients else {})
-    return recipe.model_copy(update=changes)
+        return loss, choice.transform
+    options = loss.options | {"coefficients": choice.coefficients or (0.0,)}
+    return Component(name=loss.name, **options), None if choice.coefficients else choice.transform

@@ -252,6 +252,8 @@ class _Known:
     all_probs: np.ndarray | None = None
     drawn: bool = False
     """The labels are drawn from the counts or the truth, as none were given."""
+    partly: bool = False
+    """A table of all samples was given, which says too little of some of them for a distance."""
 
     @classmethod
     def of(
@@ -275,13 +277,15 @@ class _Known:
                 "there are no labels: give --labels, --counts or --truth FILE.npy, or --data FILE.npz or .parquet with "
                 "'labels', or put them into the files of logits"
             )
-        drawn = _drawn(of_heldout, probs, shape) if found is None else found
-        return cls(drawn, of_heldout, probs, of_all, all_probs, found is None)
+        labels = _drawn(of_heldout, probs, shape) if found is None else found
+        too_few = of_all is not None and bool((of_all.sum(-1) < 2).any())
+        unknown = all_probs is not None and bool(np.isnan(all_probs).any())
+        return cls(labels, of_heldout, probs, of_all, all_probs, drawn=found is None, partly=too_few or unknown)
 
     @property
     def everywhere(self) -> bool:
         """Whether a distance can be told on the samples that students learn from, too."""
-        return self.all_counts is not None or self.all_probs is not None
+        return not self.partly and (self.all_counts is not None or self.all_probs is not None)
 
     def distance(self, probs: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Squared distance of the samples at these positions of the data set."""
@@ -390,6 +394,11 @@ def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) ->
         found.append(
             f"No labels were given: one a sample was drawn from the {'truth' if known.counts is None else 'counts'}, "
             "for the scores that need them; the distance does not."
+        )
+    if known.partly:
+        found.append(
+            "Of some samples fewer than two raters or no truth is known, so scores where students learn are Brier "
+            "scores and not distances."
         )
     selected = [c.name for c in candidates if any(_fitted_here(reference) for reference in c.references)]
     if selected:

@@ -110,7 +110,7 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         there: list[str] = parquet.read_schema(path).names
         table: Any = parquet.read_table(path, columns=[n for n in there if n in wanted], use_threads=False)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"cannot read '{path}' as a Parquet file: {error}") from None
+        raise InputError(f"cannot read '{path}' as a Parquet file: {error}; write it again, or give .npz") from None
     if not len(table):
         raise InputError(f"'{path}' has no rows; give one for each sample")
     if not table.column_names:

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from preceptor.errors import did_you_mean
 from preceptor.recipe import DistillRecipe, Strict, TeachRecipe
-from preceptor.study.recipe import LossEntry, TeacherEntry, same_samples, taught
+from preceptor.study.recipe import LossEntry, TeacherEntry, check_seeds, check_trained, same_samples, taught
 
 
 def _members(value: object) -> object:
@@ -28,6 +28,9 @@ class CandidateEntry(Strict):
     def _one_transform(self) -> "CandidateEntry":
         if self.temperature is not None and self.family is not None:
             raise ValueError("a candidate has either a fixed 'temperature' or a fitted 'family'; leave one out")
+        for member in self.of:
+            if self.of.count(member) > 1:
+                raise ValueError(f"a candidate's 'of' has '{member}' more than once; all its members weigh alike")
         return self
 
 
@@ -50,10 +53,16 @@ class PredictionStudy(Strict):
 
     @model_validator(mode="after")
     def _known_members(self) -> "PredictionStudy":
-        if not isinstance(self.teach.training.checkpoint_epochs, tuple) or self.teach.training.keep != "all":
-            raise ValueError(
-                "teach.training needs checkpoint_epochs as a list, and keep: all; candidates are made of them"
-            )
+        check_seeds(self.seeds)
+        check_trained("teachers", self.teachers, "candidates are made of epochs, as they are")
+        for name in self.teachers:
+            recipe = self.teach_recipe(name)
+            if not isinstance(recipe.training.checkpoint_epochs, tuple) or recipe.training.keep != "all":
+                raise ValueError(
+                    f"the training of teachers.{name} has no list of checkpoint_epochs, or not keep: all; candidates "
+                    "are made of the epochs that it keeps"
+                )
+            same_samples(**{"teach": self.teach, f"teachers.{name}.settings": recipe})
         for name, candidate in self.candidates.items():
             for member in candidate.of:
                 if member not in self.members:

@@ -15,11 +15,11 @@ __all__ = ["markdown", "write_picture"]
 
 _ROWS = (
     ("recalibrated Brier → accuracy", lambda s: _plain(s.correlation)),
-    ("noise ceiling of it (halves of the seeds)", lambda s: f"{s.ceiling:.2f}"),
+    ("halves of the seeds → each other; noise ceiling", lambda s: f"{s.halves:.2f}; {s.ceiling:.2f}"),
     ("within the better half", lambda s: _plain(s.better_half)),
     ("Brier → accuracy", lambda s: _plain(s.brier)),
     ("Brier → distance of the student", lambda s: _plain(s.with_distance)),
-    ("noise ceiling of it", lambda s: f"{s.distance_ceiling:.2f}"),
+    ("the same of the distance", lambda s: f"{s.distance_halves:.2f}; {s.distance_ceiling:.2f}"),
     ("true distance, held-out → accuracy", lambda s: _plain(s.distance_heldout)),
     ("true distance, transfer set → accuracy", lambda s: _plain(s.distance_transfer)),
     ("recalibrated Brier → accuracy of early-stopped students", lambda s: _plain(s.early_stopped)),
@@ -31,6 +31,7 @@ _ROWS = (
     ("student of the labels, accuracy %", lambda s: plus_minus(percent(s.hard), 1)),
     ("student of the truth, accuracy %", lambda s: plus_minus(percent(s.oracle), 1)),
     ("student of `auto`, accuracy %", lambda s: plus_minus(percent(s.auto), 1)),
+    ("student of the truth as `auto` sets the loss, accuracy %", lambda s: plus_minus(percent(s.oracle_of_auto), 1)),
     ("oracle gap closed by `auto`", lambda s: _plain(s.auto_closure)),
     ("oracle gap closed by the best candidate", lambda s: _plain(max(s.closure.values(), key=lambda e: e.value))),
 )
@@ -46,7 +47,13 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def _candidates(result: Mapping[str, Any], found: Mapping[str, LossSummary]) -> str:
     first = next(iter(found))
-    headers = ["candidate", "Brier", "at best T", "acc %", *(f"{loss}: acc %, closed" for loss in found)]
+    headers = [
+        "candidate",
+        f"Brier ({first})",
+        f"at best T ({first})",
+        "acc %",
+        *(f"{loss}: acc %, closed" for loss in found),
+    ]
     rows: list[list[str]] = []
     worth = {n: np.mean(c["losses"][first]["brier_recalibrated"]) for n, c in result["candidates"].items()}
     for name in sorted(worth, key=lambda n: worth[n]):
@@ -108,7 +115,8 @@ def _plain(estimate: Estimate) -> str:
 def _caption(result: Mapping[str, Any]) -> str:
     return (
         "Arrows: Spearman correlation over the candidates, 1 is perfect; [ ]: 95 % bootstrap over seeds; ±: half the "
-        f"95 % Student-t interval; best candidate: picked out of {len(result['candidates'])} on these same seeds, so "
-        "value and interval flatter it; –: no gap beyond doubt to be closed, or the truth of what students see is not "
-        "known."
+        "95 % Student-t interval; noise ceiling: what a prediction without error could reach over all seeds (Spearman "
+        f"and Brown, from the halves); best candidate: picked out of {len(result['candidates'])} on these same seeds, "
+        "so value and interval flatter it; –: no gap beyond doubt to be closed, or the truth of what students see is "
+        "not known."
     )

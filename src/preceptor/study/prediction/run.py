@@ -13,9 +13,11 @@ from preceptor import assess
 from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform, transformed
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
-from preceptor.data.dataset import Data
-from preceptor.errors import InputError
+from preceptor.assess.families import FAMILIES
+from preceptor.data.dataset import Data, labels_of
+from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Component, Temperature
+from preceptor.study.assessment.auto import student_task
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
@@ -27,6 +29,7 @@ from preceptor.training import run as runs
 from preceptor.training.build import assessed_as
 from preceptor.training.evaluate import predict, read_logits
 from preceptor.training.files import load_tensors
+from preceptor.training.identity import fingerprint
 from preceptor.training.loop import load_weights, make_accelerator
 from preceptor.training.setup import Samples, stack_of
 from preceptor.training.stack import Stack
@@ -96,6 +99,7 @@ def run_prediction(
     """Run every part of a prediction study that is not done yet, and write ``prediction.json``.
 
     Args:
+        study: what to run.
         data: without a test set of its own; labels drawn from the truth.
         truth: of the samples of ``data.train``, at least those that may be held out or tested on. Seen by the oracle
             student and by the scores, never by ``auto``. Where it is not known for all samples that students learn
@@ -104,57 +108,73 @@ def run_prediction(
         command: what reproduces it, for the report.
         student_data: what the students read, where it is another form of the same samples in the same order.
         teachers: the ``teachers`` folder of another study with the same teachers, which are then not trained again.
+        progress: show progress bars.
+        say: told what happens, one line at a time.
 
     Returns:
         What ``prediction.json`` holds: predictions and outcomes, one value a seed.
 
     Raises:
-        InputError: the truth of a test sample is not known.
+        InputError: the split has no test part, the truth of a test sample is not known, an unknown family, a folder
+            that holds another study or where another process is at work, or a worker that has died.
     """
-    place = _Place(folder, teachers or folder / "teachers", data, student_data or data, progress)
 
     def make(clock: Clock) -> dict[str, Any]:
-        return _run(study, place, truth, clock.noting(say)) | {"command": command}
+        samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+        _check(study, samples, truth)
+        labels = labels_of(data.train, data.num_classes)
+        teachers_folder = teachers or folder / "teachers"
+        place = _Place(folder, teachers_folder, data, student_data or data, samples, labels, truth, progress)
+        return _run(study, place, clock.noting(say)) | {"command": command}
 
     return completed(folder, "prediction.json", study, make)
 
 
+def _check(study: PredictionStudy, samples: list[Samples], truth: Truth) -> None:
+    """Refuse what would be found wrong only after the teachers are trained."""
+    if any("test" not in cut.parts for cut in samples):
+        raise InputError("the split has no test part, which says what students become; give split.test")
+    if not all(truth.knows(cut.parts["test"]) for cut in samples):
+        raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
+    for name, candidate in study.candidates.items():
+        if candidate.family is not None and candidate.family not in FAMILIES:
+            hint = did_you_mean(candidate.family, FAMILIES)
+            raise InputError(f"candidates.{name}.family is '{candidate.family}'; {hint}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a study runs, and what its teachers and students read."""
+    """Where a study runs, what its teachers and students read, and what is known of it; `samples` are one a seed."""
 
     folder: Path
     teachers: Path
     data: Data
     student_data: Data
+    samples: list[Samples]
+    labels: Tensor
+    truth: Truth
     progress: bool
 
 
-def _run(study: PredictionStudy, place: _Place, truth: Truth, say: Say) -> dict[str, Any]:
+def _run(study: PredictionStudy, place: _Place, say: Say) -> dict[str, Any]:
     """Train and score everything."""
-    data = place.data
-    samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
-    if any("test" not in cut.parts for cut in samples):
-        raise InputError("the split has no test part, which says what students become; give split.test")
-    if not all(truth.knows(cut.parts["test"]) for cut in samples):
-        raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
     say(f"teach: {len(study.teachers)} teachers x {len(study.seeds)} seeds")
     jobs = {name: (study, name, place) for name in study.teachers}
     for number, (name, _) in enumerate(side_by_side(_teach, jobs, study.workers, progress=place.progress), 1):
         say(f"taught {number}/{len(jobs)}: {name}")
     say("assess: every checkpoint of every teacher")
-    table = {member: _outputs(study, member, place, samples) for member in study.members}
-    shown = {name: _candidate(candidate, table, samples) for name, candidate in study.candidates.items()}
+    table = {member: _outputs(study, member, place) for member in study.members}
+    shown = {name: _candidate(candidate, table, place) for name, candidate in study.candidates.items()}
     result: dict[str, Any] = {
         "schema_version": SCHEMA,
         "name": study.name,
         "seeds": list(study.seeds),
-        "candidates": {name: _assessed(study, each, samples, truth) for name, each in shown.items()},
+        "candidates": {name: _assessed(study, each, place) for name, each in shown.items()},
     }
     say(f"distill: {len(study.losses)} losses x {len(shown)} candidates x {len(study.seeds)} seeds")
-    hard = _hard_students(study, samples, place)
-    result["hard"] = _outcomes(hard, 0, samples, truth)
-    jobs = {name: (study, name, table, shown, samples, truth, place) for name in study.losses}
+    origin = _origin(study, place)
+    result["hard"] = _outcomes(_hard_students(study, origin, place), 0, place)
+    jobs = {name: (study, name, table, shown, origin, place) for name in study.losses}
     found: dict[str, Any] = {}
     for number, (name, outcomes) in enumerate(side_by_side(_loss, jobs, study.workers, progress=place.progress), 1):
         say(f"distilled {number}/{len(jobs)}: {name}")
@@ -189,62 +209,65 @@ class _Shown:
     heldout: list[Tensor]
 
 
-def _outputs(study: PredictionStudy, member: str, place: _Place, samples: list[Samples]) -> Tensor:
+def _origin(study: PredictionStudy, place: _Place) -> str:
+    """What all that students are shown is made from, beside the recipe: computed on another machine, it is the same."""
+    weights = [load_tensors(place.teachers / name / "last.safetensors")[0] for name in study.teachers]
+    return fingerprint([weights, place.truth.probs])
+
+
+def _outputs(study: PredictionStudy, member: str, place: _Place) -> Tensor:
     """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
     name, epoch = member.rsplit("@", 1)
     recipe = study.teach_recipe(name)
-    [path] = (place.teachers / name / "checkpoints").glob(f"epoch-{int(epoch):04d}-step-*")
-    tensors, _ = checkpoint.load(path)
+    tensors, _ = checkpoint.load(runs.kept_epochs(place.teachers / name)[int(epoch)])
     model = Stack([setup.new_model(recipe, place.data, seed) for seed in study.seeds], [0] * len(study.seeds))
-    load_weights(model, checkpoint.within("model", tensors), f"'{path}'")
+    load_weights(model, checkpoint.within("model", tensors), f"'{member}'")
     accelerator = make_accelerator(recipe, None)
-    everyone = torch.arange(len(samples[0].train))[None]
-    logits, _ = predict(model.to(accelerator.device), samples[0].train, everyone, accelerator)
+    dataset = place.samples[0].train
+    everyone = torch.arange(len(dataset))[None]
+    logits, _ = predict(model.to(accelerator.device), dataset, everyone, accelerator)
     return read_logits(logits, recipe.distribution).log_softmax(-1)
 
 
-def _candidate(candidate: CandidateEntry, table: LogProbs, samples: list[Samples]) -> _Shown:
+def _candidate(candidate: CandidateEntry, table: LogProbs, place: _Place) -> _Shown:
     """A candidate's output; a fitted transform is each seed's own."""
     base = mixed({m: table[m] for m in candidate.of}, dict.fromkeys(candidate.of, 1 / len(candidate.of)))
-    heldout = [cut.parts["heldout"] for cut in samples]
+    heldout = [cut.parts["heldout"] for cut in place.samples]
     if candidate.family is None:
         fixed = Temperature(temperature=candidate.temperature) if candidate.temperature is not None else None
         log_probs = transformed(base, fixed)
         return _Shown(log_probs, [rows[index] for rows, index in zip(log_probs, heldout, strict=True)])
     everywhere, unseen = [], []
-    for rows, index, cut in zip(base, heldout, samples, strict=True):
-        logits, labels = rows[index], _labels(cut)[index]
+    for rows, index in zip(base, heldout, strict=True):
+        logits, labels = rows[index], place.labels[index]
         everywhere.append(transformed(rows, search_transform(logits, labels, candidate.family).transform))
         unseen.append(torch.tensor(crossfitted(logits, labels, candidate.family)))
     return _Shown(torch.stack(everywhere), unseen)
 
 
-def _labels(samples: Samples) -> Tensor:
-    return samples.train.dataset.labels  # type: ignore[attr-defined]
-
-
-def _assessed(study: PredictionStudy, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, Any]:
+def _assessed(study: PredictionStudy, shown: _Shown, place: _Place) -> dict[str, Any]:
     """What held-out labels say of a candidate, and how far it really is from the truth; one value a seed."""
     found: dict[str, Any] = {"accuracy": [], "nll": [], "calibration_error": []}
-    for rows, cut in zip(shown.heldout, samples, strict=True):
-        labels, prediction = _labels(cut)[cut.parts["heldout"]], forecast(rows)
+    for rows, cut in zip(shown.heldout, place.samples, strict=True):
+        labels, prediction = place.labels[cut.parts["heldout"]], forecast(rows)
         found["accuracy"].append(float(assess.accuracy(prediction, labels).mean()))
         found["nll"].append(float(assess.nll(prediction, labels).mean()))
         found["calibration_error"].append(float(assess.calibration_error(prediction, labels)))
-    found["losses"] = {name: _optimum(entry, shown, samples, truth) for name, entry in study.losses.items()}
+    found["losses"] = {name: _optimum(entry, shown, place) for name, entry in study.losses.items()}
     return found
 
 
-def _optimum(entry: LossEntry, shown: _Shown, samples: list[Samples], truth: Truth) -> dict[str, list[float]]:
+def _optimum(entry: LossEntry, shown: _Shown, place: _Place) -> dict[str, list[float]]:
     """Brier score and distance of what a loss makes of a teacher: on held-out samples, and where students look.
 
     A distance is NaN where the truth is not known.
     """
     keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
     found: dict[str, list[float]] = {key: [] for key in keys}
-    for rows, unseen, cut in zip(shown.log_probs, shown.heldout, samples, strict=True):
+    truth = place.truth
+    for rows, unseen, cut in zip(shown.log_probs, shown.heldout, place.samples, strict=True):
         heldout, transfer = cut.parts["heldout"], cut.for_students
-        seen, labels = forecast(optimum_of(entry, unseen)), _labels(cut)[heldout]
+        seen, labels = forecast(optimum_of(entry, unseen)), place.labels[heldout]
         found["brier"].append(float(assess.brier(seen, labels).mean()))
         found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen, labels), labels).mean()))
         found["distance_heldout"].append(float(truth.distance(seen.probs, heldout.numpy())))
@@ -258,21 +281,15 @@ def _optimum(entry: LossEntry, shown: _Shown, samples: list[Samples], truth: Tru
 # -- students ---------------------------------------------------------------------------------------------------------
 
 
-def _hard_students(study: PredictionStudy, samples: list[Samples], place: _Place) -> dict[str, Tensor]:
+def _hard_students(study: PredictionStudy, origin: str, place: _Place) -> dict[str, Tensor]:
     """Test log-probabilities (1, S, n, C) of the students of the labels alone."""
-    nothing = torch.zeros(1, len(samples[0].train), place.data.num_classes)
+    nothing = torch.zeros(1, len(place.labels), place.data.num_classes)
     students = [Student(seed, 0, Component(name="kd"), 1.0, 0.0) for seed in study.seeds]
-    return _students(study, students, nothing, "hard", place)
+    return _students(study, students, nothing, "hard", origin, place)
 
 
 def _loss(
-    study: PredictionStudy,
-    name: str,
-    table: LogProbs,
-    shown: Mapping[str, _Shown],
-    samples: list[Samples],
-    truth: Truth,
-    place: _Place,
+    study: PredictionStudy, name: str, table: LogProbs, shown: Mapping[str, _Shown], origin: str, place: _Place
 ) -> dict[str, Any]:
     """Students of every candidate, of the truth where it is known, and of what ``auto`` chooses, under one loss.
 
@@ -280,9 +297,15 @@ def _loss(
     of the very task.
     """
     entry = study.losses[name]
-    choices = [_choose(entry, {m: rows[i] for m, rows in table.items()}, cut) for i, cut in enumerate(samples)]
-    chosen = [_shown(choice, {m: rows[i] for m, rows in table.items()}) for i, choice in enumerate(choices)]
-    given, own = [entry.loss] * len(samples), [_with_coefficients(entry.loss, choice) for choice in choices]
+    samples, truth = place.samples, place.truth
+    outputs = [{member: rows[i] for member, rows in table.items()} for i in range(len(samples))]
+    choices = [_choose(entry, each, place.labels, cut) for each, cut in zip(outputs, samples, strict=True)]
+    own, transforms = zip(*(student_task(entry.loss, choice) for choice in choices), strict=True)
+    chosen = [
+        transformed(mixed(each, choice.weights), transform)
+        for each, choice, transform in zip(outputs, choices, transforms, strict=True)
+    ]
+    given = (entry.loss,) * len(samples)
     groups = [(each.log_probs, given) for each in shown.values()] + [(torch.stack(chosen), own)]
     known = all(truth.knows(cut.for_students) for cut in samples)
     if known:
@@ -294,8 +317,8 @@ def _loss(
         for group, (_, tasks) in enumerate(groups)
         for i, seed in enumerate(study.seeds)
     ]
-    log_probs = _students(study, students, teachers, name, place)
-    outcomes = [_outcomes(log_probs, group, samples, truth) for group in range(len(groups))]
+    log_probs = _students(study, students, teachers, name, origin, place)
+    outcomes = [_outcomes(log_probs, group, place) for group in range(len(groups))]
     return {
         "students": dict(zip(shown, outcomes, strict=False)),
         "auto": outcomes[len(shown)],
@@ -305,29 +328,16 @@ def _loss(
     }
 
 
-def _choose(entry: LossEntry, outputs: LogProbs, cut: Samples) -> Choice:
+def _choose(entry: LossEntry, outputs: LogProbs, labels: Tensor, cut: Samples) -> Choice:
     """What ``--teacher auto`` would choose: from held-out labels alone."""
     heldout = cut.parts["heldout"]
     heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
     name, options = assessed_as(entry.loss)
-    return choose(heldout_outputs, _labels(cut)[heldout], loss=name, temperature=options.get("temperature"))
-
-
-def _shown(choice: Choice, outputs: LogProbs) -> Tensor:
-    """What the student of a choice sees; coefficients that the loss takes are left to it."""
-    if choice.loss == "ptloss" and choice.coefficients:
-        return mixed(outputs, choice.weights)
-    return choice.log_probs(outputs)
-
-
-def _with_coefficients(loss: Component, choice: Choice) -> Component:
-    if loss.name != "ptloss":
-        return loss
-    return Component(name="ptloss", coefficients=choice.coefficients or (0.0,))  # type: ignore[call-arg]
+    return choose(heldout_outputs, labels[heldout], loss=name, temperature=options.get("temperature"))
 
 
 def _students(
-    study: PredictionStudy, students: list[Student], table: Tensor, name: str, place: _Place
+    study: PredictionStudy, students: list[Student], table: Tensor, name: str, origin: str, place: _Place
 ) -> dict[str, Tensor]:
     """Test log-probabilities (groups, S, n, C) of students after the ``last`` and the ``best`` epoch.
 
@@ -337,20 +347,21 @@ def _students(
     stacks = [students[start : start + size] for start in range(0, len(students), size)]
     runs_of = [run] if len(stacks) == 1 else [run / f"stack-{number}" for number in range(len(stacks))]
     for stack, part in zip(stacks, runs_of, strict=True):
-        distill_stack(study.distill, stack, table, part, data=place.student_data, progress=place.progress)
+        distill_stack(
+            study.distill, stack, table, part, data=place.student_data, origin=origin, progress=place.progress
+        )
     found = [load_tensors(part / "predictions.safetensors")[0] for part in runs_of]
     logits = {kind: torch.cat([tensors[f"test/{kind}"] for tensors in found]) for kind in ("last", "best")}
     return {kind: z.log_softmax(-1).unflatten(0, (-1, len(study.seeds))) for kind, z in logits.items()}
 
 
-def _outcomes(
-    log_probs: Mapping[str, Tensor], group: int, samples: list[Samples], truth: Truth
-) -> dict[str, list[float]]:
+def _outcomes(log_probs: Mapping[str, Tensor], group: int, place: _Place) -> dict[str, list[float]]:
     """Expected accuracy and squared distance to the truth on the test part, one value a seed.
 
     ``accuracy_best`` is that of the epoch with the best held-out score, ``accuracy`` and ``distance`` are of the last.
     """
-    index = [rows.numpy() for rows in stack_of(samples, "test")]
+    index = [rows.numpy() for rows in stack_of(place.samples, "test")]
+    truth = place.truth
     last, best = ([rows.double().exp().numpy() for rows in log_probs[kind][group]] for kind in ("last", "best"))
     return {
         "accuracy": [float(truth.accuracy(p, i)) for p, i in zip(last, index, strict=True)],

@@ -34,11 +34,13 @@ class LossSummary:
 
     Attributes:
         correlation: of the recalibrated held-out Brier score of the loss's optimum with the students' test accuracy.
-        ceiling: the correlation of the accuracy of students of one half of the seeds with that of the other half, a
-            mean over random halvings: what a prediction can at best be expected to reach.
+        halves: the correlation of the accuracy of students of one half of the seeds with that of the other half, a
+            mean over random halvings.
+        ceiling: what a prediction without error could be expected to reach over all seeds, by Spearman and Brown:
+            `sqrt(2 halves / (1 + halves))`. It is above `halves`, as a mean over all seeds is less noisy.
         better_half: the correlation among the better half of the candidates, by what was predicted.
         with_distance: of the Brier score itself with the students' squared distance to the truth.
-        distance_ceiling: as `ceiling`, of that distance.
+        distance_halves, distance_ceiling: as `halves` and `ceiling`, of that distance.
         brier: of the Brier score itself with the students' accuracy.
         distance_heldout, distance_transfer: correlation of the teachers' true distance, on held-out samples and on the
             samples that students learn from (NaN where their truth is not known), with the students' accuracy.
@@ -48,16 +50,19 @@ class LossSummary:
         regret: accuracy of the best candidate's students less that of the candidate that each seed's prediction puts
             first, in points.
         hard, oracle, auto: accuracy of the students of the labels, of the truth, and of ``auto``'s choice. Without a
-            student of the truth, `oracle` and all that is compared with it is NaN.
-        closure: (student - hard) / (oracle - hard), of means over seeds, by candidate; NaN where the 95 % interval of
-            the paired difference oracle - hard holds 0.
-        auto_closure: the same of ``auto``'s choice, which sees neither the truth nor a test label.
+            student of the truth, the oracles and all that is compared with them is NaN.
+        oracle_of_auto: of the student of the truth under the coefficients that ``auto`` set, if it set any (PTLoss).
+        closure: (student - hard) / (oracle - hard), of means over seeds, by candidate; NaN unless the 95 % interval of
+            the paired difference oracle - hard is above 0.
+        auto_closure: the same of ``auto``'s choice, which sees neither the truth nor a test label, and of its oracle.
     """
 
     correlation: Estimate
+    halves: float
     ceiling: float
     better_half: Estimate
     with_distance: Estimate
+    distance_halves: float
     distance_ceiling: float
     brier: Estimate
     distance_heldout: Estimate
@@ -69,6 +74,7 @@ class LossSummary:
     hard: Estimate
     oracle: Estimate
     auto: Estimate
+    oracle_of_auto: Estimate
     closure: Mapping[str, Estimate]
     auto_closure: Estimate
 
@@ -103,12 +109,15 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
     hard, oracle, auto, oracle_of_auto = (
         np.array(part["accuracy"]) for part in (result["hard"], truth, found["auto"], truth_of_auto)
     )
+    halves, distance_halves = _halves(accuracy), _halves(away)
     return LossSummary(
         correlation=_correlation(-best_guess, accuracy),
-        ceiling=_ceiling(accuracy),
+        halves=halves,
+        ceiling=_ceiling(halves),
         better_half=_correlation(-best_guess[better], accuracy[better]),
         with_distance=_correlation(predicted["brier"], away),
-        distance_ceiling=_ceiling(away),
+        distance_halves=distance_halves,
+        distance_ceiling=_ceiling(distance_halves),
         brier=_correlation(-predicted["brier"], accuracy),
         distance_heldout=_correlation(-predicted["distance_heldout"], accuracy),
         distance_transfer=_correlation(-predicted["distance_transfer"], accuracy),
@@ -119,6 +128,7 @@ def _summarize(result: Mapping[str, Any], loss: str) -> LossSummary:
         hard=mean_interval(hard),
         oracle=mean_interval(oracle),
         auto=mean_interval(auto),
+        oracle_of_auto=mean_interval(oracle_of_auto),
         closure={name: _closure(row, hard, oracle) for name, row in zip(names, accuracy, strict=True)},
         auto_closure=_closure(auto, hard, oracle_of_auto),
     )
@@ -141,7 +151,11 @@ def _correlation(x: Seeds, y: Seeds) -> Estimate:
     return percentile(_spearman(weights @ x.T, weights @ y.T))
 
 
-def _ceiling(accuracy: Seeds) -> float:
+def _ceiling(halves: float) -> float:
+    return float(np.sqrt(2 * halves / (1 + halves))) if halves > 0 else 0.0
+
+
+def _halves(accuracy: Seeds) -> float:
     rng, seeds = np.random.default_rng(0), accuracy.shape[1]
     halves = [np.array_split(rng.permutation(seeds), 2) for _ in range(_SPLITS)]
     one, other = (np.array([accuracy[:, half[i]].mean(1) for half in halves]) for i in (0, 1))
@@ -154,8 +168,8 @@ def _regret(predicted: Seeds, accuracy: Seeds) -> Estimate:
 
 
 def _closure(student: np.ndarray, hard: np.ndarray, oracle: np.ndarray) -> Estimate:
-    """NaN where the seeds leave open whether there is a gap: a ratio to nothing says nothing."""
-    if not mean_interval(oracle - hard).excludes_zero:
+    """NaN where the seeds leave open whether there is a gap, or where the truth teaches worse than labels."""
+    if not mean_interval(oracle - hard).low > 0:
         return Estimate(np.nan, np.nan, np.nan)
     weights = _weights(len(student))
     return percentile((weights @ (student - hard)) / (weights @ (oracle - hard)))

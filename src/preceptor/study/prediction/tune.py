@@ -26,6 +26,14 @@ def tune_rates(
 
     The best epoch, as candidates are made of early epochs too: the last one alone would ask for the slowest rate.
 
+    Args:
+        study: whose teachers are tuned.
+        data: what they are trained on.
+        rates: each teacher's ``optimizer.lr``.
+        seeds: others than the study's own.
+        folder: of the runs, ``<teacher>-<rate>`` each.
+        say: told each result, one line at a time.
+
     Raises:
         InputError: a seed that the study itself uses.
     """
