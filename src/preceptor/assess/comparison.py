@@ -253,8 +253,9 @@ def compare(
 
     Raises:
         InputError: no teacher, teachers of unlike shape or in another order of samples or classes, ids that repeat,
-            labels, counts or a truth that do not fit them, fewer samples than classes, counts beside a truth, an unknown loss or criterion
-            or an option that does not suit the loss, or anything `forecast` refuses, with the teacher's name.
+            labels, counts or a truth that do not fit them, fewer samples than classes, counts beside a truth, an
+            unknown loss or criterion or an option that does not suit the loss, or anything `forecast` refuses, with the
+            teacher's name.
 
     >>> labels = [0, 1] * 20
     >>> comparison = compare({"sure": [[9, 0], [0, 9]] * 20, "unsure": [[2, 0], [0, 2]] * 20}, labels)
