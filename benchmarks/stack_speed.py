@@ -1,6 +1,6 @@
 """When is a stack of models faster than training them one by one? Prints both and their ratio.
 
-OMP_NUM_THREADS=1 python benchmarks/stack_speed.py
+python benchmarks/stack_speed.py
 """
 
 import time
