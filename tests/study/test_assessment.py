@@ -151,6 +151,11 @@ def test_samples_of_unknown_truth_among_those_that_students_learn_from(three: li
         assert found.rankings[0].comparison.criterion == "distance"
         assert found.rankings[0].students_see["transfer"]["bad"].measure == "brier"
         assert "fewer than two raters or no truth" in " ".join(found.notes)
+    rare = rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400)
+    rare[0] = np.eye(CLASSES)[0]  # held out, where one rating is enough to rank by
+    found = assess_candidates(three, counts=rare)
+    assert found.rankings[0].students_see["transfer"]["bad"].measure == "distance"
+    assert "fewer than two raters" not in " ".join(found.notes)
 
 
 def test_the_truth_of_every_sample_of_the_data_set(three: list[Candidate]) -> None:

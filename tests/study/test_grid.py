@@ -235,7 +235,7 @@ def deadly(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor
 
 def test_a_worker_that_dies_is_one_sentence(tmp_path: Path) -> None:
     teachers = {"strict": {"objective": f"{__name__}:deadly"}}
-    with pytest.raises(InputError, match="a process that worked for the study has died, perhaps for want of memory"):
+    with pytest.raises(InputError, match="a process that worked for the study has died, for want of memory"):
         run_study(tiny(teachers=teachers, stack_teachers=False, workers=2), tmp_path, command="test")
 
 

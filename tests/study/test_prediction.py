@@ -265,6 +265,7 @@ def one_teacher(**entry: object) -> dict:
         (one_teacher(settings={"split": {"heldout": 9}}), r"teachers.mse.settings.split differs from teach.split"),
         (one_teacher(settings={"training": {"keep": "last"}}), "training of teachers.mse has no list"),
         (one_teacher(settings={"training": {"checkpoint_epochs": 5}}), "training of teachers.mse has no list"),
+        ({"losses": {"hard": {"loss": "kd"}}}, "losses has 'hard'"),
         (one_teacher(weights="best"), "teachers.mse asks for weights 'best'"),
         ({"teachers": {"a": {"of": "b"}}}, "teachers.a has no objective"),
     ],
@@ -274,10 +275,21 @@ def test_a_recipe_that_cannot_be_is_refused(changes: dict, sentence: str) -> Non
         small(**changes)
 
 
-def test_an_unknown_family_is_refused_before_anything_is_trained(made, tmp_path) -> None:
-    study = small(candidates={"a": {"of": "mse@1", "family": "vectr"}, "b": {"of": "mse@1"}})
-    with pytest.raises(InputError, match=r"candidates\.a\.family is 'vectr'; did you mean 'vector'"):
-        run_prediction(study, *made, tmp_path / "run", command="pytest")
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"candidates": {"a": {"of": "mse@1", "family": "vectr"}, "b": {"of": "mse@1"}}},
+            r"candidates\.a\.family is 'vectr'; did you mean 'vector'",
+        ),
+        ({"losses": {"kd": {"loss": "kdd"}}}, "no loss called 'kdd'"),
+        ({"losses": {"ttm": {"loss": {"name": "ttm", "temperature": -1}}}}, "temperature"),
+        ({"teachers": {"cross_entropy": {"objective": "mse"}, "mse": {"objective": "msse"}}}, "called 'msse'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(made, tmp_path, changes: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        run_prediction(small(**changes), *made, tmp_path / "run", command="pytest")
     assert not (tmp_path / "run" / "teachers").exists()
 
 

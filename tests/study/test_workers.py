@@ -65,7 +65,7 @@ def test_a_reader_who_stops_ends_the_jobs(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_handed_over_is_said() -> None:
-    with pytest.raises(InputError, match=r"cannot be handed to its 2 workers .*; give workers=1"):
+    with pytest.raises(InputError, match=r"cannot be handed to another process .*; give workers=1"):
         dict(side_by_side(slow, {"a": (lambda: 3,)}, 2))
 
 

@@ -1,13 +1,14 @@
 """Jobs of a study in processes side by side, which end with the study and can be interrupted together."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -40,7 +41,6 @@ def side_by_side(
         for key, arguments in jobs.items():
             yield key, function(*arguments)
         return
-    packed = {key: _packed(function, arguments, workers) for key, arguments in jobs.items()}
     threads = max(1, torch.get_num_threads() // workers)
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -48,31 +48,41 @@ def side_by_side(
     interrupted, steps = context.Event(), context.Array("d", 2 * len(jobs), lock=False)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(interrupted, steps, threads))
     with pool, _bars(steps, [str(key) for key in jobs], shown=progress):
-        futures = {pool.submit(_call, n, packed[key]): key for n, key in enumerate(jobs)}
+        # A job is handed over when a worker is free: all at once would hold as many copies of what they share.
+        waiting = ((key, pool.submit(_call, n, _packed(function, jobs[key]))) for n, key in enumerate(jobs))
+        running = {future: key for key, future in itertools.islice(waiting, workers)}
         try:
-            for future in as_completed(futures):
-                ended, result = future.result()
-                if not ended:
-                    raise KeyboardInterrupt
-                yield futures[future], result
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended, result = future.result()
+                    if not ended:
+                        raise KeyboardInterrupt
+                    key = running.pop(future)
+                    running |= {future: key for key, future in itertools.islice(waiting, 1)}
+                    yield key, result
         except BrokenProcessPool:
             raise InputError(
-                "a process that worked for the study has died, perhaps for want of memory; start the same command "
-                f"again, which goes on, with workers below {workers} if need be"
+                "a process that worked for the study has died, for want of memory or, in a script of your own, of "
+                "`if __name__ == '__main__':`; start the same command again, which goes on, with workers below "
+                f"{workers} if need be"
             ) from None
-        finally:
-            for future in futures:
-                future.cancel()
 
 
-def _packed(function: Callable[..., Any], arguments: tuple[Any, ...], workers: int) -> bytes:
+def _packed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
     """A job as bytes: the pool itself would move every tensor to shared memory, which is small in a container."""
-    try:
+    with _pickling():
         return pickle.dumps((function, arguments))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def _pickling() -> Iterator[None]:
+    """One sentence for what cannot be handed to another process: a lambda, a class of a notebook..."""
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, ImportError, TypeError, RecursionError) as error:
         raise InputError(
-            f"the study's data cannot be handed to its {workers} workers ({error}); give workers=1, or classes and "
-            "functions of a module"
+            f"the study's data cannot be handed to another process ({error}); give workers=1, or classes and functions "
+            "of a module"
         ) from error
 
 
@@ -135,7 +145,8 @@ def _call(number: int, job: bytes) -> tuple[bool, Any]:
     show_elsewhere(on_step)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        function, arguments = pickle.loads(job)
+        with _pickling():
+            function, arguments = pickle.loads(job)
         return True, function(*arguments)
     except KeyboardInterrupt:  # a training has saved; no worker is to take another job
         _interrupted.set()

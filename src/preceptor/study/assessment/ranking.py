@@ -253,7 +253,7 @@ class _Known:
     drawn: bool = False
     """The labels are drawn from the counts or the truth, as none were given."""
     partly: bool = False
-    """A table of all samples was given, which says too little of some of them for a distance."""
+    """A table of all samples was given, which says too little for a distance of some that students learn from."""
 
     @classmethod
     def of(
@@ -278,8 +278,9 @@ class _Known:
                 "'labels', or put them into the files of logits"
             )
         labels = _drawn(of_heldout, probs, shape) if found is None else found
-        too_few = of_all is not None and bool((of_all.sum(-1) < 2).any())
-        unknown = all_probs is not None and bool(np.isnan(all_probs).any())
+        seen = [view.ids for candidate in candidates for view in candidate.students_see.values()]
+        too_few = of_all is not None and any((of_all[ids].sum(-1) < 2).any() for ids in seen)
+        unknown = all_probs is not None and any(np.isnan(all_probs[ids]).any() for ids in seen)
         return cls(labels, of_heldout, probs, of_all, all_probs, drawn=found is None, partly=too_few or unknown)
 
     @property
@@ -397,8 +398,8 @@ def _notes(candidates: Sequence[Candidate], known: _Known, ids: Array | None) ->
         )
     if known.partly:
         found.append(
-            "Of some samples fewer than two raters or no truth is known, so scores where students learn are Brier "
-            "scores and not distances."
+            "Of some samples that students learn from fewer than two raters or no truth is known, so scores there are "
+            "Brier scores and not distances; give counts or a truth for all of them to have distances."
         )
     selected = [c.name for c in candidates if any(_fitted_here(reference) for reference in c.references)]
     if selected:

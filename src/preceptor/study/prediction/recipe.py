@@ -54,6 +54,10 @@ class PredictionStudy(Strict):
     @model_validator(mode="after")
     def _known_members(self) -> "PredictionStudy":
         check_seeds(self.seeds)
+        if "hard" in self.losses:
+            raise ValueError(
+                "losses has 'hard', which is what the students of the labels are called; name it otherwise"
+            )
         check_trained("teachers", self.teachers, "candidates are made of epochs, as they are")
         for name in self.teachers:
             recipe = self.teach_recipe(name)

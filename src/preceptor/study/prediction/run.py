@@ -14,6 +14,7 @@ from preceptor.assess import Choice, choose, crossfitted, forecast, search_trans
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.assess.families import FAMILIES
+from preceptor.assess.optimum import check_loss
 from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import Component, Temperature
@@ -140,6 +141,13 @@ def _check(study: PredictionStudy, samples: list[Samples], truth: Truth) -> None
         if candidate.family is not None and candidate.family not in FAMILIES:
             hint = did_you_mean(candidate.family, FAMILIES)
             raise InputError(f"candidates.{name}.family is '{candidate.family}'; {hint}")
+    num_classes = len(truth.probs[0])
+    for name in study.teachers:
+        setup.new_objective(study.teach_recipe(name).objective, num_classes)
+    for entry in study.losses.values():
+        setup.new_loss(entry.loss, num_classes)
+        name, options = assessed_as(entry.loss)
+        check_loss(name, options.get("temperature"))
 
 
 @dataclass(frozen=True, eq=False)
