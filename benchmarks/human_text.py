@@ -34,6 +34,7 @@ QUICK_NGRAMS = [
     "name=quick-ngrams",
     "distill.model={name: ngram_bag, buckets: 256, width: 4}",
     "losses={kd: {loss: kd}}",
+    "candidates={ce-6: {of: cross_entropy@6}, ce-3: {of: cross_entropy@3}, mse-6: {of: mse@6}}",
 ]
 CLASSES = ["very negative", "negative", "neutral", "positive", "very positive"]
 
