@@ -107,7 +107,8 @@ def tiny_images() -> tuple[Data, Truth]:
 
 def quick_gpu() -> list[str]:
     """What makes of the quick recipe a tiny form of the large one: convnets, and two of the losses that it adds."""
-    losses = {name: read_yaml(RECIPES / "human-images-gpu.yaml")["losses"][name] for name in ("dkd", "dist")}
+    large = read_yaml(RECIPES / "human-images-gpu.yaml")
+    losses = {name: large["losses"][name] for name in ("dkd", "dist")}
     both = ["split={heldout: 100, test: rest}", "model={name: cnn, widths: [4], hidden: 8}", "training.batch_size=100"]
     return [
         *(f"{verb}.{change}" for verb in ("teach", "distill") for change in both),

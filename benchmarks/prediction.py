@@ -52,6 +52,7 @@ def main(
     parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
     parser.add_argument("--tune", action="store_true", help="choose the learning rates and stop")
     parser.add_argument("--only", help="one case by name")
+    parser.add_argument("overrides", nargs="*", help="changes to the recipe, key.key=value")
     if add_options:
         add_options(parser)
     arguments = parser.parse_args()
@@ -73,7 +74,7 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
     def say(text: str) -> None:
         print(f"{case.name}: {text}", file=sys.stderr, flush=True)
 
-    study = load(PredictionStudy, QUICK if arguments.quick else case.recipe, case.overrides)
+    study = load(PredictionStudy, QUICK if arguments.quick else case.recipe, [*case.overrides, *arguments.overrides])
     data, truth = case.data()
     if arguments.tune:
         if case.teachers_of is None:

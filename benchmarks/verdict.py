@@ -9,7 +9,7 @@ docs/prediction-tables.md and docs/images.
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from preceptor.assess import mean_interval
 from preceptor.errors import InputError
 from preceptor.study.prediction.report import markdown, write_picture
-from preceptor.study.prediction.summary import LossSummary, summarize
+from preceptor.study.prediction.summary import GUESSES, LossSummary, summarize
 from preceptor.study.text import difference, markdown_table
 from preceptor.training.files import read_json, write_text
 
@@ -91,6 +91,53 @@ def misjudged(result: Mapping[str, Any], loss: str) -> str:
     return f"{list(candidates)[int(np.argmax(without))]}, {max(without):.2f}"
 
 
+FIGURES: dict[str, Callable[[LossSummary], float]] = {
+    "recalibrated Brier → accuracy": lambda s: s.correlation.value,
+    "halves of the seeds": lambda s: s.halves,
+    "noise ceiling": lambda s: s.ceiling,
+    "within the better half": lambda s: s.better_half.value,
+    "Brier → accuracy": lambda s: s.brier.value,
+    "Brier → distance": lambda s: s.with_distance.value,
+    "true distance, held-out → accuracy": lambda s: s.distance_heldout.value,
+    "true distance, transfer set → accuracy": lambda s: s.distance_transfer.value,
+    "recalibrated Brier → accuracy of early-stopped students": lambda s: s.early_stopped.value,
+    "truth over labels, early-stopped, points": lambda s: s.early_stopped_gap.value,
+    "truth over labels, points": lambda s: 100 * (s.oracle.value - s.hard.value),
+    **{f"guess {name} → accuracy": lambda s, name=name: s.guesses[name].value for name in GUESSES},
+    "gap closed by `auto`": lambda s: s.auto_closure.value,
+}
+
+
+def spans(result: Mapping[str, Any]) -> str:
+    """What the page says of a study in words: every figure from its lowest to its highest value over the losses."""
+    found = summarize(result)
+    lines = [f"  {what}: {span([figure(s) for s in found.values()])}" for what, figure in FIGURES.items()]
+    behind = [best_over_auto(result, loss) for loss in found]
+    missed = [
+        f"{loss} by {aim(s) - s.correlation.value:.3f}" for loss, s in found.items() if s.correlation.value < aim(s)
+    ]
+    lines.append(f"  best candidate over `auto`, points of accuracy: {span(behind)}")
+    lines.append(f"  the aim is missed under: {', '.join(missed) or 'no loss'}")
+    return "\n".join(lines)
+
+
+def span(values: Sequence[float]) -> str:
+    """The lowest to the highest."""
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def aim(summary: LossSummary) -> float:
+    """The correlation that was aimed at: 0.95, or that of the halves less 0.02."""
+    return min(0.95, summary.halves - 0.02)
+
+
+def best_over_auto(result: Mapping[str, Any], loss: str) -> float:
+    """Accuracy of the best candidate's students less that of ``auto``'s, in points."""
+    found = result["losses"][loss]
+    best = max(np.mean(student["accuracy"]) for student in found["students"].values())
+    return float(100 * (best - np.mean(found["auto"]["accuracy"])))
+
+
 def papers(results: Mapping[str, Any]) -> str:
     """A table with a column a study."""
     columns = [[(label, difference(mean_interval(values))) for label, values in claims(r)] for r in results.values()]
@@ -148,6 +195,8 @@ def main() -> None:
     studies = {f"{path.parent.name}/{path.name}": read_json(path / "prediction.json") for path in arguments.studies}
     for name, table in tables(studies).items():
         print(f"{name}:\n\n{table}\n")
+    for name, result in studies.items():
+        print(f"{name}, over the losses:\n{spans(result)}\n")
     print("misjudged most, and the correlation with the accuracy without it:\n")
     for name, result in studies.items():
         print(f"{name}: {'; '.join(f'{loss} {misjudged(result, loss)}' for loss in result['losses'])}")

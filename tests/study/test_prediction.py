@@ -308,14 +308,16 @@ def test_a_study_stopped_amid_an_epoch_goes_on(made, result, folder, tmp_path) -
     assert again["candidates"] == result["candidates"]
 
 
-@pytest.mark.parametrize("name", ["known_truth", "human_text", "human_images", "human_images --gpu"])
+@pytest.mark.parametrize("name", ["known_truth seeds=[0,2]", "human_text", "human_images", "human_images --gpu"])
 def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> None:
     script, *flags = name.split()
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *flags, "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "oracle gap closed by `auto`" in done.stdout
-    assert len(list(tmp_path.glob("*/prediction.json"))) == (2 if name == "human_text" else 1)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/prediction.json")]
+    assert len(results) == (2 if name == "human_text" else 1)
+    assert results[0]["seeds"] == ([0, 2] if "seeds" in name else [0, 1])
 
 
 # -- a truth that is known of some samples only ---------------------------------------------------------------------
@@ -367,6 +369,12 @@ def test_students_in_several_stacks_are_those_of_one(blind, partly, tmp_path):
     assert len(list((tmp_path / "run" / "students" / "kd").iterdir())) == 4  # 5 teachers x 2 seeds by threes
     for name, outcome in blind[0]["losses"]["kd"]["students"].items():
         assert several["losses"]["kd"]["students"][name]["distance"] == pytest.approx(outcome["distance"], rel=1e-4)
+
+
+def test_a_truth_of_other_samples_is_refused(made, tmp_path):
+    data, truth = made
+    with pytest.raises(InputError, match=r"the truth has shape \(1, 3\) for 420 samples of 3 classes"):
+        run_prediction(small(), data, Truth.exact(truth.probs[:1]), tmp_path / "run", command="pytest")
 
 
 def test_a_test_sample_of_unknown_truth_is_refused(partly, tmp_path):

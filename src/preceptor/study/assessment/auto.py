@@ -14,7 +14,7 @@ from preceptor.training import run as runs
 from preceptor.training.build import assessed_as
 from preceptor.training.files import read_json, write_json
 
-__all__ = ["choose_teacher", "keep_teaching"]
+__all__ = ["choose_teacher", "keep_teaching", "student_task"]
 
 
 def choose_teacher(

@@ -52,7 +52,7 @@ class PredictionStudy(Strict):
     workers: Annotated[int, Field(ge=1)] = 1  # processes that train teachers, and students of a loss, side by side
 
     @model_validator(mode="after")
-    def _known_members(self) -> "PredictionStudy":
+    def _can_be_run(self) -> "PredictionStudy":
         check_seeds(self.seeds)
         if "hard" in self.losses:
             raise ValueError(

@@ -116,14 +116,21 @@ def run_prediction(
         What ``prediction.json`` holds: predictions and outcomes, one value a seed.
 
     Raises:
-        InputError: the split has no test part, the truth of a test sample is not known, an unknown family, a folder
-            that holds another study or where another process is at work, or a worker that has died.
+        InputError: a truth of another shape than the data, no test part or a test sample of unknown truth; a family,
+            objective or loss that cannot be; a folder that holds another study or where another process is at work; or
+            a worker that has died.
     """
 
     def make(clock: Clock) -> dict[str, Any]:
-        samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
-        _check(study, samples, truth)
         labels = labels_of(data.train, data.num_classes)
+        samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+        if truth.probs.shape != (len(labels), data.num_classes):
+            raise InputError(
+                f"the truth has shape {truth.probs.shape} for {len(labels)} samples of {data.num_classes} classes; "
+                "give a row for each sample of data.train"
+            )
+        _check_parts(samples, truth)
+        _check_methods(study, data.num_classes)
         teachers_folder = teachers or folder / "teachers"
         place = _Place(folder, teachers_folder, data, student_data or data, samples, labels, truth, progress)
         return _run(study, place, clock.noting(say)) | {"command": command}
@@ -131,17 +138,20 @@ def run_prediction(
     return completed(folder, "prediction.json", study, make)
 
 
-def _check(study: PredictionStudy, samples: list[Samples], truth: Truth) -> None:
-    """Refuse what would be found wrong only after the teachers are trained."""
+def _check_parts(samples: list[Samples], truth: Truth) -> None:
+    """Refuse samples that no student could be tested on, before any teacher is trained."""
     if any("test" not in cut.parts for cut in samples):
         raise InputError("the split has no test part, which says what students become; give split.test")
     if not all(truth.knows(cut.parts["test"]) for cut in samples):
         raise InputError("the truth of some test samples is not known; draw the test part from samples where it is")
+
+
+def _check_methods(study: PredictionStudy, num_classes: int) -> None:
+    """Refuse families, objectives and losses that cannot be, before any teacher is trained."""
     for name, candidate in study.candidates.items():
         if candidate.family is not None and candidate.family not in FAMILIES:
             hint = did_you_mean(candidate.family, FAMILIES)
             raise InputError(f"candidates.{name}.family is '{candidate.family}'; {hint}")
-    num_classes = len(truth.probs[0])
     for name in study.teachers:
         setup.new_objective(study.teach_recipe(name).objective, num_classes)
     for entry in study.losses.values():
