@@ -25,9 +25,9 @@ from preceptor.assess.distance import draw_labels
 from preceptor.data.cifar import CIFAR10
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.recipe import TeachRecipe, load, read_yaml
+from preceptor.runs import load_model
 from preceptor.study.prediction.run import Truth
 from preceptor.training import teach
-from preceptor.training.run import load_model
 from prediction import Case, features, main
 
 RECIPES = Path(__file__).parent / "recipes"

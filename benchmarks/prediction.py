@@ -15,11 +15,11 @@ from torch import Tensor
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import load
+from preceptor.runs.files import atomic_path, write_text
 from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.tune import tune_rates
-from preceptor.training.files import atomic_path, write_text
 
 QUICK = Path(__file__).parent / "recipes" / "quick.yaml"
 RATES, TUNING_SEEDS = (0.00003, 0.0001, 0.0003, 0.001, 0.003), (100, 101)

@@ -14,7 +14,7 @@ import scipy
 import torch
 from scipy.optimize import brentq, minimize
 
-from preceptor.assess.proxy import proxy_teacher
+from preceptor.outputs.proxy import proxy_teacher
 
 
 def by_brentq(probs: np.ndarray, eps: np.ndarray) -> np.ndarray:

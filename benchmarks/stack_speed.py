@@ -11,8 +11,8 @@ from torch import nn
 
 from preceptor import __version__
 from preceptor.models import cnn, mlp, resnet8
+from preceptor.tasks.stack import Stack
 from preceptor.teaching import cross_entropy
-from preceptor.training.stack import Stack
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "digits student, mlp 64-16-10": (lambda: mlp(num_classes=10, input_shape=(64,), hidden=(16,)), (64,), 32),

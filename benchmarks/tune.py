@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from preceptor.recipe import find_recipe, load, read_yaml
+from preceptor.runs.files import write_json
 from preceptor.study.grid.tune import tune
 from preceptor.study.recipe import Study
-from preceptor.training.files import write_json
 
 
 def main(

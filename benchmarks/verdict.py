@@ -18,10 +18,10 @@ from scipy.stats import spearmanr
 
 from preceptor.assess import mean_interval
 from preceptor.errors import InputError
+from preceptor.runs.files import read_json, write_text
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.summary import GUESSES, LossSummary, summarize
 from preceptor.study.text import difference, markdown_table
-from preceptor.training.files import read_json, write_text
 
 COMPARED = {"kd", "ttm", "wttm", "ptloss"}
 

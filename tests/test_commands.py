@@ -376,8 +376,8 @@ def test_ctrl_c_promises_nothing_where_nothing_is_saved(
         raise KeyboardInterrupt
 
     (tmp_path / "study.json").write_text("{}")
-    monkeypatch.setattr("preceptor.study.assessment.assess_files", interrupted)
-    monkeypatch.setattr("preceptor.training.files.read_json", interrupted)
+    monkeypatch.setattr("preceptor.study.teachers.assess_files", interrupted)
+    monkeypatch.setattr("preceptor.runs.files.read_json", interrupted)
     outcome = run(verb, tmp_path)
     assert outcome.exit_code == 130
     assert outcome.stderr.strip() == "stopped"

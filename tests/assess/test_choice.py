@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor.assess import brier, choose, compare, forecast, mixture_weights, search_transform, transformed
+from preceptor.assess import brier, choose, compare, forecast, mixture_weights, search_transform
 from preceptor.assess.choice import mixed
 from preceptor.errors import InputError
+from preceptor.outputs import transformed
 
 from .test_search import calibrated
 

@@ -13,10 +13,10 @@ from preceptor.assess import (
     proxy_teacher,
     recalibrated,
     search_transform,
-    transformed,
 )
 from preceptor.assess.families import FAMILIES as IMPLEMENTED
 from preceptor.errors import InputError
+from preceptor.outputs import transformed
 from preceptor.recipe import Proxy, Temperature, Transform, VectorScaling
 
 

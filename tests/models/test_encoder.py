@@ -20,11 +20,11 @@ from preceptor.errors import InputError
 from preceptor.models.encoder import Encoder, embed
 from preceptor.models.texts import to_texts
 from preceptor.recipe import DistillRecipe, TeachRecipe, parse
-from preceptor.teaching import average_weights
+from preceptor.runs import load_model
+from preceptor.runs.files import load_tensors
+from preceptor.tasks.stack import Stack
 from preceptor.training import distill, teach
-from preceptor.training.files import load_tensors
-from preceptor.training.run import load_model
-from preceptor.training.stack import Stack
+from preceptor.training.averaging import average_weights
 from training.toys import metrics, snapshot, stopped_at, weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported

@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state
 from preceptor import models
 from preceptor.errors import InputError
 from preceptor.models.ngram import ngram_buckets
-from preceptor.training.stack import Stack
+from preceptor.tasks.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED: dict[str, Any] = {}

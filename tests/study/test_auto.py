@@ -9,19 +9,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from preceptor.assess import Choice, choose, forecast, transformed
+from preceptor.assess import Choice, choose, forecast
 from preceptor.cli import app
 from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.errors import InputError
 from preceptor.losses import kd
+from preceptor.outputs import average_probabilities, transformed
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
-from preceptor.study.assessment import auto, choose_teacher, keep_teaching
-from preceptor.study.assessment.candidates import read_candidates
-from preceptor.teaching import average_probabilities
+from preceptor.runs import load_teacher, read_recipe, read_result, read_weights
+from preceptor.study.teachers import auto, choose_teacher, keep_teaching
+from preceptor.study.teachers.candidates import read_candidates
+from preceptor.tasks.teacher import Transformed
 from preceptor.training import distill
-from preceptor.training.run import load_teacher, read_recipe, read_result, read_weights
-from preceptor.training.teacher import Transformed
 
 SPLIT = ["split={train: 300, heldout: 300, test: 200}", "training.device=cpu", "training.batch_size=64"]
 TEACH = ["teach", "teach-digits", *SPLIT, "training.epochs=6", "optimizer={name: adamw, lr: 0.01}"]
@@ -74,7 +74,7 @@ def test_the_live_the_assessed_and_the_stored_teacher_are_one(runs):
     kept, _ = runs
     weights = read_weights(kept / "teaching.safetensors")
     # A transform of our own, so that the test does not depend on one having been worth it.
-    from preceptor.training.run import save_weights
+    from preceptor.runs import save_weights
 
     metadata = {k: v for k, v in vars(weights).items() if k != "tensors"}
     metadata["transform"] = {"kind": "temperature", "temperature": 2.5}

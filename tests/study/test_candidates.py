@@ -13,10 +13,10 @@ from scipy.special import log_softmax, softmax
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
-from preceptor.study.assessment.candidates import Candidate, read_candidates
-from preceptor.study.assessment.tables import read_table
+from preceptor.runs.files import load_tensors
+from preceptor.study.teachers.candidates import Candidate, read_candidates
+from preceptor.study.teachers.tables import read_table
 from preceptor.training import as_teacher, load_teacher, setup, teach
-from preceptor.training.files import load_tensors
 from training.toys import teach_recipe
 
 KEPT = ["training.epochs=3", "training.keep=all", "split.transfer=40"]

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.recipe import dump, parse
+from preceptor.runs import files
+from preceptor.runs.files import load_tensors
 from preceptor.study.folder import Clock
 from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
-from preceptor.training import distill, files, load_model, teach
-from preceptor.training.files import load_tensors
-from preceptor.training.stack import member_state
+from preceptor.tasks.stack import member_state
+from preceptor.training import distill, load_model, teach
 from training.toys import assert_close, snapshot, weights
 
 BASE: dict[str, Any] = {

@@ -18,15 +18,15 @@ from preceptor.assess import brier, crossfitted, forecast
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.gaussian_mixture import GaussianMixture
 from preceptor.errors import InputError
+from preceptor.names import find
 from preceptor.recipe import load, parse
+from preceptor.runs.files import load_tensors
 from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.study.prediction.report import markdown, write_picture
 from preceptor.study.prediction.run import Truth, run_prediction
 from preceptor.study.prediction.summary import summarize
 from preceptor.study.prediction.tune import tune_rates
 from preceptor.training import setup
-from preceptor.training.build import find
-from preceptor.training.files import load_tensors
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RECIPE = BENCHMARKS / "recipes" / "quick.yaml"

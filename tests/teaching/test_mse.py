@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from preceptor.errors import InputError
-from preceptor.teaching import clip_distribution, cross_entropy, mse
+from preceptor.outputs import clip_distribution
+from preceptor.teaching import cross_entropy, mse
 
 
 def gradient(objective, logits, labels, **options):

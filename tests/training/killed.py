@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-import preceptor.training.checkpoint as checkpoint
-import preceptor.training.files as files
+import preceptor.runs.checkpoint as checkpoint
+import preceptor.runs.files as files
+import preceptor.runs.metrics as metrics
 import preceptor.training.loop as loop
-import preceptor.training.metrics as metrics
 from preceptor.recipe import Component
 from preceptor.training import Student, distill, distill_stack, teach
 from training.toys import distill_recipe, teach_recipe

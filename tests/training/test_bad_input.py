@@ -20,18 +20,9 @@ from torch.utils.data import Dataset, IterableDataset
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef, TeachRecipe, dump, override, parse
+from preceptor.runs import checkpoint, files
 from preceptor.teaching import cross_entropy
-from preceptor.training import (
-    checkpoint,
-    distill,
-    files,
-    load_model,
-    load_teacher,
-    read_recipe,
-    read_result,
-    read_splits,
-    teach,
-)
+from preceptor.training import distill, load_model, load_teacher, read_recipe, read_result, read_splits, teach
 from preceptor.training.loop import Loop
 from training.toys import RECIPE, distill_recipe, snapshot, stopped_at, teach_recipe
 

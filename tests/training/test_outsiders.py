@@ -14,8 +14,8 @@ import pytest
 import preceptor
 import preceptor.losses
 from preceptor.errors import InputError
+from preceptor.names import ROOMS, find, names
 from preceptor.training import distill, load_model, teach
-from preceptor.training.build import ROOMS, find, names
 from training.toys import distill_recipe, metrics, snapshot, state_tensors, stopped_at, teach_recipe
 
 METHODS = '''

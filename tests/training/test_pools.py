@@ -13,10 +13,10 @@ from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Data, as_data, labels_of, require_index, with_heldout
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeachRecipe, parse
-from preceptor.study.assessment.candidates import read_candidates
+from preceptor.runs import parts_of
+from preceptor.runs.files import load_tensors
+from preceptor.study.teachers.candidates import read_candidates
 from preceptor.training import distill, setup, teach
-from preceptor.training.files import load_tensors
-from preceptor.training.run import parts_of
 from training.test_streams_of_samples import Digits
 from training.toys import RECIPE, snapshot, stopped_at
 

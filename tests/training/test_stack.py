@@ -9,9 +9,9 @@ from torch import nn
 
 from preceptor.errors import InputError
 from preceptor.recipe import Component
+from preceptor.runs import load_model
+from preceptor.tasks.stack import Stack, clip_each, member_state
 from preceptor.training import Lookup, Student, distill, distill_stack, teach
-from preceptor.training.run import load_model
-from preceptor.training.stack import Stack, clip_each, member_state
 from training.toys import assert_close, distill_recipe, teach_recipe, weights
 
 SEEDS = [3, 0, 7]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from preceptor import runs
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef, parse
+from preceptor.tasks.teacher import Teacher
 from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, setup, teach
-from preceptor.training import run as runs
 from preceptor.training.loop import Loop
-from preceptor.training.teacher import Teacher
 from training.toys import RECIPE, assert_close, distill_recipe, metrics, teach_recipe, weights
 
 

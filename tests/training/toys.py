@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preceptor.recipe import DistillRecipe, TeachRecipe, override, parse
-from preceptor.training.files import load_tensors
+from preceptor.runs.files import load_tensors
 from preceptor.training.loop import Loop
 
 RECIPE: dict[str, Any] = {

@@ -31,7 +31,6 @@ from preceptor.assess.intervals import (
     simultaneous_differences,
 )
 from preceptor.assess.optimum import optimum
-from preceptor.assess.proxy import ProxyTeacher, proxy_teacher
 from preceptor.assess.scores import (
     accuracy,
     brier,
@@ -43,7 +42,7 @@ from preceptor.assess.scores import (
     top_k_mass,
 )
 from preceptor.assess.search import Search, crossfitted, recalibrated, search_transform
-from preceptor.assess.transform import transformed
+from preceptor.outputs import ProxyTeacher, proxy_teacher, transformed
 
 __all__ = [
     "FAMILIES",

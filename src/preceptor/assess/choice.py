@@ -28,9 +28,9 @@ from preceptor.assess.search import (
     gain_over_folds,
     recalibrated,
 )
-from preceptor.assess.transform import transformed
 from preceptor.errors import InputError, did_you_mean
-from preceptor.recipe import Proxy, Transform
+from preceptor.outputs.transform import transformed
+from preceptor.schema import Proxy, Transform
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.assess.proxy import proxy_teacher
-from preceptor.assess.transform import scaled
-from preceptor.recipe import Proxy, Temperature, Transform, VectorScaling
+from preceptor.outputs.proxy import proxy_teacher
+from preceptor.outputs.temperature import COLDEST, HOTTEST, temperature_bounds
+from preceptor.outputs.transform import scaled
+from preceptor.schema import Proxy, Temperature, Transform, VectorScaling
 
 # The proxy's coefficients stay where it is unique and keeps the teacher's support: eps_m >= -1/m for all m
 # makes 1 + q s(q) >= (1 - q)^M >= 0 on [0, 1] and the loss convex. With M > 1 a tenth of the logarithm's own
 # coefficients 1/m is left, as without it the loss is flat near q = 1. Above 10 a proxy hardly changes any more.
 _SHARE_OF_LOG = 0.9
 _LARGEST_COEFFICIENT = 10.0
-_COLDEST, _HOTTEST = 0.05, 20.0
 _LARGEST_BIAS = 20.0
 
 
@@ -54,7 +54,7 @@ class _VectorScaling:
     def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
         num_classes = log_probs.shape[-1]
         start = np.concatenate([np.ones(num_classes), np.zeros(num_classes)])
-        scale, bias = (1 / _HOTTEST, 1 / _COLDEST), (-_LARGEST_BIAS, _LARGEST_BIAS)
+        scale, bias = (1 / HOTTEST, 1 / COLDEST), (-_LARGEST_BIAS, _LARGEST_BIAS)
         return start, [scale] * num_classes + [bias] * num_classes
 
     def apply(self, log_probs: Tensor, parameters: Tensor) -> Tensor:
@@ -87,22 +87,6 @@ class _Proxy:
 
     def _table(self, parameters: Tensor) -> Tensor:
         return parameters.reshape(-1, self.degree) if self.classwise else parameters
-
-
-def temperature_bounds(logits: Tensor) -> tuple[float, float]:
-    """The range of log T; it grows with the scale of the logits, as some teachers' are in the hundreds."""
-    spread = _spread(logits)
-    return math.log(_COLDEST * min(1.0, spread)), math.log(_HOTTEST * max(1.0, spread))
-
-
-def _spread(log_probs: Tensor) -> float:
-    """Root mean square deviation of the finite log-probabilities from those of their sample."""
-    finite = log_probs.isfinite()
-    known = torch.where(finite, log_probs, 0.0)
-    mean = known.sum(-1, keepdim=True) / finite.sum(-1, keepdim=True)
-    deviation = torch.where(finite, log_probs - mean, 0.0)
-    largest = max(float(deviation.abs().max()), 1e-6)  # taken out, as the square of a huge one would be infinite
-    return max(largest * float((deviation / largest).square().sum() / finite.sum()) ** 0.5, 1e-6)
 
 
 FAMILIES: dict[str, Family] = {

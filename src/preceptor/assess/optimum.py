@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float64
 
 from preceptor.assess.forecasts import Array, Forecast, forecast
-from preceptor.assess.proxy import proxy_teacher
 from preceptor.errors import InputError, did_you_mean
+from preceptor.outputs.proxy import proxy_teacher
 
 __all__ = ["optimum"]
 

@@ -25,7 +25,7 @@ from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
 from preceptor.assess.scores import brier, sharpness
 from preceptor.errors import InputError, did_you_mean
-from preceptor.recipe import Transform
+from preceptor.schema import Transform
 
 __all__ = ["FAMILIES", "Search", "crossfitted", "recalibrated", "search_transform"]
 

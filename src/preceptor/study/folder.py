@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from preceptor.errors import InputError
 from preceptor.recipe import dump, parse, read_yaml
-from preceptor.training.files import (
+from preceptor.runs.files import (
     finite,
     locked,
     make_folder,

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preceptor import runs
 from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
+from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe
-from preceptor.training import run as runs
+from preceptor.runs import load_weights
+from preceptor.tasks.stack import Stack
 from preceptor.training import setup
-from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.loop import load_weights, make_accelerator
-from preceptor.training.stack import Stack
+from preceptor.training.evaluate import predict
+from preceptor.training.loop import make_accelerator
 
 
 def data_with_test(recipe: Recipe, seed: int) -> Data:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.assess.intervals import Estimate
 from preceptor.errors import InputError
+from preceptor.runs import files
 from preceptor.study import pictures
 from preceptor.study.statistics import differs
-from preceptor.training import files
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -93,7 +93,7 @@ def lead(estimate: Estimate) -> str:
 
 
 def made_with(circumstances: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, commit, device and date by name, None where unknown, of `preceptor.training.run.circumstances`."""
+    """Versions, commit, device and date by name, None where unknown, of `preceptor.runs.folder.circumstances`."""
     packages = circumstances.get("packages") or {}
     known = {name: circumstances.get(name) for name in ("preceptor", "python", "commit", "device", "threads", "date")}
     listed = ", ".join(f"{name} {version}" for name, version in packages.items())

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preceptor.assess.intervals import Estimate
+from preceptor.runs import files
 from preceptor.study.statistics import Cell, Statistics, Teacher, differs
-from preceptor.training import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from preceptor.errors import did_you_mean
-from preceptor.recipe import Component, DistillRecipe, Named, Recipe, Strict, TeachRecipe, parse
+from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, parse
+from preceptor.schema import Component, Named, Strict
 
 
 class TeacherEntry(Strict):

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import blank, prepare
+from preceptor.tensors import at_label, blank, prepare
 
 
 def cross_entropy(
@@ -105,8 +105,3 @@ def confidence_penalty(
     log_q = logits.log_softmax(-1)
     entropy = -(log_q.exp() * log_q).sum(-1)
     return blank(-at_label(log_q, labels) - weight * entropy, mask)
-
-
-def at_label(values: Float[Tensor, "*batch classes"], labels: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The entry of each example's own class."""
-    return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)

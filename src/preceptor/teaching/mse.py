@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import at_least_float32, blank, prepare
+from preceptor.tensors import blank, prepare
 
 
 def mse(
@@ -68,25 +68,3 @@ def mse(
     target = torch.zeros_like(output).scatter(-1, labels.unsqueeze(-1), 1.0)  # one_hot() cannot be vmapped
     squares = (output - target).square()
     return blank(scale * (squares.sum(-1) if reduction == "sum" else squares.mean(-1)), mask)
-
-
-def clip_distribution(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """Log-probabilities of a teacher trained with `mse(on="logit")`: clip to [0, 1], then renormalise.
-
-    Square loss drives the logits themselves, not their softmax, to the class probabilities. A row without a
-    positive logit becomes uniform.
-
-    Args:
-        logits: the teacher's logits, shape (..., C).
-
-    Returns:
-        Log-probabilities, shape (..., C), in at least float32; -inf where the probability is 0.
-
-    >>> import torch
-    >>> clip_distribution(torch.tensor([[0.5, 1.5, -0.2], [-1.0, -2.0, 0.0]])).exp()
-    tensor([[0.3333, 0.6667, 0.0000],
-            [0.3333, 0.3333, 0.3333]])
-    """
-    clipped = at_least_float32(logits).clamp(0, 1)
-    clipped = torch.where(clipped.sum(-1, keepdim=True) > 0, clipped, torch.ones_like(clipped))
-    return (clipped / clipped.sum(-1, keepdim=True)).log()

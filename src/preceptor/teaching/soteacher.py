@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import at_least_float32, blank, prepare_logits
 from preceptor.teaching.classification import cross_entropy
+from preceptor.tensors import at_least_float32, blank, prepare_logits
 
 Constant = Callable[[Mapping[str, Tensor]], Tensor]
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.teaching._inputs import blank, prepare_logits
 from preceptor.teaching.classification import cross_entropy
+from preceptor.tensors import blank, prepare_logits
 
 
 def top_score_difference(

@@ -1,7 +1,7 @@
 """One loop for teachers and students: recipes, runs that survive a kill, stacks of small models."""
 
-from preceptor.training.run import load_model, load_teacher, read_recipe, read_result, read_splits
-from preceptor.training.teacher import Lookup, Mixture, Teacher, as_teacher
+from preceptor.runs import load_model, load_teacher, read_recipe, read_result, read_splits
+from preceptor.tasks.teacher import Lookup, Mixture, Teacher, as_teacher
 from preceptor.training.verbs import Student, distill, distill_stack, teach
 
 __all__ = [

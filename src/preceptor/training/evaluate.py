@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from preceptor import assess
 from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
+from preceptor.outputs import read_logits
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.teacher import TeacherFn, moved
 from preceptor.training.device import Accelerator
-from preceptor.training.stack import Stack
-from preceptor.training.teacher import TeacherFn, moved, read_logits
 
 SCORES = ("accuracy", "brier", "nll")
 

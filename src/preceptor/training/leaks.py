@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
+from preceptor import runs
 from preceptor.data.dataset import labels_of
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
-from preceptor.training import run as runs
+from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.setup import Samples
-from preceptor.training.teacher import Teacher, TeacherFn, leaves
 
 
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:

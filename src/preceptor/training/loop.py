@@ -17,17 +17,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
 from preceptor.recipe import Recipe
-from preceptor.teaching import average_weights
-from preceptor.training import checkpoint
+from preceptor.runs import checkpoint, load_weights
+from preceptor.runs.files import remove_left_overs
+from preceptor.runs.metrics import MetricsLog
+from preceptor.tasks.stack import Stack, clip_each
+from preceptor.tasks.task import Task
+from preceptor.training.averaging import average_weights
 from preceptor.training.batches import Batch, Batches, Shard, StackedBatches
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite, refuse_not_finite
-from preceptor.training.files import remove_left_overs
-from preceptor.training.metrics import MetricsLog
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
-from preceptor.training.stack import Stack, clip_each
 from preceptor.training.streams import Streams
-from preceptor.training.task import Task
 
 _HAVE_FLOAT64 = {"cpu", "cuda"}
 Scores = dict[str, Any]
@@ -461,26 +461,6 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 def _all_finite(model: nn.Module) -> bool:
     return bool(torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all())
-
-
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        InputError: it is another architecture's; the first tensor that does not fit is named.
-    """
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    if missing or extra:
-        what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
-        raise InputError(f"{source} is of another architecture: it {what}; give the model that it was trained with")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise InputError(
-                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the model's "
-                f"has {tuple(own[name].shape)}; give the model that it was trained with"
-            )
-    model.load_state_dict(dict(tensors))
 
 
 def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from preceptor import runs
 from preceptor.data.dataset import Indexed
+from preceptor.outputs import fit_temperature
 from preceptor.recipe import Recipe
-from preceptor.teaching import fit_temperature
-from preceptor.training import run as runs
+from preceptor.runs.files import atomic_path, save_tensors
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import Evaluator, score
-from preceptor.training.files import atomic_path, save_tensors
 from preceptor.training.loop import Loop
 from preceptor.training.setup import Samples
 

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preceptor import names
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
 from preceptor.data.split import checked_pools, pooled_split
 from preceptor.errors import InputError
-from preceptor.recipe import Component, Recipe, Split
-from preceptor.training import build
+from preceptor.recipe import Recipe, Split
+from preceptor.schema import Component
+from preceptor.tasks.task import Loss
+from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
 from preceptor.training.streams import Streams
-from preceptor.training.task import Loss
-from preceptor.training.teacher import Lookup, TeacherFn, leaves
 
 _HELDOUT = 0.1  # where neither the recipe nor a pool says how many
 
@@ -64,7 +65,7 @@ def load_data(recipe: Recipe, data: Any = None) -> Data:
         InputError: no such data set, or its loader refuses the options or finds no files; no map-style data
             set; fewer than two classes.
     """
-    found = as_data(data if data is not None else build.call("data", recipe.data))
+    found = as_data(data if data is not None else names.call("data", recipe.data))
     if data is None:
         found = replace(found, origin=recipe.data.model_dump(mode="json"))
     for part in (found.train, found.test):
@@ -125,7 +126,7 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("initialization", *generation))
-        made = model(**build.accepted(model, supplied)) if model else build.call("model", recipe.model, supplied)
+        made = model(**names.accepted(model, supplied)) if model else names.call("model", recipe.model, supplied)
     if not isinstance(made, nn.Module):
         raise InputError(f"the model '{recipe.model.name}' is a {type(made).__name__}, not a torch.nn.Module")
     # Convolutions run about twice as fast on a CPU with their channels last; nothing else is touched.
@@ -206,10 +207,10 @@ def new_objective(component: Component, num_classes: int) -> Callable[..., Tenso
     Raises:
         InputError: no such objective, an unknown option, or a value that it refuses.
     """
-    function = build.find("objective", component.name)
+    function = names.find("objective", component.name)
     if isinstance(function, type):
-        return build.call("objective", component)
-    build.check_options("objective", component, function, own=("logits", "labels", "index", "mask"))
+        return names.call("objective", component)
+    names.check_options("objective", component, function, own=("logits", "labels", "index", "mask"))
     objective = functools.partial(function, **component.options)
     check_objective(objective, component, num_classes)
     return objective
@@ -238,9 +239,9 @@ def new_loss(component: Component, num_classes: int) -> Loss:
     Raises:
         InputError: no such loss, an unknown option, or a value that it refuses.
     """
-    function = build.find("loss", component.name)
+    function = names.find("loss", component.name)
     own = ("student_logits", "teacher_logits", "labels", "mask")
-    build.check_options("loss", component, function, own=own)
+    names.check_options("loss", component, function, own=own)
     return as_loss(functools.partial(function, **component.options), component, num_classes)
 
 
@@ -250,7 +251,7 @@ def as_loss(function: Callable[..., Tensor], component: Component, num_classes: 
     Raises:
         InputError: it refuses its options, or gives neither one value per example nor one for the batch.
     """
-    needs_labels = "labels" in build.options_of(function)[0]
+    needs_labels = "labels" in names.options_of(function)[0]
     logits = _two_examples(num_classes)
     arguments = (logits, logits, *([torch.tensor([0, 1])] if needs_labels else []))
     values = _try(lambda: function(*arguments, mask=torch.tensor([True, True])), "loss", component)

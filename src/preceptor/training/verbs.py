@@ -9,26 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preceptor import runs
 from preceptor.data.dataset import ArrayDataset, Data, require_index
 from preceptor.errors import InputError
-from preceptor.recipe import Component, DistillRecipe, Recipe, TeachRecipe
-from preceptor.training import run as runs
+from preceptor.names import call
+from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
+from preceptor.runs.files import finite, locked, make_folder, write_json
+from preceptor.runs.identity import fingerprint
+from preceptor.schema import Component
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.task import DistillTask, Loss, Task, TeachTask
+from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved
 from preceptor.training import setup
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
-from preceptor.training.build import call
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import tabulate
-from preceptor.training.files import finite, locked, make_folder, write_json
-from preceptor.training.identity import fingerprint
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.loop import Loop, make_accelerator
 from preceptor.training.outcome import Result, evaluator, finish
 from preceptor.training.progress import progress_bar
 from preceptor.training.setup import Samples
-from preceptor.training.stack import Stack
 from preceptor.training.streams import Streams
-from preceptor.training.task import DistillTask, Loss, Task, TeachTask
-from preceptor.training.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved
 
 Factory = Callable[..., nn.Module]
 
@@ -97,7 +98,7 @@ def distill(
 
     Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. Where inputs are the
     same in every epoch, the teacher is asked once for each sample (``recipe.cache``). `choice`, why the recipe names
-    this teacher (`preceptor.study.assessment.choose_teacher`), is written into the result.
+    this teacher (`preceptor.study.teachers.choose_teacher`), is written into the result.
     """
     folder = None if folder is None else Path(folder)
     accelerator = _accelerator(recipe, folder, stacked=False)

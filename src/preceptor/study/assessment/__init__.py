@@ -1,18 +1,5 @@
-"""Teachers by name (runs, their epochs, ensembles, files of logits): ranked, chosen from, shown on a page."""
+"""Deprecated: `preceptor.study.teachers`."""
 
-from preceptor.study.assessment.auto import choose_teacher, keep_teaching
-from preceptor.study.assessment.candidates import Candidate, Predictions, read_candidates
-from preceptor.study.assessment.ranking import Assessment, Ranking, SeenScore, assess_candidates, assess_files
+from preceptor._renamed import renamed
 
-__all__ = [
-    "Assessment",
-    "Candidate",
-    "Predictions",
-    "Ranking",
-    "SeenScore",
-    "assess_candidates",
-    "assess_files",
-    "choose_teacher",
-    "keep_teaching",
-    "read_candidates",
-]
+__getattr__ = renamed(__name__, "preceptor.study.teachers")

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor import assess
+from preceptor import assess, runs
+from preceptor.outputs import average_probabilities
 from preceptor.recipe import DistillRecipe, TeachRecipe
+from preceptor.runs.files import load_tensors
+from preceptor.runs.identity import fingerprint
 from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
 from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import Generations
-from preceptor.teaching import average_probabilities
-from preceptor.training import run as runs
 from preceptor.training import setup
-from preceptor.training.files import load_tensors
-from preceptor.training.identity import fingerprint
 from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 

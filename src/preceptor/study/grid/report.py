@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preceptor.runs import files
 from preceptor.study import page, pictures, text
 from preceptor.study.statistics import Cell, Statistics, differs, summarize
-from preceptor.training import files
 
 if TYPE_CHECKING:
     from markupsafe import Markup

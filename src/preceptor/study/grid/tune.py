@@ -9,11 +9,12 @@ from pydantic import Field
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
-from preceptor.recipe import Strict, override, parse
+from preceptor.recipe import override, parse
+from preceptor.runs import read_result
+from preceptor.schema import Strict
 from preceptor.study.grid.run import run_study, teach_all
 from preceptor.study.outputs import data_with_test
 from preceptor.study.recipe import Study
-from preceptor.training.run import read_result
 from preceptor.training.verbs import teach
 
 Points = Annotated[list[list[str]], Field(min_length=1)]

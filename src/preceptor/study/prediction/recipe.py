@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from preceptor.errors import did_you_mean
-from preceptor.recipe import DistillRecipe, Strict, TeachRecipe
+from preceptor.recipe import DistillRecipe, TeachRecipe
+from preceptor.schema import Strict
 from preceptor.study.recipe import LossEntry, TeacherEntry, check_seeds, check_trained, same_samples, taught
 
 

@@ -9,31 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor import assess
-from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform, transformed
+from preceptor import assess, runs
+from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform
 from preceptor.assess.choice import mixed
 from preceptor.assess.distance import rater_noise
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.optimum import check_loss
 from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
-from preceptor.recipe import Component, Temperature
-from preceptor.study.assessment.auto import student_task
+from preceptor.names import assessed_as
+from preceptor.outputs import read_logits, transformed
+from preceptor.runs import checkpoint, load_weights
+from preceptor.runs.files import load_tensors
+from preceptor.runs.identity import fingerprint
+from preceptor.schema import Component, Temperature
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
 from preceptor.study.prediction.summary import SCHEMA
 from preceptor.study.recipe import LossEntry
+from preceptor.study.teachers.auto import student_task
 from preceptor.study.workers import side_by_side
-from preceptor.training import checkpoint, setup
-from preceptor.training import run as runs
-from preceptor.training.build import assessed_as
-from preceptor.training.evaluate import predict, read_logits
-from preceptor.training.files import load_tensors
-from preceptor.training.identity import fingerprint
-from preceptor.training.loop import load_weights, make_accelerator
+from preceptor.tasks.stack import Stack
+from preceptor.training import setup
+from preceptor.training.evaluate import predict
+from preceptor.training.loop import make_accelerator
 from preceptor.training.setup import Samples, stack_of
-from preceptor.training.stack import Stack
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]

@@ -7,9 +7,9 @@ import numpy as np
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
+from preceptor.runs.files import load_tensors
 from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.training.evaluate import score
-from preceptor.training.files import load_tensors
 from preceptor.training.verbs import teach
 
 

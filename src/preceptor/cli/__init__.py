@@ -1,0 +1,5 @@
+"""The command line: ``preceptor VERB``. Nothing heavy is imported before a verb runs."""
+
+from preceptor.cli.app import app, main
+
+__all__ = ["app", "main"]

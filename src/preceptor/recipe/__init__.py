@@ -1,0 +1,58 @@
+"""The typed recipe: everything that decides a run, as data. Does not import torch.
+
+A recipe is a YAML file; ``key.key=value`` overrides are applied before it is checked. Unknown keys are
+refused with the nearest known name. What a component's own options may be is checked where the component is
+found (`preceptor.names`), from the signature of the function that its name stands for.
+"""
+
+from preceptor.recipe.models import (
+    Average,
+    DistillRecipe,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Split,
+    Stream,
+    TeacherRef,
+    TeachRecipe,
+    Training,
+)
+from preceptor.recipe.text import dump, find_recipe, load, override, parse, read_yaml, text_override
+from preceptor.schema import (
+    Component,
+    Named,
+    Proxy,
+    Strict,
+    Temperature,
+    Transform,
+    VectorScaling,
+    parse_transform,
+)
+
+__all__ = [
+    "Average",
+    "Component",
+    "DistillRecipe",
+    "Named",
+    "Optimizer",
+    "Proxy",
+    "Recipe",
+    "Schedule",
+    "Split",
+    "Stream",
+    "Strict",
+    "TeachRecipe",
+    "TeacherRef",
+    "Temperature",
+    "Training",
+    "Transform",
+    "VectorScaling",
+    "dump",
+    "find_recipe",
+    "load",
+    "override",
+    "parse",
+    "parse_transform",
+    "read_yaml",
+    "text_override",
+]

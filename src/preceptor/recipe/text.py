@@ -1,0 +1,185 @@
+"""Recipes as text: YAML that holds no code, ``key.key=value`` overrides, and one sentence for the first thing wrong."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from preceptor.errors import InputError, did_you_mean
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2, in which ``on`` and ``no`` are text, ``1e-3`` is a number, and no key stands twice in a mapping."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The keys as they are written: when a mapping is made of them, merged ones (``<<``) are among them."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} has the key '{key.value}' again; keep one")
+                seen.add((key.tag, key.value))
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would not read as text."""
+
+
+_SCALARS = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9]\d*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] in ("null", "merge")]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _name, (_form, _first) in _SCALARS.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_form})$"), list(_first))
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the recipe '{path}': {error.strerror}; give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the recipe '{path}' is not text; give the path of a YAML file") from None
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"the recipe '{path}' is not valid YAML: {_detail(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"the recipe '{path}' holds a {type(value).__name__}, not a mapping of keys to values")
+    return value
+
+
+def _detail(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
+
+
+def find_recipe(name: str) -> Path:
+    """A file, or a recipe that ships with Preceptor.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    shipped = Path(__file__).parents[1] / "recipes"
+    found = shipped / f"{name}.yaml"
+    if found.is_file():
+        return found
+    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
+    raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+
+
+def text_override(key: str, text: str | Path) -> str:
+    """The ``key=value`` of a value that is text whatever it looks like, such as a path.
+
+    >>> text_override("data.data_dir", "0711")
+    'data.data_dir="0711"'
+    """
+    quoted = yaml.safe_dump(str(text), default_style='"', width=math.inf)
+    return f"{key}={quoted.rstrip()}"
+
+
+def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`raw` with ``key.key=value`` assignments applied; values are YAML.
+
+    >>> override({"optimizer": {"lr": 0.1}, "loss": "kd"}, ["optimizer.lr=1e-3", "loss.temperature=2"])
+    {'optimizer': {'lr': 0.001}, 'loss': {'name': 'kd', 'temperature': 2}}
+    """
+    result = dict(raw)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise InputError(
+                f"cannot read the override '{assignment}'; write it as key.key=value, e.g. optimizer.lr=0.1"
+            )
+        *parents, last = path.split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            if child is not None and not isinstance(child, str | Mapping):
+                raise InputError(
+                    f"cannot apply the override '{assignment}': '{parent}' is {child!r}, which has no keys"
+                )
+            node[parent] = {"name": child} if isinstance(child, str) else dict(child or {})
+            node = node[parent]
+        try:
+            node[last] = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"the value in the override '{assignment}' is not valid YAML; correct or quote it: {_detail(error)}"
+            ) from None
+    return result
+
+
+def parse(kind: type[R], raw: Mapping[str, Any]) -> R:
+    """`raw` checked against a recipe type; the first problem becomes one sentence."""
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as error:
+        raise InputError(_sentence(kind, error)) from None
+
+
+def load(kind: type[R], path: Path | str, overrides: Iterable[str] = ()) -> R:
+    """A recipe of type `kind` from a YAML file, with overrides applied.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value in it is unknown.
+    """
+    return parse(kind, override(read_yaml(path), overrides))
+
+
+def dump(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML, every default spelled out."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
+    # Unknown keys first: they are the likeliest cause of whatever else is wrong.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    where = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    key, context = ".".join(where), first.get("ctx", {})
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
+    if first["type"] == "missing":
+        return f"the recipe lacks the key '{key}'; add it, or give {key}=... on the command line"
+    if first["type"] == "value_error":
+        return str(context["error"])
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", context["expected"])
+        return f"'{key}' is '{first['input']}'; {did_you_mean(str(first['input']), known)}"
+    return f"'{key}' is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The field names of the nested model that `path` leads to."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        nested = _models_in(field.annotation) if field else []
+        if nested:
+            kind = nested[0]
+    return list(kind.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]

@@ -1,0 +1,40 @@
+"""The run folder: a documented, versioned format (docs/run-folder.md) that is checked when it is read."""
+
+from preceptor.runs.circumstances import circumstances
+from preceptor.runs.folder import SCHEMA, make_run, open_run, read_members, read_objects, read_recipe, read_result
+from preceptor.runs.splits import heldout_labels, parts_of, read_splits, write_splits
+from preceptor.runs.weights import (
+    Weights,
+    kept_epochs,
+    load_model,
+    load_teacher,
+    load_weights,
+    read_weights,
+    save_weights,
+    teacher_weights,
+    temperature_of,
+)
+
+__all__ = [
+    "SCHEMA",
+    "Weights",
+    "circumstances",
+    "heldout_labels",
+    "kept_epochs",
+    "load_model",
+    "load_teacher",
+    "load_weights",
+    "make_run",
+    "open_run",
+    "parts_of",
+    "read_members",
+    "read_objects",
+    "read_recipe",
+    "read_result",
+    "read_splits",
+    "read_weights",
+    "save_weights",
+    "teacher_weights",
+    "temperature_of",
+    "write_splits",
+]

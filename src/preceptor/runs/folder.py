@@ -1,0 +1,188 @@
+"""A run folder's recipe and result: opened, refused where it is another's, read (docs/run-folder.md).
+
+``recipe.yaml`` what was asked, ``splits.json`` who saw which sample, ``metrics.jsonl`` one line an epoch,
+``checkpoints/`` the state to go on from, ``last.safetensors`` / ``best.safetensors`` /
+``average.safetensors`` the weights, ``result.json`` what came out and on what; the result is written last, so
+a run that has one is complete.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, dump, parse, read_yaml
+from preceptor.runs import files
+
+SCHEMA = 1
+# What may differ when a run is continued: where and how it is computed, not what.
+_CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
+_MEMBERS, _OBJECTS = "# members: ", "# objects: "
+
+
+def open_run(
+    folder: Path,
+    recipe: Recipe,
+    members: Sequence[Mapping[str, Any]] = (),
+    objects: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Look at a run folder; return its result if it is there and complete, else None. Nothing is written.
+
+    Args:
+        members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and
+            weights.
+        objects: the fingerprints of the Python objects that stand in for the recipe's entries, by role.
+
+    Raises:
+        InputError: the folder holds another recipe or was made with other objects, or holds something that is no run.
+    """
+    path = folder / "recipe.yaml"
+    if path.exists():
+        _refuse_other(folder, recipe, members)
+        _refuse_other_objects(folder, objects or {})
+        if not (folder / "result.json").exists():
+            return None
+        _refuse_more_epochs(folder, recipe)
+        return read_result(folder)
+    if folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
+        raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
+    return None
+
+
+def make_run(
+    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = (), objects: Mapping[str, str] | None = None
+) -> None:
+    """Write a run's recipe into its folder if it is not there; arguments as of `open_run`."""
+    if not (folder / "recipe.yaml").exists():
+        header = f"{_MEMBERS}{json.dumps(list(members))}\n" if members else ""
+        header += f"{_OBJECTS}{json.dumps(objects or {})}\n"
+        files.write_text(folder / "recipe.yaml", header + dump(recipe))
+
+
+def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]]) -> None:
+    found = read_recipe(folder)
+    ours, theirs = (_flatten(_essence(r)) for r in (recipe, found))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise InputError(
+                f"the run folder '{folder}' holds another recipe: {key} is {theirs.get(key)!r} there and "
+                f"{ours.get(key)!r} here; give another folder with --out, or remove that one"
+            )
+    theirs = read_members(folder)
+    if len(theirs) != len(members):
+        raise InputError(
+            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(members)}; give another folder with --out"
+        )
+    for position, (there, here) in enumerate(zip(theirs, members, strict=True)):
+        if there != here:
+            raise InputError(
+                f"the run folder '{folder}' holds another stack: member {position} is {json.dumps(there)} "
+                f"there and {json.dumps(here)} here; give another folder with --out"
+            )
+
+
+def _refuse_more_epochs(folder: Path, recipe: Recipe) -> None:
+    """Refuse to look on silently while epochs are asked for that a complete run has not kept."""
+    if recipe.training.keep == "all" and read_recipe(folder).training.keep != "all":
+        raise InputError(
+            f"the run '{folder}' is complete and has kept its last epoch alone; leave training.keep=all out, or keep "
+            "them in a new folder with --out"
+        )
+
+
+def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
+    theirs = read_objects(folder)
+    if theirs is None:
+        return
+    for role in sorted(theirs.keys() | ours.keys()):
+        there, here = (given.get(role, "the recipe's own") for given in (theirs, ours))
+        if there != here:
+            raise InputError(
+                f"the run folder '{folder}' was made with another {role}: {there} there and {here} here; give the same "
+                f"{role}, or another folder with --out"
+            )
+
+
+def _count(members: Sequence[Any]) -> str:
+    return f"a stack of {len(members)} models" if members else "a single model"
+
+
+def _essence(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    content["training"] = {k: v for k, v in content["training"].items() if k not in _CIRCUMSTANCES}
+    return content
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v for name, inner in value.items() for k, v in _flatten(inner, f"{prefix}.{name}".strip(".")).items()
+        }
+    return {prefix: value}
+
+
+def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
+    """The recipe of a run.
+
+    Raises:
+        InputError: `folder` is no run folder, or its recipe is not one of this version's.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
+        )
+    raw = read_yaml(path)
+    return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
+
+
+def read_members(folder: Path) -> list[dict[str, Any]]:
+    """What sets the members of a stack apart; none for a single model."""
+    return _header(folder, _MEMBERS) or []
+
+
+def read_objects(folder: Path) -> dict[str, str] | None:
+    """The fingerprints of the Python objects that a run was given, by role; None if an older Preceptor made it."""
+    return _header(folder, _OBJECTS)
+
+
+def _header(folder: Path, name: str) -> Any:
+    """The JSON in one of the comments that a run's recipe begins with."""
+    for line in (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()[:2]:
+        if line.startswith(name):
+            return json.loads(line.removeprefix(name))
+    return None
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a complete run.
+
+    Raises:
+        InputError: the run is not complete, or its result is damaged or of a newer format.
+    """
+    path = folder / "result.json"
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(
+            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
+        )
+    if not path.is_file():
+        raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
+    result = files.read_json(path)
+    found = result.get("schema_version")
+    if not isinstance(found, int) or found > SCHEMA:
+        raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
+    for key in ("verb", "heldout", "test"):
+        if key not in result:
+            raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
+    return result
+
+
+def check_member(size: int | None, member: int | None, source: str) -> None:
+    """Refuse no member of a stack, a member of a single model, and one that is not there."""
+    if size is None and member is not None:
+        raise InputError(f"{source} holds a single model, not a stack; leave member={member} out")
+    if size is not None and member is None:
+        raise InputError(f"{source} holds a stack of {size} models; say which member, e.g. member=0")
+    if size is not None and member is not None and not 0 <= member < size:
+        raise InputError(f"{source} holds members 0 to {size - 1}, not member={member}; give one of those")

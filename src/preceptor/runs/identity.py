@@ -1,0 +1,111 @@
+"""Which Python objects a run was given: what tells them from others, as far as that is cheap to see."""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sized
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Subset
+
+from preceptor.data.dataset import Data, Gathered
+from preceptor.tasks.teacher import Lookup, Mixture, Teacher, Transformed
+
+_MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
+_ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
+
+
+def fingerprint(thing: Any) -> str:
+    """Its qualified name and, where there are tensors, arrays or plain values in it, the SHA-256 of these.
+
+    Tensors are found in modules (the state dict), in our teachers and data sets, in lists, partial functions and bound
+    methods, and in a data set's ``inputs``, ``labels``, ``data``, ``targets``; plain values in our transforms, too. A
+    function is known by its name alone: that it was edited, or what it closes over, is not seen.
+
+    >>> fingerprint(nn.functional.relu)
+    'torch.nn.functional:relu'
+    >>> fingerprint(nn.functional.relu) == fingerprint(functools.partial(nn.functional.relu, inplace=True))
+    False
+    """
+    parts = list(_parts(thing))
+    if not parts:
+        return qualified_name(thing)
+    sha = hashlib.sha256()
+    for part in parts:
+        _feed(sha, part)
+    return f"{qualified_name(thing)} sha256:{sha.hexdigest()}"
+
+
+def qualified_name(thing: Any) -> str:
+    """``package.module:name`` of a function or class, or of the class of anything else."""
+    if isinstance(thing, functools.partial):
+        return qualified_name(thing.func)
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _feed(sha: Any, thing: Any) -> None:
+    if isinstance(thing, memoryview):
+        sha.update(thing)
+        return
+    plain = thing is None or isinstance(thing, str | bool | int | float)
+    sha.update(f"{thing!r}\0".encode() if plain else f"{qualified_name(thing)}\0".encode())
+    for part in () if plain else _parts(thing):
+        _feed(sha, part)
+
+
+def _parts(thing: Any) -> Iterator[Any]:
+    """What `thing` is made of, beside its name; nothing where only the name is known."""
+    match thing:
+        case Tensor() | np.ndarray():
+            yield from (f"{thing.dtype} {tuple(thing.shape)}", _bytes(thing))
+        case Teacher():
+            yield from (thing.model, thing.distribution, thing.temperature, thing.transform, thing.class_names)
+        case Mixture():
+            yield from (*thing.teachers, *thing.weights)
+        case Transformed():
+            yield from (thing.teacher, thing.transform)
+        case Lookup():
+            yield from (thing.table, thing.row_of)
+        case BaseModel():
+            yield thing.model_dump_json()
+        case nn.Module():
+            yield from (part for pair in sorted(thing.state_dict().items()) for part in pair)
+        case functools.partial():
+            yield from (*thing.args, *(part for pair in sorted(thing.keywords.items()) for part in pair))
+        case MethodType():
+            yield thing.__self__
+        case list() | tuple():
+            yield from (len(thing), *thing)
+        case Mapping():
+            yield from (part for pair in sorted(thing.items(), key=lambda pair: str(pair[0])) for part in pair)
+        case Data():
+            yield from (thing.train, thing.test, *thing.class_names)
+            if thing.pools:
+                yield thing.pools
+        case Subset():
+            yield from (thing.dataset, list(thing.indices))
+        case ConcatDataset():
+            yield from thing.datasets
+        case Gathered():  # a stream may draw its samples anew each time that it is read
+            yield from (thing.name, len(thing))
+        case Sized() if hasattr(thing, "__getitem__"):
+            yield from (len(thing), *getattr(thing, "tensors", ()), getattr(thing, "transform", None))
+            held = (getattr(thing, name, None) for name in _ARRAYS)
+            yield from (array for array in held if isinstance(array, Tensor | np.ndarray))
+
+
+def _bytes(array: Tensor | np.ndarray) -> memoryview:
+    """The values in the order of the axes, whatever the order in memory; none of those that are no numbers."""
+    try:
+        if isinstance(array, Tensor):
+            array = array.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        if array.dtype.hasobject:
+            return memoryview(b"")
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data[:_MOST_BYTES]
+    except (RuntimeError, TypeError):  # a sparse or quantized tensor
+        return memoryview(b"")

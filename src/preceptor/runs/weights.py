@@ -1,0 +1,196 @@
+"""A run's weights on disk: safetensors whose header says which model they belong to, and models rebuilt from them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor import names
+from preceptor.data.dataset import shortened
+from preceptor.errors import InputError
+from preceptor.recipe import TeacherRef
+from preceptor.runs import checkpoint, files
+from preceptor.runs.folder import SCHEMA, check_member, read_result
+from preceptor.schema import Component, Transform, parse_transform
+from preceptor.tasks.stack import member_state
+from preceptor.tasks.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights with what a reader must know about them."""
+
+    tensors: dict[str, Tensor]
+    model: dict[str, Any]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    distribution: str
+    temperature: float | list[float]
+    members: int | None
+    transform: Transform | None = None
+    """Of the output: chosen with the weights (``teaching``)."""
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write weights atomically, as plain safetensors: tensor names are those of the model's state dict."""
+    with files.atomic_path(path) as temporary:
+        files.save_tensors(temporary, tensors, {"schema_version": SCHEMA, **metadata})
+
+
+def read_weights(path: Path) -> Weights:
+    """Weights that a run wrote.
+
+    Raises:
+        InputError: no such file, damaged, a pickle, of a newer format, or without Preceptor's metadata.
+    """
+    tensors, metadata = files.load_tensors(path)
+    if not {"model", "schema_version"} <= metadata.keys():
+        raise InputError(f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote")
+    if metadata["schema_version"] > SCHEMA:
+        raise InputError(
+            f"'{path}' has format {metadata['schema_version']}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor"
+        )
+    found: dict[str, Any] = {"tensors": tensors}
+    for field in dataclasses.fields(Weights)[1:]:
+        if field.name not in metadata and field.default is not dataclasses.MISSING:
+            continue
+        if field.name not in metadata:
+            raise InputError(f"'{path}' lacks '{field.name}'; it is damaged or was not written by Preceptor")
+        value = metadata[field.name]
+        found[field.name] = tuple(value) if field.name in ("input_shape", "class_names") else value
+    if found.get("transform") is not None:
+        found["transform"] = parse_transform(found["transform"], f"'{path}'")
+    return Weights(**found)
+
+
+def load_model(
+    path: Path, member: int | None = None, *, model: Callable[..., torch.nn.Module] | None = None
+) -> tuple[torch.nn.Module, Weights]:
+    """Rebuild the model whose weights are at `path`.
+
+    Args:
+        member: which of a stack.
+        model: the factory that the run was given in place of its recipe's model.
+
+    Raises:
+        InputError: as `read_weights`; the weights are of another architecture than their recipe's, or of somebody's
+            own factory and `model` is not given; a stack without `member`, or `member` without a stack or outside it.
+    """
+    weights = read_weights(path)
+    return _model_of(weights, f"'{path}'", member, model), weights
+
+
+def load_teacher(reference: TeacherRef) -> Teacher:
+    """The teacher that a recipe refers to.
+
+    Raises:
+        InputError: the run is missing or incomplete, or has no such weights, epoch or member.
+    """
+    read_result(reference.run)
+    weights, source = teacher_weights(reference)
+    model = _model_of(weights, source, reference.member)
+    return Teacher(
+        model,
+        distribution=weights.distribution,
+        temperature=temperature_of(reference, weights),
+        class_names=weights.class_names,
+        transform=weights.transform,
+    )
+
+
+def temperature_of(reference: TeacherRef, weights: Weights) -> float:
+    """The temperature that a reference asks for: the one fitted to its run's weights, or 1.
+
+    Raises:
+        InputError: the run has fitted none.
+    """
+    if not reference.calibrated:
+        return 1.0
+    if not read_result(reference.run).get("temperature"):
+        raise InputError(
+            f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, or "
+            "set calibrated=false"
+        )
+    fitted = weights.temperature
+    return fitted[reference.member or 0] if isinstance(fitted, list) else fitted
+
+
+def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
+    """The weights that a reference names, all members of a stack, and what an error calls them.
+
+    Raises:
+        InputError: as `load_teacher`.
+    """
+    run, epoch = reference.run, reference.epoch
+    path = run / f"{reference.weights}.safetensors"
+    if not path.exists():
+        there = [kind for kind in ("last", "best", "average", "teaching") if (run / f"{kind}.safetensors").exists()]
+        raise InputError(f"the run '{run}' has no '{reference.weights}' weights; it has: {', '.join(there)}")
+    weights = read_weights(path)
+    if epoch is None:
+        return weights, f"'{path}'"
+    kept = kept_epochs(run)
+    if epoch not in kept:
+        raise InputError(
+            f"the run '{run}' has not kept epoch {epoch}; it has: {shortened(list(kept)) or 'none'}; train with "
+            "training.keep=all to keep every epoch"
+        )
+    tensors, _ = checkpoint.load(kept[epoch])
+    # All else is the run's: the file of its last weights says which model this is.
+    return dataclasses.replace(
+        weights, tensors=checkpoint.within("model", tensors), temperature=1.0, transform=None
+    ), f"'{kept[epoch]}'"
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """The checkpoints that a run has kept, by the number of epochs before them."""
+    return checkpoint.after_epochs(run / "checkpoints")
+
+
+def _model_of(
+    weights: Weights, source: str, member: int | None, factory: Callable[..., torch.nn.Module] | None = None
+) -> torch.nn.Module:
+    check_member(weights.members, member, source)
+    made = _made(weights, source, factory)
+    load_weights(made, weights.tensors if member is None else member_state(weights.tensors, member), source)
+    return made.to(memory_format=torch.channels_last).eval()
+
+
+def _made(weights: Weights, source: str, factory: Callable[..., torch.nn.Module] | None) -> torch.nn.Module:
+    """A model of the weights' architecture."""
+    supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
+    if factory is None and "factory" in weights.model:
+        raise InputError(
+            f"{source} holds weights of a model factory of your own, {weights.model['factory']}; rebuild it by "
+            "load_model(path, model=...), or name it in the recipe as package.module:name and train again"
+        )
+    with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
+        if factory is not None:
+            return factory(**names.accepted(factory, supplied))
+        return names.call("model", Component(**weights.model), supplied)
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        InputError: it is another architecture's; the first tensor that does not fit is named.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
+        raise InputError(f"{source} is of another architecture: it {what}; give the model that it was trained with")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(
+                f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the model's "
+                f"has {tuple(own[name].shape)}; give the model that it was trained with"
+            )
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,67 @@
+"""Types that several floors share: a strict base, things found by name, transforms. Does not import torch."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from preceptor.errors import InputError
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and NaN."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """Something found by name (``kd``, ``package.module:name``); every further key is an option of it."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the recipe hands to the named function."""
+        return dict(self.model_extra or {})
+
+
+def _component(value: object) -> object:
+    """``loss: kd`` is short for ``loss: {name: kd}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[Component, BeforeValidator(_component)]
+
+
+class Temperature(Strict):
+    """Temperature scaling: the logits divided by one number."""
+
+    kind: Literal["temperature"] = "temperature"
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class VectorScaling(Strict):
+    """Vector scaling: each class's log-probability times a scale, plus a bias."""
+
+    kind: Literal["vector"] = "vector"
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+class Proxy(Strict):
+    """The proxy teacher of PTLoss: coefficients shared by the classes, (M,), or one row a class, (C, M)."""
+
+    kind: Literal["proxy"] = "proxy"
+    coefficients: tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+Transform = Annotated[Temperature | VectorScaling | Proxy, Field(discriminator="kind")]
+"""What is done to a teacher's output after training, before a student sees it."""
+
+
+def parse_transform(raw: object, source: str) -> Transform:
+    """A transform that was stored as plain data; `source` is what an error calls the file."""
+    try:
+        return TypeAdapter(Transform).validate_python(raw)
+    except ValidationError as error:
+        raise InputError(f"{source} holds a transform that cannot be read: {error.errors()[0]['msg']}") from None

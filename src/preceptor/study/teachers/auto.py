@@ -1,0 +1,149 @@
+"""The teacher for a student, chosen: ``distill --teacher auto RUN...`` and ``teach --select teaching``."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from preceptor import runs
+from preceptor.assess import Choice, choose
+from preceptor.errors import InputError
+from preceptor.names import assessed_as
+from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.runs import files
+from preceptor.runs.files import read_json, write_json
+from preceptor.schema import Component, Transform
+from preceptor.study.teachers.candidates import Candidate, agree, read_candidates, refuse_seen
+
+__all__ = ["choose_teacher", "keep_teaching", "student_task"]
+
+
+def choose_teacher(
+    recipe: DistillRecipe,
+    names: Sequence[str | Path],
+    *,
+    data: Any = None,
+    data_dir: Path | str | None = None,
+    progress: bool = False,
+) -> tuple[DistillRecipe, Choice]:
+    """Choose what a student should learn from, from the held-out labels of finished runs, and write it into its recipe.
+
+    A run folder stands for every epoch that it has kept (``training.keep=all``), or else for its last weights, and for
+    the averaged ones: the ``best`` ones were selected by the very labels that would judge them here. ``RUN:epoch-4``,
+    ``A+B`` and so on are taken as they are (`read_candidates`).
+
+    Args:
+        recipe: the student's; its ``teacher`` and ``transform`` are replaced, and under ``ptloss`` its coefficients: by
+            those of the proxy if one was chosen, and by 0 (plain KL) otherwise. A loss of unknown optimum is chosen for
+            as ``kd``.
+        names: run folders.
+        data: your own data set, in place of the one that the runs' recipes name.
+        data_dir: where the data set's files are.
+        progress: show a progress bar.
+
+    Returns:
+        The recipe with its teacher, and the choice with its reasons.
+
+    Raises:
+        InputError: no run, a file of logits, runs of other samples or classes, or one that was trained on the samples
+            which would judge it.
+    """
+    if not names:
+        raise InputError("there is no run to choose a teacher from; give at least one run folder after --teacher auto")
+    wanted = [term for name in names for term in _expanded(str(name))]
+    candidates = read_candidates(wanted, data=data, data_dir=data_dir, progress=progress)
+    name, options = assessed_as(recipe.loss)
+    choice = _choose(candidates, name, options.get("temperature"))
+    return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
+
+
+def keep_teaching(
+    folder: Path, *, data: Any = None, data_dir: Path | str | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """Keep, beside a run's other weights, those of the epoch that teaches best: ``teaching.safetensors``.
+
+    Chosen among all epochs that the run has kept, and their average if there is one, for ``kd``, with a transform if
+    one is worth having; it is stored with the weights, and whoever loads them gets the transformed teacher. The
+    held-out labels have then selected this teacher: an unbiased assessment of it needs others.
+
+    Args:
+        folder: a complete run of a single model.
+        data: your own data set, in place of the recipe's.
+        data_dir: where the data set's files are.
+        progress: show a progress bar.
+
+    Returns:
+        The run's result, which under ``teaching`` now says which epoch (None for the average), and why.
+
+    Raises:
+        InputError: the run has not kept several epochs.
+    """
+    result = runs.read_result(folder)
+    if "teaching" in result and (folder / "teaching.safetensors").exists():
+        return result
+    kept = len(runs.kept_epochs(folder))
+    if kept < 2:
+        raise InputError(
+            f"the run '{folder}' has kept {kept} of its epochs, so that there is nothing to choose from; train with "
+            "training.keep=all, and for several epochs"
+        )
+    candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, progress=progress)
+    choice = _choose(candidates, "kd", None, mix=False)
+    [reference] = next(c.references for c in candidates if c.name == choice.single)
+    weights, _ = runs.teacher_weights(reference)
+    metadata = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)[1:]}
+    metadata["temperature"] = 1.0  # of the run's calibration: the transform was fitted without it
+    metadata["transform"] = None if choice.transform is None else choice.transform.model_dump(mode="json")
+    runs.save_weights(folder / "teaching.safetensors", weights.tensors, metadata)
+    teaching = {"epoch": reference.epoch, "choice": choice.to_dict()}
+    result = read_json(folder / "result.json") | {"teaching": teaching}
+    write_json(folder / "result.json", result)
+    return files.finite(result)
+
+
+def _expanded(name: str) -> list[str]:
+    """A plain run folder as all that may be chosen of it; anything else as it is."""
+    run = Path(name)
+    if not (run / "recipe.yaml").is_file():
+        return [name]
+    weights = [f"{name}:epochs"] if len(runs.kept_epochs(run)) > 1 else [name]
+    return [*weights, *([f"{name}:average"] if (run / "average.safetensors").is_file() else [])]
+
+
+def _choose(candidates: Sequence[Candidate], loss: str, temperature: float | None, *, mix: bool = True) -> Choice:
+    for candidate in candidates:
+        if not candidate.references:
+            raise InputError(
+                f"'{candidate.name}' is a file of logits, and no teacher that a student could learn from; "
+                "give run folders"
+            )
+    refuse_seen(candidates)
+    first = candidates[0]
+    for what in ("ids", "labels"):
+        agree(what, {c.name: getattr(c, what) for c in candidates}, len(first.logits))
+    agree("class_names", {c.name: c.class_names for c in candidates}, first.logits.shape[-1])
+    assert first.labels is not None
+    teachers = {candidate.name: candidate.logits for candidate in candidates}
+    return choose(teachers, first.labels, loss=loss, temperature=temperature, mix=mix)
+
+
+def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple[TeacherRef, ...]]) -> DistillRecipe:
+    """The recipe with what was chosen."""
+    teachers = tuple(
+        reference.model_copy(update={"weight": weight / len(references[name])})
+        for name, weight in sorted(choice.weights.items())
+        for reference in references[name]
+    )
+    loss, transform = student_task(recipe.loss, choice)
+    return recipe.model_copy(update={"teacher": teachers, "transform": transform, "loss": loss})
+
+
+def student_task(loss: Component, choice: Choice) -> tuple[Component, Transform | None]:
+    """The student's loss after a choice, and the transform of the teacher's output that it is shown.
+
+    Under PTLoss a proxy is the loss's own; with any other transform, or none, its coefficients are 0.
+    """
+    if choice.loss != "ptloss":
+        return loss, choice.transform
+    options = loss.options | {"coefficients": choice.coefficients or (0.0,)}
+    return Component(name=loss.name, **options), None if choice.coefficients else choice.transform

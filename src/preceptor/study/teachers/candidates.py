@@ -1,0 +1,491 @@
+"""The teachers that ``preceptor assess`` is given: runs, their checkpoints, files of logits, ensembles of these."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor import assess, runs
+from preceptor.assess.comparison import common_order
+from preceptor.assess.forecasts import to_numpy
+from preceptor.data.dataset import Data, Indexed, labels_of
+from preceptor.errors import InputError, did_you_mean
+from preceptor.outputs import average_probabilities
+from preceptor.outputs.transform import transformed
+from preceptor.recipe import Recipe, TeacherRef, parse
+from preceptor.runs import files
+from preceptor.schema import Component
+from preceptor.study.teachers import tables
+from preceptor.training import setup
+from preceptor.training.evaluate import Evaluator
+from preceptor.training.loop import make_accelerator
+from preceptor.training.progress import progress_bar
+
+__all__ = ["Candidate", "Predictions", "name_of", "read_candidates", "teacher_references"]
+
+_WEIGHTS = ("last", "best", "average", "teaching")
+# Those whose held-out predictions a run has stored.
+_STORED = ("last", "best", "average")
+_MOMENTS = {"weights", "epoch"}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a teacher says to n samples."""
+
+    logits: np.ndarray
+    """Log-probabilities `(n, C)`."""
+    labels: np.ndarray
+    """Class indices `(n,)`."""
+    ids: np.ndarray
+    """Positions in the data set, `(n,)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A teacher to be assessed: its predictions for the held-out samples, and how to load it."""
+
+    name: str
+    logits: np.ndarray
+    """Logits or log-probabilities for the held-out samples, `(N, C)`."""
+    labels: np.ndarray | None = None
+    """Class indices `(N,)`."""
+    ids: np.ndarray | None = None
+    """What identifies the held-out samples, `(N,)`: for a run, their positions in its data set."""
+    trained_on: np.ndarray | None = None
+    """Positions of the samples whose labels it was fitted to; None where that is not known."""
+    references: tuple[TeacherRef, ...] = ()
+    """How to load it, members of an ensemble with equal weights; empty where a file is all there is."""
+    counts: np.ndarray | None = None
+    """How many human raters chose each class, `(N, C)`: of the held-out samples, or of all of a run's data set."""
+    truth: np.ndarray | None = None
+    """The true label distribution of the held-out samples, `(N, C)`, where it is known."""
+    class_names: tuple[str, ...] | None = None
+    students_see: Mapping[str, Predictions] = field(default_factory=dict)
+    """Its predictions for the samples that students learn from: ``train``, whose labels it was fitted to, and
+    ``transfer``, whose labels it has not seen, where the run's split has one."""
+    unseen: str | None = None
+    """Why there are none, where a run would have them."""
+
+
+def read_candidates(
+    names: Sequence[str | Path],
+    *,
+    data: Any = None,
+    data_dir: Path | str | None = None,
+    probabilities: bool = False,
+    transfer: bool | None = False,
+    progress: bool = False,
+) -> list[Candidate]:
+    """Read teachers by name.
+
+    ``RUN`` is a run folder's last weights; ``RUN:best`` and ``RUN:average`` are others; ``RUN:epoch-4`` the weights
+    after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
+    ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
+    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
+    and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
+    these: the mean of their probabilities.
+
+    Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
+    all others are computed from the weights on the run's data set. Nothing is written.
+
+    Args:
+        names: see above.
+        data: your own data set, in place of the one that the runs' recipes name.
+        data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
+        probabilities: the files hold probabilities.
+        transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
+            and otherwise notes why not in `Candidate.unseen`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a file or run that cannot be read, weights or an epoch that is not there, a data set that is not the
+            one of the run, or members of an ensemble that predict other samples.
+    """
+    groups = [_terms(str(name)) for name in names]
+    sources = [source for group in groups for term in group for source in term]
+    loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
+    read: list[Candidate] = []
+    with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
+        for source in sources:
+            read.append(loader.read(source))
+            step(len(read), len(sources), {})
+    following, found = iter(read), []
+    for name, group in zip(names, groups, strict=True):
+        members = [next(following) for term in group for _ in term]
+        found += [_ensemble(str(name), members)] if len(group) > 1 else members
+    repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
+    if repeated:
+        raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
+    return found
+
+
+def refuse_seen(candidates: Sequence[Candidate]) -> None:
+    """Refuse a teacher that was fitted to samples that another one, and so all, are compared on.
+
+    Raises:
+        InputError: naming the teacher and the first such sample.
+    """
+    runs_only = [(c.name, c.trained_on, c.ids) for c in candidates if c.trained_on is not None and c.ids is not None]
+    # Once for each distinct list: the epochs of a run share theirs.
+    trained = {trained_on.tobytes(): (name, trained_on) for name, trained_on, _ in reversed(runs_only)}
+    heldout = {ids.tobytes(): ids for _, _, ids in runs_only}
+    for name, trained_on in reversed(trained.values()):
+        for ids in heldout.values():
+            seen = np.intersect1d(trained_on, ids)
+            if len(seen):
+                raise InputError(
+                    f"the teacher '{name}' was trained on {len(seen)} of the held-out samples (the first: {seen[0]}); "
+                    "compare teachers of one split: the same data, split and seed"
+                )
+
+
+def agree(what: str, given: Mapping[str, Any], length: int) -> None:
+    """Refuse ids, labels or class names of several teachers that differ; None is not compared.
+
+    Raises:
+        InputError: naming the first teacher and place that differ, or one with another number of them.
+    """
+    known = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    if known:
+        common_order(what, known, list(known), length)
+
+
+def agreed(what: str, candidates: Sequence["Candidate"]) -> np.ndarray | None:
+    """The `counts` or `truth` of several candidates for the same samples, or None where none has any.
+
+    Raises:
+        InputError: naming two candidates whose are not the same: what is ranked first would depend on their order.
+    """
+    given = {c.name: (np.asarray(getattr(c, what)), c) for c in candidates if getattr(c, what) is not None}
+    heldout = {name: heldout_rows(values, c.ids, len(c.logits)) for name, (values, c) in given.items()}
+    for name, rows in heldout.items():
+        first, expected = next(iter(heldout.items()))
+        if not np.array_equal(rows, expected, equal_nan=rows.dtype.kind == "f"):
+            raise InputError(
+                f"the {what} of '{name}' are not those of '{first}'; give both the same, or --{what} FILE.npy for all"
+            )
+    return max((values for values, _ in given.values()), key=len, default=None)
+
+
+def heldout_rows(table: np.ndarray, positions: np.ndarray | None, num_samples: int) -> np.ndarray:
+    """The rows of the held-out samples, at these positions of a data set, of a table of them alone or of all."""
+    if positions is None or len(table) == num_samples or len(table) <= positions.max():
+        return table
+    return table[positions]
+
+
+def teacher_references(name: str) -> list[TeacherRef]:
+    """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
+
+    Raises:
+        InputError: it is no run, or a file of logits, or all epochs of a run.
+    """
+    terms = _terms(name)
+    if any(len(term) > 1 for term in terms):
+        raise InputError(
+            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or let "
+            "--teacher auto choose"
+        )
+    sources = [source for term in terms for source in term]
+    for source in sources:
+        if isinstance(source, Path):
+            raise InputError(
+                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
+            )
+    return [source for source in sources if isinstance(source, TeacherRef)]
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+_Source = Path | TeacherRef
+
+
+def _terms(name: str) -> list[list[_Source]]:
+    """The terms of an ensemble, or the one there is; each stands for one teacher or, as ``RUN:epochs``, for several."""
+    whole = _sources(name)
+    if whole is not None:
+        return [whole]
+    found = []
+    for term in name.split("+"):
+        sources = _sources(term)
+        if sources is None:
+            raise InputError(
+                f"there is no run folder or file '{term}'; give a run folder or a .npz, .npy or .parquet file"
+            )
+        found.append(sources)
+    return found
+
+
+def _sources(name: str) -> list[_Source] | None:
+    """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
+    parts = name.split(":")  # a path may hold colons of its own
+    for count in range(len(parts), 0, -1):
+        start = ":".join(parts[:count])
+        if Path(start).is_file() and count == len(parts):
+            return [Path(start)]
+        if start and Path(start).is_dir():
+            if any("+" in selector for selector in parts[count:]):
+                return None  # an ensemble, of which this run is the first
+            return [*_references(Path(start), parts[count:])]
+    return None
+
+
+def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
+    """The teachers that ``RUN:selector:selector`` stands for."""
+    runs.read_result(run)
+    chosen: dict[str, Any] = {}
+    for selector in selectors:
+        key, value = _choice(run, selector)
+        if key in chosen or (key in _MOMENTS and chosen.keys() & _MOMENTS):
+            raise InputError(f"'{run}:{':'.join(selectors)}' names two moments or members of the run; give one")
+        chosen[key] = value
+    chosen["run"] = str(run)
+    if chosen.get("epoch") != "all":
+        return [parse(TeacherRef, chosen)]
+    kept = runs.kept_epochs(run)
+    if len(kept) < 2:
+        raise InputError(
+            f"the run '{run}' has kept {len(kept)} of its epochs; train with training.keep=all to keep them"
+        )
+    return [parse(TeacherRef, chosen | {"epoch": epoch}) for epoch in kept]
+
+
+def _choice(run: Path, selector: str) -> tuple[str, int | str | bool]:
+    """The key of a `TeacherRef` that a selector sets, and its value; ``all`` for every epoch."""
+    if selector == "calibrated":
+        return "calibrated", True
+    numbered = re.fullmatch(r"(epoch|member)-(\d+)", selector)
+    if numbered:
+        return numbered[1], int(numbered[2])
+    if selector in _WEIGHTS:
+        return "weights", selector
+    if selector != "epochs":
+        hint = did_you_mean(selector, [*_WEIGHTS, "calibrated", "epochs", "epoch-1", "member-0"])
+        raise InputError(f"'{run}:{selector}' names no weights of the run; {hint}")
+    return "epoch", "all"
+
+
+def name_of(reference: TeacherRef) -> str:
+    """A reference as it is written on the command line."""
+    moment = f"epoch-{reference.epoch}" if reference.epoch is not None else reference.weights
+    selectors = [moment] if moment != "last" else []
+    selectors += ["calibrated"] if reference.calibrated else []
+    selectors += [f"member-{reference.member}"] if reference.member is not None else []
+    return ":".join([str(reference.run), *selectors])
+
+
+def _file_names(sources: Sequence[_Source]) -> dict[Path, str]:
+    """A file is called by its stem, or by its path where two files have one stem."""
+    paths = {source for source in sources if isinstance(source, Path)}
+    stems = [path.stem for path in paths]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}
+
+
+# -- predictions ------------------------------------------------------------------------------------------------------
+
+
+class _Loader:
+    """Reads one source after another; each data set is loaded once."""
+
+    def __init__(
+        self,
+        data: Any,
+        data_dir: Path | str | None,
+        probabilities: bool,
+        transfer: bool | None,
+        file_names: Mapping[Path, str],
+    ) -> None:
+        self.data, self.data_dir, self.file_names = data, data_dir, file_names
+        self.probabilities, self.transfer = probabilities, transfer
+        self._loaded: dict[str, tuple[Data, Tensor]] = {}
+
+    def read(self, source: _Source) -> Candidate:
+        """One teacher."""
+        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
+
+    def _read_file(self, path: Path) -> Candidate:
+        name, table = self.file_names[path], tables.read_table(path)
+        if table.logits is None:
+            raise InputError(f"'{path}' has no 'logits', only what --data takes; give a file with a teacher's logits")
+        logits = table.logits
+        if self.probabilities:
+            what = f"The probabilities of teacher {name!r}"
+            logits = assess.forecast(logits, probabilities=True, what=what).log_probs
+        return Candidate(name, logits, table.labels, table.ids, counts=table.counts, truth=table.truth)
+
+    def _read_run(self, reference: TeacherRef) -> Candidate:
+        weights, _ = runs.teacher_weights(reference)
+        parts = runs.parts_of(reference.run, reference.member)
+        computed = reference.epoch is not None or reference.weights not in _STORED
+        wanted = {"heldout"} if computed else set()
+        if self.transfer is not False:
+            wanted |= {"train", "transfer"}
+        predicted, unseen = {}, None
+        try:
+            predicted = self._predict(reference, {n: index for n, index in parts.items() if n in wanted})
+        except InputError as error:
+            if self.transfer or computed:
+                raise
+            unseen = str(error)
+        temperature = runs.temperature_of(reference, weights)
+        heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
+        heldout = _at(heldout, temperature)
+        # Many epochs times a whole training set: in the precision that the model computed in.
+        seen = {
+            part: replace(each, logits=each.logits.astype(np.float32))
+            for part, each in ((part, _at(each, temperature)) for part, each in predicted.items())
+        }
+        numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
+        return Candidate(
+            name_of(reference),
+            heldout.logits,
+            heldout.labels,
+            heldout.ids,
+            parts["train"].numpy(),
+            (reference,),
+            counts=self._counts(reference),
+            class_names=None if weights.class_names == numbers else weights.class_names,
+            students_see=seen,
+            unseen=unseen,
+        )
+
+    def _predict(self, reference: TeacherRef, parts: Mapping[str, Tensor]) -> dict[str, Predictions]:
+        """What a run's teacher says to some parts of its data."""
+        if not parts:
+            return {}
+        recipe = runs.read_recipe(reference.run)
+        data = self._data_of(recipe, reference)
+        teacher = runs.load_teacher(reference)
+        accelerator = make_accelerator(recipe, None)
+        dataset = Indexed(data.train, num_classes=data.num_classes)
+        indices = torch.cat(list(parts.values()))
+        evaluator = Evaluator(dataset, indices, accelerator, distribution=teacher.distribution)
+        logits, labels = evaluator.predictions(teacher.model.to(accelerator.device))
+        logits = transformed(logits, teacher.transform)
+        sizes = [len(index) for index in parts.values()]
+        split = zip(parts, logits.split(sizes), labels.split(sizes), parts.values(), strict=True)
+        return {name: _predictions(*tensors) for name, *tensors in split}
+
+    def _counts(self, reference: TeacherRef) -> np.ndarray | None:
+        """What raters said of the run's data set, if it was read and knows; of one rater, no more than the label."""
+        read = self._loaded.get(self._key(runs.read_recipe(reference.run)))
+        counts = None if read is None else getattr(read[0].train, "counts", None)
+        return None if counts is None or (counts.sum(-1) < 2).any() else to_numpy(counts)
+
+    def _component(self, recipe: Recipe) -> Component:
+        if self.data_dir is None:
+            return recipe.data
+        return Component(**(recipe.data.model_dump() | {"data_dir": str(self.data_dir)}))
+
+    def _key(self, recipe: Recipe) -> str:
+        return self._component(recipe).model_dump_json()
+
+    def _data_of(self, recipe: Recipe, reference: TeacherRef) -> Data:
+        """The data set of a run, once it is sure that it is still the one that the run was trained on."""
+        component, key = self._component(recipe), self._key(recipe)
+        if key not in self._loaded:
+            found = setup.load_data(recipe.model_copy(update={"data": component}), self.data)
+            self._loaded[key] = found, labels_of(found.train, found.num_classes)
+        data, labels = self._loaded[key]
+        stored = _stored(
+            reference.model_copy(update={"epoch": None, "weights": "last"}),
+            runs.parts_of(reference.run, reference.member)["heldout"],
+        )
+        if stored.ids.max() >= len(labels) or (labels.numpy()[stored.ids] != stored.labels).any():
+            raise InputError(
+                f"the data set '{component.name}' gives other labels for the held-out samples than the run "
+                f"'{reference.run}' has recorded; give the data that it was trained on, with --data-dir or data="
+            )
+        return data
+
+
+def _stored(reference: TeacherRef, index: Tensor) -> Predictions:
+    """The held-out predictions that a run has stored."""
+    path = reference.run / "predictions.safetensors"
+    if not path.is_file():
+        raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
+    stored, _ = files.load_tensors(path)
+    try:
+        logits, labels = stored[f"heldout/{reference.weights}"], stored["heldout/labels"]
+    except KeyError as error:
+        raise InputError(f"'{path}' lacks {error}; it is damaged or was not written by Preceptor") from None
+    if reference.member is not None:
+        logits, labels = logits[reference.member], labels[reference.member]
+    return _predictions(logits, labels, index)
+
+
+def _predictions(logits: Tensor, labels: Tensor, index: Tensor) -> Predictions:
+    # Log-probabilities whatever the distribution: raw scores of a squared-error teacher may look like probabilities.
+    return Predictions(logits.double().log_softmax(-1).numpy(), labels.numpy(), index.numpy())
+
+
+def _at(predictions: Predictions, temperature: float) -> Predictions:
+    """The same at a temperature."""
+    if temperature == 1:
+        return predictions
+    return replace(predictions, logits=assess.forecast(predictions.logits / temperature).log_probs)
+
+
+# -- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def _ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
+    """The mean of the members' probabilities, of those that predict the same samples."""
+    first = members[0]
+    for member in members:
+        if member.logits.shape != first.logits.shape:
+            raise InputError(
+                f"the members of the ensemble '{name}' have unlike shapes: '{member.name}' {member.logits.shape} and "
+                f"'{first.name}' {first.logits.shape}; give predictions for the same samples and classes"
+            )
+        if sum(other.name == member.name for other in members) > 1:
+            raise InputError(f"the ensemble '{name}' has '{member.name}' twice; give each member once")
+    refuse_seen(members)
+    for what in ("ids", "labels"):
+        agree(what, {member.name: getattr(member, what) for member in members}, len(first.logits))
+    agree("class_names", {member.name: member.class_names for member in members}, first.logits.shape[-1])
+    trained = [member.trained_on for member in members if member.trained_on is not None]
+    live = all(member.references for member in members)
+    seen, unseen = _seen_by_all(members)
+    return Candidate(
+        name,
+        _mean([assess.forecast(m.logits, what=f"The logits of teacher {m.name!r}").log_probs for m in members]),
+        _first(member.labels for member in members),
+        _first(member.ids for member in members),
+        np.unique(np.concatenate(trained)) if trained else None,
+        tuple(reference for member in members for reference in member.references) if live else (),
+        agreed("counts", members),
+        agreed("truth", members),
+        _first(member.class_names for member in members),
+        seen,
+        unseen,
+    )
+
+
+def _seen_by_all(members: Sequence[Candidate]) -> tuple[dict[str, Predictions], str | None]:
+    """What the ensemble says to the samples of a part, where that part is the same for every member."""
+    found: dict[str, Predictions] = {}
+    for part, first in members[0].students_see.items():
+        views = [member.students_see.get(part) for member in members]
+        same = [view for view in views if view is not None and np.array_equal(view.ids, first.ids)]
+        if len(same) == len(members):
+            found[part] = Predictions(_mean([view.logits for view in same]), first.labels, first.ids)
+    # A file holds held-out predictions alone, which is no secret to whoever names it.
+    unlike = all(member.students_see for member in members) and not found
+    reason = "its members were not trained on the same samples" if unlike else None
+    return found, _first([*(member.unseen for member in members), reason])
+
+
+def _mean(log_probs: Sequence[np.ndarray]) -> np.ndarray:
+    return average_probabilities([torch.from_numpy(each) for each in log_probs]).numpy()
+
+
+def _first(values: Iterable[Any]) -> Any:
+    """The first that is known, or None."""
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,241 @@
+"""The page of an assessment: what the rankings say, their pictures, all scores."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preceptor.assess import Comparison, Estimate, TeacherScores
+from preceptor.runs import circumstances
+from preceptor.study import page, pictures
+from preceptor.study.teachers.candidates import Candidate, name_of
+from preceptor.study.teachers.ranking import Assessment, Ranking
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["write_page"]
+
+# Name, header, factor and digits of a column; those with an interval show it below.
+_COLUMNS = (
+    ("distance", "distance ↓", 1, 4, True),
+    ("brier", "Brier ↓", 1, 4, True),
+    ("brier_calibration", "of it calibration ↓", 1, 4, False),
+    ("brier_refinement", "of it refinement ↓", 1, 4, False),
+    ("brier_recalibrated", "at best T ↓", 1, 4, True),
+    ("accuracy", "acc % ↑", 100, 1, True),
+    ("nll", "NLL ↓", 1, 3, True),
+    ("calibration_error", "ECE % ↓", 100, 1, True),
+    ("sharpness", "sharpness", 1, 3, False),
+    ("entropy", "entropy", 1, 3, False),
+    ("top_k_mass", "top-K mass", 1, 3, False),
+    ("renyi_entropy", "Rényi entropy at T", 1, 3, False),
+    ("power_sum", "power sum at T", 1, 3, False),
+)
+_MOST_DIAGRAMS, _MOST_DOTS = 12, 30
+_LONGEST_NAME = 40
+
+
+def write_page(assessment: Assessment, path: Path | str, *, command: str | None = None) -> Path:
+    """Write an assessment as one HTML file that needs no network.
+
+    Args:
+        assessment: made by `assess_candidates`.
+        path: of the page; its folder is made if need be, and the file is whole or absent.
+        command: that made it.
+    """
+    first = assessment.rankings[0].comparison
+    values = {
+        "first": first,
+        "count": len(assessment.candidates),
+        "findings": [*_findings(assessment), *assessment.remarks],
+        "sections": [_section(ranking, assessment.candidates) for ranking in assessment.rankings],
+        "made": _made(first, command),
+    }
+    return page.write("assessment.html.j2", path, values)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page shows of one ranking."""
+
+    loss: str
+    scored: str
+    measure: str
+    dots: "Markup"
+    epochs: "Markup | None"
+    diagrams: "list[Markup]"
+    left_out: int
+    undotted: int
+    headers: list[str]
+    rows: list[tuple[str, str, list[tuple[str, str]]]]
+    top_k: int
+
+
+def _section(ranking: Ranking, candidates: Sequence[Candidate]) -> _Section:
+    comparison, names = ranking.comparison, _shortener(candidates)
+    shown = comparison.teachers[:_MOST_DIAGRAMS]
+    headers, rows = _table(ranking)
+    return _Section(
+        loss=comparison.loss,
+        scored=comparison.scored,
+        measure=_measure_name(comparison),
+        dots=_dot_plot(comparison, names),
+        epochs=_along_epochs(comparison, candidates, names),
+        diagrams=_diagrams(ranking, shown, names),
+        left_out=len(comparison.teachers) - len(shown),
+        undotted=max(0, len(comparison.teachers) - _MOST_DOTS),
+        headers=headers,
+        rows=rows,
+        top_k=comparison.to_dict()["top_k"],
+    )
+
+
+# Findings
+
+
+def _findings(assessment: Assessment) -> "Iterator[Markup]":
+    if len(assessment.candidates) == 1:
+        yield page.sentence("There is one teacher: it is scored and not ranked.")
+        return
+    for ranking in assessment.rankings:
+        yield _winner(ranking.comparison)
+    best = {ranking.comparison.best for ranking in assessment.rankings}
+    if len(best) > 1:
+        yield page.sentence(
+            "The losses disagree on the best: each makes something else of a teacher, so a ranking holds for its loss."
+        )
+
+
+def _winner(comparison: Comparison) -> "Markup":
+    best, second = comparison.teachers[:2]
+    ahead = -next(d.estimate for d in comparison.differences if (d.first, d.second) == (best.name, second.name))
+    tied = [d.second for d in comparison.differences if d.first == best.name and d.tie]
+    text = "Under {} the best teacher is {}, with a {} of {} on held-out samples. " + page.lead(ahead)
+    if len(tied) > 1:
+        text += f" In all, {len(tied)} teachers cannot be told from the best."
+    score = best.scores[_measure(comparison)]
+    measure = _measure_name(comparison)
+    words = (page.strong(comparison.loss), page.strong(best.name), measure, page.interval(score, 4))
+    return page.sentence(text, *words, page.strong(second.name), page.interval(ahead, 4))
+
+
+def _measure(comparison: Comparison) -> str:
+    """The score that ranks; with one rater a sample there is no distance, and the Brier score ranks alike."""
+    return comparison.criterion if comparison.criterion in comparison.teachers[0].scores else "brier"
+
+
+def _measure_name(comparison: Comparison) -> str:
+    names = {
+        "brier": "Brier score",
+        "brier_recalibrated": "Brier score at the best temperature",
+        "distance": "distance to the truth",
+    }
+    return names[_measure(comparison)]
+
+
+# Pictures
+
+
+def _dot_plot(comparison: Comparison, names: Callable[[str], str]) -> "Markup":
+    behind = {d.second: -d.estimate for d in comparison.differences if d.first == comparison.best}
+    teachers = comparison.teachers[:_MOST_DOTS]
+    score = {teacher.name: teacher.scores[_measure(comparison)] for teacher in teachers}
+    rows = [(names(name), estimate, behind.get(name)) for name, estimate in score.items()]
+    groups = [teacher.rank or 1 for teacher in teachers]
+    labels = (f"{_measure_name(comparison)} (less is better)", "behind the best")
+    listed = ", ".join(f"{name} {page.interval(estimate, 4)}" for name, estimate in score.items())
+    alt = f"Dot plot of the {_measure_name(comparison)} under {comparison.loss}: {listed}."
+    draw = lambda figure: pictures.score_panel(figure, rows, groups, labels)  # noqa: E731
+    return page.svg(draw, 680, 26 * len(rows) + 64, alt, axes=False)
+
+
+def _along_epochs(
+    comparison: Comparison, candidates: Sequence[Candidate], names: Callable[[str], str]
+) -> "Markup | None":
+    """The score along the epochs of every run of which several are among the candidates."""
+    scores = {teacher.name: teacher.scores[_measure(comparison)] for teacher in comparison.teachers}
+    series: dict[str, list[tuple[int, Estimate]]] = {}
+    for candidate in candidates:
+        if len(candidate.references) == 1 and (epoch := candidate.references[0].epoch) is not None:
+            run = name_of(candidate.references[0].model_copy(update={"epoch": None}))
+            series.setdefault(names(run), []).append((epoch, scores[candidate.name]))
+    series = {name: sorted(points, key=lambda point: point[0]) for name, points in series.items() if len(points) > 1}
+    if not series:
+        return None
+    listed = "; ".join(
+        f"{name}: " + ", ".join(f"epoch {epoch} {page.number(score.value, 4)}" for epoch, score in points)
+        for name, points in series.items()
+    )
+    alt = f"{_measure_name(comparison)} along the epochs under {comparison.loss}. {listed}."
+    label = _measure_name(comparison)
+    return page.svg(lambda figure: pictures.epochs_panel(figure.subplots(), series, label), 680, 280, alt, axes=False)
+
+
+def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Callable[[str], str]) -> "list[Markup]":
+    bins = {teacher.name: asdict(ranking.reliability[teacher.name]) for teacher in teachers}
+    scale = pictures.reliability_scale(list(bins.values()))
+    found = []
+    for teacher in teachers:
+        error = teacher.scores["calibration_error"].value
+        alt = f"Reliability diagram of {teacher.name}: calibration error {page.number(100 * error, 1)} %."
+
+        def draw(axes: Any, name: str = teacher.name, error: float = error) -> None:
+            pictures.reliability_panel(axes, _cut(names(name), 26), bins[name], error, scale)
+
+        found.append(page.svg(draw, 232, 250, alt))
+    return found
+
+
+def _shortener(candidates: Sequence[Candidate]) -> Callable[[str], str]:
+    """Shortens names: without the folder that all runs lie in, so that pictures have room for them."""
+    folders = [os.path.dirname(reference.run) for candidate in candidates for reference in candidate.references]
+    alike = len({os.path.isabs(folder) for folder in folders}) == 1
+    common = os.path.commonpath(folders) if alike else ""
+    prefix = os.path.join(common, "") if common.strip(os.sep) else ""
+    return lambda name: _cut(name.replace(prefix, "") if prefix else name, _LONGEST_NAME)
+
+
+def _cut(name: str, most: int) -> str:
+    """A long name without its middle: beginnings and endings tell runs apart."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+
+
+# The table
+
+
+def _table(ranking: Ranking) -> tuple[list[str], list[tuple[str, str, list[tuple[str, str]]]]]:
+    """Headers, and of each teacher rank, name and cells of a value and its interval."""
+    comparison = ranking.comparison
+    columns = [column for column in _COLUMNS if column[0] in comparison.teachers[0].scores]
+    # Where students learn stands beside the held-out score that ranks.
+    place = next(i for i, column in enumerate(columns) if column[0] == _measure(comparison)) + 1
+    headers = [header for _, header, *_ in columns]
+    if ranking.students_see:
+        headers[place - 1] += " held out"
+    headers[place:place] = [ranking.header(part) for part in ranking.students_see]
+    rows = []
+    for teacher in comparison.teachers:
+        cells = [_cell(teacher.scores[key], factor, digits, shown) for key, _, factor, digits, shown in columns]
+        known = [scores.get(teacher.name) for scores in ranking.students_see.values()]
+        cells[place:place] = [_cell(s.estimate, 1, 4, True) if s else (page.MISSING, "") for s in known]
+        rows.append((str(teacher.rank or page.MISSING), teacher.name, cells))
+    return headers, rows
+
+
+def _cell(estimate: Estimate, factor: int, digits: int, shown: bool) -> tuple[str, str]:
+    value, low, high = (
+        page.number(factor * number, digits) for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return value, f"{low} to {high}" if shown else ""
+
+
+def _made(comparison: Comparison, command: str | None) -> dict[str, str]:
+    known = {
+        "command": command,
+        "held out": f"{comparison.num_samples} samples of {comparison.num_classes} classes",
+        "intervals": f"{comparison.level:.0%}, {comparison.resamples} bootstrap resamples, seed {comparison.seed}",
+        **page.made_with(circumstances("cpu")),
+    }
+    return {name: str(value) for name, value in known.items() if value not in (None, "")}

@@ -1,0 +1,261 @@
+"""A run folder knows the Python objects that it was made with, and weights know whose model they are."""
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
+
+from preceptor.data import digits
+from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.errors import InputError
+from preceptor.losses import kd, ttm
+from preceptor.recipe import Component, Proxy, TeacherRef, Temperature, dump
+from preceptor.runs import read_objects
+from preceptor.runs.identity import fingerprint
+from preceptor.tasks import teacher as teacher_module
+from preceptor.tasks.teacher import Mixture, Teacher, Transformed
+from preceptor.teaching import cross_entropy, mse
+from preceptor.teaching.soteacher import SoTeacher
+from preceptor.training import Lookup, Student, distill, distill_stack, load_model, load_teacher, teach
+from preceptor.training.loop import Loop
+from training.toys import distill_recipe, stopped_at, teach_recipe, weights
+
+QUICK = "training.epochs=1"
+HOT, COLD = Temperature(temperature=2.0), Temperature(temperature=0.5)
+
+
+def small(num_classes: int, width: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, num_classes))
+
+
+def flat(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def ask(batch: Any) -> Tensor:
+    return batch["input"].flatten(1)[:, :10]
+
+
+def ask_otherwise(batch: Any) -> Tensor:
+    return batch["input"].flatten(1)[:, 10:20]
+
+
+def net(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return flat(10)
+
+
+def table(seed: int) -> Tensor:
+    return torch.randn(1, 1797, 10, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(factor: float) -> ArrayDataset:
+    data = digits()
+    return ArrayDataset(data.train.inputs * factor, data.train.labels)  # type: ignore[attr-defined]
+
+
+def pooled(first: int) -> Data:
+    return replace(digits(), pools={"heldout": torch.arange(first, first + 200)})
+
+
+def taught(**given: Any) -> Callable[[Path], Any]:
+    return lambda folder: teach(teach_recipe(QUICK), folder, **given)
+
+
+def learned(**given: Any) -> Callable[[Path], Any]:
+    return lambda folder: distill(distill_recipe(QUICK), folder, **{"teacher": ask, **given})
+
+
+def stacked(seed: int) -> Callable[[Path], Any]:
+    students = [Student(0, 0, Component(name="kd"))]
+    return lambda folder: distill_stack(distill_recipe(QUICK), students, table(seed), folder)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "role"),
+    [
+        (taught(), taught(model=flat), "model"),
+        (taught(model=flat), taught(), "model"),
+        (taught(model=small), taught(model=functools.partial(small, width=6)), "model"),
+        (taught(objective=cross_entropy), taught(objective=mse), "objective"),
+        (taught(objective=mse), taught(objective=functools.partial(mse, on="logit")), "objective"),
+        (taught(), taught(objective=SoTeacher()), "objective"),
+        (taught(data=pixels(1.0)), taught(data=pixels(0.5)), "data"),
+        (taught(), taught(data=pixels(1.0)), "data"),
+        (taught(data=pooled(0)), taught(data=pooled(1)), "data"),
+        (taught(data=digits()), taught(data=pooled(0)), "data"),
+        (learned(), learned(teacher=ask_otherwise), "teacher"),
+        (learned(teacher=net(0)), learned(teacher=net(1)), "teacher"),
+        (learned(teacher=net(0)), learned(teacher=Teacher(net(0), temperature=2.0)), "teacher"),
+        (learned(teacher=Teacher(net(0))), learned(teacher=Teacher(net(0), transform=COLD)), "teacher"),
+        (learned(teacher=[net(0), net(1)]), learned(teacher=[net(0), (net(1), 2.0)]), "teacher"),
+        (learned(teacher=Lookup(table(0)[0])), learned(teacher=Lookup(table(1)[0])), "teacher"),
+        (learned(loss=kd), learned(loss=functools.partial(ttm, temperature=1.0)), "loss"),
+        (stacked(0), stacked(1), "table"),
+    ],
+)
+def test_a_folder_made_with_other_objects(
+    first: Callable[[Path], Any],
+    second: Callable[[Path], Any],
+    role: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused whether the run is complete or not; with the same objects, made again, it is found."""
+    found = first(tmp_path / "run")
+    monkeypatch.setattr(Loop, "run", lambda self: pytest.fail("trained again"))
+    assert first(tmp_path / "run") == found
+    for _ in ("complete", "not complete"):
+        with pytest.raises(InputError, match=f"was made with another {role}: .* there and .* here; give the same"):
+            second(tmp_path / "run")
+        (tmp_path / "run" / "result.json").unlink(missing_ok=True)
+
+
+def test_an_objective_with_history_goes_on(tmp_path: Path) -> None:
+    """What it has seen is no identity: the same object, or a new one of its class, is taken."""
+    objective = SoTeacher()
+    with stopped_at(4):
+        teach(teach_recipe(), tmp_path / "run", objective=objective)
+    result = teach(teach_recipe(), tmp_path / "run", objective=objective)
+    assert teach(teach_recipe(), tmp_path / "run", objective=SoTeacher()) == result
+
+
+def test_an_older_folder_is_not_checked(tmp_path: Path) -> None:
+    result = teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
+    (tmp_path / "run" / "recipe.yaml").write_text(dump(teach_recipe(QUICK)))
+    assert read_objects(tmp_path / "run") is None
+    assert teach(teach_recipe(QUICK), tmp_path / "run") == result
+
+
+def test_what_the_recipe_loads_itself_is_no_object(tmp_path: Path) -> None:
+    teach(teach_recipe(QUICK), tmp_path / "run", seeds=[0, 1])
+    assert read_objects(tmp_path / "run") == {}
+
+
+# -- weights of one's own factory ----------------------------------------------------------------------------
+
+
+def test_weights_of_ones_own_factory_say_so(tmp_path: Path) -> None:
+    teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
+    path = tmp_path / "run" / "last.safetensors"
+    name = f"{__name__}:flat"
+    sentence = re.escape(
+        f"factory of your own, {name}; rebuild it by load_model(path, model=...), or name it in the recipe"
+    )
+    with pytest.raises(InputError, match=sentence):
+        load_model(path)
+    with pytest.raises(InputError, match=sentence):
+        load_teacher(TeacherRef(run=tmp_path / "run"))
+    model, found = load_model(path, model=flat)
+    assert found.model == {"factory": name}
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights(tmp_path / "run")[key])
+    with pytest.raises(InputError, match="another architecture"):
+        load_model(path, model=small)
+
+
+def test_errors_name_ones_own_factory() -> None:
+    with pytest.raises(InputError, match="the model 'flat' has 9 outputs"):
+        teach(teach_recipe(), model=functools.wraps(flat)(lambda num_classes: flat(9)))
+
+
+# -- fingerprints --------------------------------------------------------------------------------------------
+
+
+class Files(Dataset[Any]):
+    """Samples that are somewhere else."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(2), index % 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
+        (torch.ones(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16)),
+        (np.zeros(2), np.ones(2)),
+        ([1, 2], [12]),
+        (["1"], [1]),
+        (nn.BatchNorm1d(3), nn.BatchNorm1d(3, eps=1e-3, affine=False)),
+        (TensorDataset(torch.zeros(3)), TensorDataset(torch.ones(3))),
+        ([(torch.zeros(2), 0)], [(torch.zeros(2), 1)]),
+        (Files(3), Files(4)),
+        (ConcatDataset([pixels(1.0), pixels(2.0)]), ConcatDataset([pixels(1.0), pixels(3.0)])),
+        (nn.Identity, nn.Flatten),
+        (Lookup(torch.zeros(2, 3, 2), [0, 1]), Lookup(torch.zeros(2, 3, 2), [1, 0])),
+    ],
+)
+def test_fingerprints_tell_apart(one: Any, other: Any) -> None:
+    assert fingerprint(one) != fingerprint(other)
+    assert json.loads(json.dumps(fingerprint(one))) == fingerprint(one)
+
+
+TEACHERS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
+    Teacher: (
+        {"model": net(0), "distribution": "softmax", "temperature": 1.0, "class_names": ["a", "b"], "transform": HOT},
+        {"model": net(1), "distribution": "clip", "temperature": 2.0, "class_names": ["b", "a"], "transform": COLD},
+    ),
+    Mixture: (
+        {"teachers": [ask, net(0)], "weights": [1.0, 2.0]},
+        {"teachers": [net(0), ask], "weights": [2.0, 1.0]},
+    ),
+    Transformed: (
+        {"teacher": ask, "transform": HOT},
+        {"teacher": ask_otherwise, "transform": Proxy(coefficients=(0.5,))},
+    ),
+    Lookup: (
+        {"table": torch.zeros(2, 3, 2), "row_of": [0, 1]},
+        {"table": torch.ones(2, 3, 2), "row_of": None},
+    ),
+}
+
+
+def test_every_argument_of_every_teacher_is_in_its_fingerprint() -> None:
+    ours = inspect.getmembers(teacher_module, inspect.isclass)
+    assert {kind for _, kind in ours if kind.__module__ == teacher_module.__name__} == TEACHERS.keys()
+    for kind, (arguments, others) in TEACHERS.items():
+        assert arguments.keys() == others.keys() == inspect.signature(kind).parameters.keys()
+        known = fingerprint(kind(**arguments))
+        assert fingerprint(kind(**arguments)) == known
+        for name, other in others.items():
+            assert fingerprint(kind(**{**arguments, name: other})) != known, (kind, name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.arange(6.0).view(2, 3).T, torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])),
+        (np.arange(6).reshape(2, 3).T, np.ascontiguousarray(np.arange(6).reshape(2, 3).T)),
+        (np.array([{}]), np.array([{1: 2}])),  # objects are no numbers
+        (net(3), net(3)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (Files(3), Files(3)),
+    ],
+)
+def test_fingerprints_that_are_equal(one: Any, other: Any) -> None:
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_a_very_large_array_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preceptor.runs.identity._MOST_BYTES", 8)
+    assert fingerprint(torch.tensor([1.0, 2.0, 3.0])) == fingerprint(torch.tensor([1.0, 2.0, 4.0]))
+    assert fingerprint(torch.tensor([1.0, 2.0])) != fingerprint(torch.tensor([1.0, 3.0]))
