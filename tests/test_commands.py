@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from preceptor.cli import app
+from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, load
 from preceptor.study.recipe import Study
 
@@ -328,7 +330,27 @@ def test_a_study_folder_that_holds_another_study(tmp_path: Path) -> None:
     few = ["seeds=[0]", "teach.training.epochs=1", "distill.training.epochs=1", "baseline.training.epochs=1"]
     out = tmp_path / "q"
     assert run("quickstart", *few, "--out", out).exit_code == 0
-    assert "holds another study" in refused("quickstart", *few, "losses.kd.ce_weight=0.3", "--resume", out)
+    line = refused("quickstart", *few, "losses.kd.ce_weight=0.3", "--resume", out)
+    assert line.endswith("holds another study (see its study.yaml); give another folder (on the command line: --out)")
+
+
+def test_an_error_names_the_flag_of_its_argument_where_the_verb_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sentence(argument: str | None) -> str:
+        def refuse(*arguments: object, **options: object) -> None:
+            raise InputError("so", argument=argument)
+
+        monkeypatch.setattr("preceptor.study.teachers.assess_files", refuse)
+        return refused("assess", "nowhere")
+
+    assert sentence("losses") == "error: so (on the command line: --loss)"
+    assert sentence("data_dir") == "error: so (on the command line: --data-dir)"
+    for argument in ("folder", "candidates", None):
+        assert sentence(argument) == "error: so"
+
+
+def test_an_error_keeps_its_argument_on_the_way_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(InputError("so", argument="folder")))
+    assert (str(error), error.argument) == ("so", "folder")
 
 
 def test_a_study_whose_teachers_see_other_samples_than_its_students() -> None:

@@ -5,7 +5,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user handed over is wrong; the message is one sentence, meant to be read as it stands."""
+    """Something the user handed over is wrong; the message is one sentence, meant to be read as it stands.
+
+    `argument` is the Python argument that the remedy is about (``folder``, ``teacher``, ...). A message never names a
+    flag: the command line, which knows its own, adds it.
+    """
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``preceptor VERB``. Nothing heavy is imported before a verb runs."""
+"""The command line: ``preceptor VERB``. Nothing heavy is imported before a verb runs: ``--help`` is instant."""
 
 from preceptor.cli.app import app, main
 

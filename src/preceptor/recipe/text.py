@@ -160,7 +160,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
     if first["type"] == "missing":
-        return f"the recipe lacks the key '{key}'; add it, or give {key}=... on the command line"
+        return f"the recipe lacks the key '{key}'; add it, or give {key}=..."
     if first["type"] == "value_error":
         return str(context["error"])
     if first["type"] == "literal_error":

@@ -54,7 +54,9 @@ def refuse_other(folder: Path, study: BaseModel) -> None:
     path = folder / "study.yaml"
     # Read and written again: a version that knows further keys fills in their defaults.
     if path.exists() and _essence(parse(type(study), read_yaml(path))) != _essence(study):
-        raise InputError(f"the folder '{folder}' holds another study (see its study.yaml); give another one with --out")
+        raise InputError(
+            f"the folder '{folder}' holds another study (see its study.yaml); give another folder", argument="folder"
+        )
 
 
 def _essence(study: BaseModel) -> str:

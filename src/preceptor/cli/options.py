@@ -1,0 +1,21 @@
+"""Arguments and options that several verbs take, and what they do to a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optimizer.lr=0.1")]
+Folder = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: runs/<recipe's name>.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set's files are.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def with_data_dir(overrides: list[str] | None, data_dir: Path | None, *parts: str) -> list[str]:
+    """``--data-dir`` for a recipe, or for each of the recipes that are `parts` of a study, before the overrides."""
+    from preceptor.recipe import text_override
+
+    keys = [f"{part}.data.data_dir" for part in parts] or ["data.data_dir"]
+    return [*(text_override(key, data_dir) for key in keys if data_dir), *(overrides or [])]

@@ -1,0 +1,151 @@
+"""The verbs that train one model: ``teach`` and ``distill``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preceptor.cli.options import DataDir, DryRun, Folder, Json, Overrides, RecipeName, with_data_dir
+from preceptor.cli.output import say, score_table, show_json, show_recipe, show_table
+from preceptor.errors import InputError
+
+if TYPE_CHECKING:
+    from preceptor.recipe import DistillRecipe, TeachRecipe
+
+
+def teach(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    folder: Folder = None,
+    data_dir: DataDir = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            "--select",
+            help="teaching: keep every epoch, and the one that teaches best beside the one that scores best.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a teacher. Stopped or killed, the same command goes on where it was."""
+    from preceptor.recipe import TeachRecipe, find_recipe, load
+
+    if select not in (None, "teaching"):
+        raise InputError(f"--select is '{select}'; give teaching (what 'best' means is training.select=brier)")
+    # Before the user's own overrides, which come last and win.
+    implied = ["training.keep=all", "training.select=accuracy"] if select else []
+    path = find_recipe(recipe)
+    loaded = load(TeachRecipe, path, implied + with_data_dir(overrides, data_dir))
+    if select:
+        _check_choice(loaded)
+    if dry_run:
+        show_recipe(loaded)
+        return
+    from preceptor import training
+
+    folder = folder or Path("runs") / path.stem
+    result = training.teach(loaded, folder, progress=True)
+    if select:
+        from preceptor.study.teachers import keep_teaching
+
+        result = keep_teaching(folder, progress=True)
+        say(f"teaches best: {result['teaching']['choice']['single']}, now in teaching.safetensors")
+    _show(result, folder, as_json)
+
+
+def distill(
+    recipe: RecipeName,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]... [RUN]...", help="e.g. optimizer.lr=0.1; runs after --teacher auto."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="A teacher as assess names them (RUN, RUN:best, A+B...), or auto: chosen among the RUNs that follow.",
+        ),
+    ] = None,
+    folder: Folder = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student from a teacher. Stopped or killed, the same command goes on where it was.
+
+    With --teacher auto the held-out labels choose: checkpoint or mixture, and what to do to its output.
+    """
+    from preceptor.recipe import DistillRecipe, find_recipe, load
+
+    names = [argument for argument in arguments or [] if "=" not in argument]
+    assignments = with_data_dir([a for a in arguments or [] if "=" in a], data_dir)
+    if names and teacher != "auto":
+        raise InputError(f"'{names[0]}' is no KEY=VALUE; write runs to choose from after --teacher auto")
+    if teacher == "auto":
+        _refuse_two_teachers(assignments)
+    elif teacher:
+        assignments.append(_teacher_override(teacher))
+    path = find_recipe(recipe)
+    loaded = load(DistillRecipe, path, assignments)
+    choice = None
+    if teacher == "auto":
+        loaded, choice = _choose(loaded, names, data_dir, show=dry_run or not as_json, to_stderr=dry_run)
+    if dry_run:
+        show_recipe(loaded)
+        return
+    from preceptor import training
+
+    folder = folder or Path("runs") / path.stem
+    result = training.distill(loaded, folder, choice=choice, progress=True)
+    _show(result, folder, as_json)
+
+
+def _show(result: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        show_json(result)
+    else:
+        show_table(score_table(result, folder))
+
+
+def _check_choice(recipe: "TeachRecipe") -> None:
+    """Refuse, before anything is trained, a run that would leave ``--select teaching`` without a choice."""
+    kept = recipe.training.kept_epochs
+    if len(kept) < 2:
+        raise InputError(
+            f"--select teaching chooses among the epochs that a run has kept, and this one would keep {len(kept)} "
+            f"(training.keep={recipe.training.keep}, training.epochs={recipe.training.epochs}); train for two epochs "
+            "or more, and leave training.keep and training.checkpoint_epochs out"
+        )
+
+
+def _refuse_two_teachers(assignments: list[str]) -> None:
+    named = [assignment for assignment in assignments if assignment.startswith("teacher")]
+    if named:
+        raise InputError(f"'{named[0]}' names a teacher and --teacher auto chooses one; leave one of the two out")
+
+
+def _choose(
+    recipe: "DistillRecipe", names: list[str], data_dir: Path | None, *, show: bool, to_stderr: bool
+) -> "tuple[DistillRecipe, dict[str, Any]]":
+    """The recipe with the teacher that the held-out labels choose, and the choice, which is shown."""
+    from preceptor.study.teachers import choose_teacher
+
+    resolved, choice = choose_teacher(recipe, names, data_dir=data_dir, progress=True)
+    if show:
+        show_table(choice.table(), to_stderr=to_stderr)
+    return resolved, choice.to_dict()
+
+
+def _teacher_override(name: str) -> str:
+    """``teacher=`` for a run folder, or for what `assess` calls so: checkpoints of runs, ensembles."""
+    import json
+
+    from preceptor.recipe import text_override
+
+    if Path(name).is_dir() or not (":" in name or "+" in name):
+        return text_override("teacher", name)
+    from preceptor.study.teachers.candidates import teacher_references
+
+    references = [reference.model_dump(mode="json") for reference in teacher_references(name)]
+    return f"teacher={json.dumps(references, ensure_ascii=False)}"
