@@ -1,7 +1,5 @@
 """The proxy teacher against direct minimisation, its bounds of validity, and its derivatives."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from scipy.special import softmax
 
-import preceptor.outputs.proxy
 from preceptor.errors import InputError
 from preceptor.losses import ptloss
 from preceptor.outputs.proxy import _curvature_margin, proxy_teacher
@@ -313,9 +310,3 @@ def test_the_edge_of_the_permitted_set_is_permitted():
 def test_bad_logits_are_refused(logits, message):
     with pytest.raises(InputError, match=message):
         proxy_teacher(logits, [1.0])
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(preceptor.outputs.proxy)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,8 +1,5 @@
 """What every objective that is a pure function keeps: its formula, masks, shapes, dtypes, transforms."""
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -185,12 +182,3 @@ def test_bad_masks_and_logits_are_refused(objective, options, logits, labels):
 def test_labels_on_a_device_are_not_waited_for(objective, options, logits, labels):
     """The meta device has no values: whoever looked at one would fail."""
     assert objective(logits.to("meta"), labels.to("meta"), **options).shape == (B,)
-
-
-@pytest.mark.parametrize(
-    "module", ["averaging", "classification", "ensemble", "mse", "soteacher", "temperature", "tolerant"]
-)
-def test_examples_in_docstrings(module):
-    result = doctest.testmod(importlib.import_module(f"preceptor.teaching.{module}"))
-    assert result.attempted
-    assert not result.failed

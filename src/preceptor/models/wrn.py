@@ -76,6 +76,7 @@ def wrn_16_1(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), drop
 def wrn_16_2(*, num_classes: int, input_shape: Sequence[int] = (3, 32, 32), dropout: float = 0.0) -> WideResNet:
     """WRN-16-2 for small images (channels, height, width); 703,284 parameters with 100 classes.
 
+    >>> import torch
     >>> model = wrn_16_2(num_classes=100)
     >>> sum(parameter.numel() for parameter in model.parameters())
     703284

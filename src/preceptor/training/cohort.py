@@ -1,0 +1,101 @@
+"""The models of a run and the samples that each of them sees; a single model is a cohort of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.data.dataset import Data, Indexed
+from preceptor.names import call
+from preceptor.recipe import Recipe
+from preceptor.training.batches import Augmentation, Batches, StackedBatches
+from preceptor.training.setup import Samples
+from preceptor.training.streams import Streams
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Models that differ by seed or hyper-parameter, and their samples.
+
+    Everything that a run computes of its models has one row for each, or, where `source_of` is None, is that of the
+    single model, without such an axis. No other part of the trainer asks which of the two it is.
+
+    Args:
+        module: the model, or a `Stack`.
+        samples: the distinct splits that models learn from, S of them.
+        source_of: for each of the M models, which of `samples` it sees; None for a single model.
+    """
+
+    module: nn.Module
+    samples: list[Samples]
+    source_of: list[int] | None = None
+
+    @property
+    def data(self) -> Data:
+        """The data set, which all splits cut."""
+        return self.samples[0].data
+
+    @property
+    def size(self) -> int | None:
+        """M, or None for a single model."""
+        return None if self.source_of is None else len(self.source_of)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The indices of each part of the data, (n,) or (S, n)."""
+        return {name: self._joined([s.parts[name] for s in self.samples]) for name in self.samples[0].parts}
+
+    @property
+    def labelled(self) -> Tensor | None:
+        """Whose labels a student may look at, bool (N,) or (M, N); None if everybody's."""
+        each = [s.labelled for s in self.samples]
+        known = [rows for rows in each if rows is not None]
+        return self.by_model(self._joined(known)) if len(known) == len(each) else None
+
+    def scored(self, part: str) -> tuple[Indexed, Tensor]:
+        """The data set and the indices, (n,) or (S, n), of the part ``heldout`` or ``test``."""
+        first = self.samples[0]
+        used = first.train if part == "heldout" else first.test
+        assert used is not None
+        rows = self._joined([s.parts["heldout"] if part == "heldout" else s.test_indices for s in self.samples])
+        # An `Indexed` of its own: random transforms of a data set are the same here in every epoch and run.
+        return Indexed(used.dataset, num_classes=used.num_classes), rows
+
+    def by_model(self, values: Tensor) -> Tensor:
+        """One row for each model of one for each source."""
+        return values if self.source_of is None else values[self.source_of]
+
+    def each(self, values: Tensor) -> list[Tensor]:
+        """The value of each model."""
+        return [values] if self.source_of is None else list(values)
+
+    def plain(self, values: Sequence[T]) -> T | list[T]:
+        """One value a model as a list, or as that of the single model."""
+        return values[0] if self.source_of is None else list(values)
+
+    def num_parameters(self) -> int:
+        """Of one model."""
+        return sum(each.numel() for each in self.module.parameters()) // (self.size or 1)
+
+    def batches(self, recipe: Recipe, indices: Sequence[Tensor]) -> Batches | StackedBatches:
+        """The training batches; `indices` are of the samples that each source gives."""
+        augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
+        streams = [
+            Batches(
+                samples.train,
+                rows,
+                recipe.training.batch_size,
+                Streams(samples.seed, recipe.streams),
+                augmentation=augmentation,
+                num_workers=recipe.training.num_workers,
+            )
+            for samples, rows in zip(self.samples, indices, strict=True)
+        ]
+        return streams[0] if self.source_of is None else StackedBatches(streams, self.source_of)
+
+    def _joined(self, rows: Sequence[Tensor]) -> Tensor:
+        return rows[0] if self.source_of is None else torch.stack(list(rows))
