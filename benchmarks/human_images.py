@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foretold.command import Case, features, main
+from foretold.truth import Truth
 from known_truth import MIXTURES, sample
 from preceptor.assess.distance import draw_labels
 from preceptor.data.cifar import CIFAR10
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.recipe import TeachRecipe, load, read_yaml
 from preceptor.runs import load_model
-from preceptor.study.prediction.run import Truth
 from preceptor.training import teach
-from prediction import Case, features, main
 
 RECIPES = Path(__file__).parent / "recipes"
 DRAW_SEED = 0

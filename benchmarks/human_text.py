@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
+from foretold.command import Case, features, main
+from foretold.truth import Truth
 from known_truth import MIXTURES, sample
 from preceptor.data import text
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.models.encoder import embed
-from preceptor.study.prediction.run import Truth
-from prediction import Case, features, main
 
 RECIPES = Path(__file__).parent / "recipes"
 # Ratings from -4 to 4 as five classes.

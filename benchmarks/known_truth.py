@@ -7,10 +7,10 @@ import argparse
 import json
 from pathlib import Path
 
+from foretold.command import Case, main
+from foretold.truth import Truth
 from preceptor.data.dataset import Data
 from preceptor.data.gaussian_mixture import GaussianMixture, gaussian_mixture
-from preceptor.study.prediction.run import Truth
-from prediction import Case, main
 
 RECIPE = Path(__file__).parent / "recipes" / "known-truth.yaml"
 MIXTURES = {

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from foretold.grids import tune
 from preceptor.recipe import find_recipe, load, read_yaml
 from preceptor.runs.files import write_json
-from preceptor.study.grid.tune import tune
 from preceptor.study.recipe import Study
 
 

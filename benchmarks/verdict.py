@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from foretold.report import markdown, write_picture
+from foretold.summary import GUESSES, LossSummary, summarize
 from preceptor.assess import mean_interval
 from preceptor.errors import InputError
 from preceptor.runs.files import read_json, write_text
-from preceptor.study.prediction.report import markdown, write_picture
-from preceptor.study.prediction.summary import GUESSES, LossSummary, summarize
 from preceptor.study.text import difference, markdown_table
 
 COMPARED = {"kd", "ttm", "wttm", "ptloss"}

@@ -14,11 +14,11 @@ from preceptor.names import assessed_as
 from preceptor.recipe import TeachRecipe
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
+from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
 from preceptor.study.outputs import data_with_test, load_stack, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.study.statistics import SCHEMA, SCORES
-from preceptor.study.workers import side_by_side
 from preceptor.training import setup
 from preceptor.training.evaluate import score
 from preceptor.training.loop import make_accelerator

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foretold.recipe import CandidateEntry, PredictionStudy
+from foretold.summary import SCHEMA
+from foretold.truth import Truth
 from preceptor import assess, runs
 from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform
 from preceptor.assess.choice import mixed
-from preceptor.assess.distance import rater_noise
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.optimum import check_loss
 from preceptor.data.dataset import Data, labels_of
@@ -23,13 +25,11 @@ from preceptor.runs import checkpoint, load_weights
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.schema import Component, Temperature
+from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
-from preceptor.study.prediction.recipe import CandidateEntry, PredictionStudy
-from preceptor.study.prediction.summary import SCHEMA
 from preceptor.study.recipe import LossEntry
 from preceptor.study.teachers.auto import student_task
-from preceptor.study.workers import side_by_side
 from preceptor.tasks.stack import Stack
 from preceptor.training import setup
 from preceptor.training.evaluate import predict
@@ -39,51 +39,6 @@ from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]
 LogProbs = Mapping[str, Tensor]  # by checkpoint: log-probabilities (S, N, C)
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """The true label distribution of every sample of a data set, as far as it is known.
-
-    Args:
-        probs: (N, C): the posterior itself, or the raters' frequencies; NaN where nothing is known.
-        noise: (N,): unbiased estimate of the squared distance of `probs` from the truth; 0 where it is the truth, NaN
-            where nothing is known.
-    """
-
-    probs: np.ndarray
-    noise: np.ndarray
-
-    @staticmethod
-    def of_counts(counts: np.ndarray) -> "Truth":
-        """From two ratings or more a sample, (N, C)."""
-        raters, frequency = assess.rater_frequencies(counts, counts.shape)
-        return Truth(frequency, rater_noise(raters, frequency))
-
-    @staticmethod
-    def exact(probs: np.ndarray) -> "Truth":
-        """A known posterior (N, C)."""
-        return Truth(probs, np.zeros(len(probs)))
-
-    def after(self, count: int) -> "Truth":
-        """The same, of a data set that has `count` samples of unknown truth before these."""
-        unknown = np.full((count, self.probs.shape[1]), np.nan)
-        return Truth(np.concatenate([unknown, self.probs]), np.concatenate([unknown[:, 0], self.noise]))
-
-    def knows(self, index: Tensor) -> bool:
-        """Whether it is known for all samples at `index`, (n,)."""
-        return not np.isnan(self.noise[index.numpy()]).any()
-
-    def distance(self, probs: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Mean squared distance, corrected for the raters' noise; probs (..., n, C), index (n,)."""
-        return (((probs - self.probs[index]) ** 2).sum(-1) - self.noise[index]).mean(-1)
-
-    def accuracy(self, probs: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Expected accuracy against a label drawn from the truth: less noisy than against one drawn label."""
-        chosen = probs.argmax(-1)
-        return np.take_along_axis(np.broadcast_to(self.probs[index], probs.shape), chosen[..., None], -1)[..., 0].mean(
-            -1
-        )
 
 
 def run_prediction(

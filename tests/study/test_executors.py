@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from preceptor.errors import InputError
-from preceptor.study import workers
-from preceptor.study.workers import side_by_side
+from preceptor.study import executors
+from preceptor.study.executors import side_by_side
 from preceptor.training.progress import progress_bar
 
 
@@ -29,7 +29,7 @@ def refuses(number: int) -> int:
 
 def test_every_job_runs_and_shows_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = io.StringIO()
-    monkeypatch.setattr(workers, "bars", lambda: Progress(console=Console(file=drawn, force_terminal=True, width=80)))
+    monkeypatch.setattr(executors, "bars", lambda: Progress(console=Console(file=drawn, force_terminal=True, width=80)))
     results = dict(side_by_side(slow, {"three": (3,), "four": (4,), "five": (5,)}, 2, progress=True))
     assert results == {"three": 9, "four": 16, "five": 25}
     assert all(name in drawn.getvalue() for name in results)

@@ -13,6 +13,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from foretold.rates import tune_rates
+from foretold.recipe import PredictionStudy
+from foretold.report import markdown, write_picture
+from foretold.run import run_prediction
+from foretold.summary import summarize
+from foretold.truth import Truth
+from human_images import end_to_end
 from preceptor import losses
 from preceptor.assess import brier, crossfitted, forecast
 from preceptor.data.dataset import ArrayDataset, Data
@@ -21,14 +28,9 @@ from preceptor.errors import InputError
 from preceptor.names import find
 from preceptor.recipe import load, parse
 from preceptor.runs.files import load_tensors
-from preceptor.study.prediction.recipe import PredictionStudy
-from preceptor.study.prediction.report import markdown, write_picture
-from preceptor.study.prediction.run import Truth, run_prediction
-from preceptor.study.prediction.summary import summarize
-from preceptor.study.prediction.tune import tune_rates
 from preceptor.training import setup
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2]
 RECIPE = BENCHMARKS / "recipes" / "quick.yaml"
 
 
@@ -396,11 +398,8 @@ def test_the_large_form_of_the_images_benchmark() -> None:
         assert find("model", recipe.model.name)
 
 
-def test_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_data(tmp_path: Path) -> None:
     """Training images with curated labels, behind them CIFAR-10H's with one rater's, and the truth of these."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from human_images import end_to_end  # type: ignore[import-not-found]
-
     pixels = np.arange(7, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 3, 32, 32), np.uint8)
     names = np.array([f"class {i}" for i in range(10)])
     labels = {"train_labels": np.array([0, 1, 2, 3]), "test_labels": np.array([0, 0, 0])}

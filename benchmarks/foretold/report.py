@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from foretold.summary import LossSummary, summarize
 from preceptor.assess.intervals import Estimate
 from preceptor.study import pictures
-from preceptor.study.prediction.summary import LossSummary, summarize
 from preceptor.study.text import made_by, markdown_table, percent, plus_minus
 
 __all__ = ["markdown", "write_picture"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from foretold.recipe import PredictionStudy
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.runs.files import load_tensors
-from preceptor.study.prediction.recipe import PredictionStudy
 from preceptor.training.evaluate import score
 from preceptor.training.verbs import teach
 

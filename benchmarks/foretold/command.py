@@ -1,4 +1,4 @@
-"""What the three prediction benchmarks share: their command line."""
+"""The command line that the three prediction benchmarks share."""
 
 import argparse
 import hashlib
@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foretold.rates import tune_rates
+from foretold.recipe import PredictionStudy
+from foretold.report import markdown, write_picture
+from foretold.run import run_prediction
+from foretold.truth import Truth
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.recipe import load
 from preceptor.runs.files import atomic_path, write_text
-from preceptor.study.prediction.recipe import PredictionStudy
-from preceptor.study.prediction.report import markdown, write_picture
-from preceptor.study.prediction.run import Truth, run_prediction
-from preceptor.study.prediction.tune import tune_rates
 
-QUICK = Path(__file__).parent / "recipes" / "quick.yaml"
+QUICK = Path(__file__).parents[1] / "recipes" / "quick.yaml"
 RATES, TUNING_SEEDS = (0.00003, 0.0001, 0.0003, 0.001, 0.003), (100, 101)
 
 

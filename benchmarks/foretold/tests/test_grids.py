@@ -1,25 +1,14 @@
-"""Grids: the best point is found, and unequal grids are refused. Shipped recipes: all of them can run."""
+"""Grids: the best point is found, and unequal grids are refused."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import preceptor
+from foretold.grids import tune
 from preceptor.errors import InputError
-from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, load, parse
-from preceptor.study.grid.tune import tune
-from preceptor.study.recipe import Generations, Study
-from preceptor.training import setup
-
-RECIPES = sorted((Path(preceptor.__file__).parent / "recipes").glob("*.yaml"))
-KINDS = {
-    "teach": TeachRecipe,
-    "distill": DistillRecipe,
-    "study": Study,
-    "generations": Generations,
-    "quickstart": Study,
-}
+from preceptor.recipe import parse
+from preceptor.study.recipe import Study
 
 
 def tiny_study() -> Study:
@@ -104,25 +93,3 @@ def test_tune_refuses_a_study_without_a_test_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give split\.test"):
         tune(parse(Study, raw), tiny_grids(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipe(path: Path) -> None:
-    """Each opens with the command that runs it, and every name and option in it exists."""
-    words = path.read_text().splitlines()[0].removeprefix("# ").split()
-    assert words[0] == "preceptor"
-    assert words[-1] == path.stem or path.stem in words
-    recipe = load(KINDS[words[1]], path)
-    if isinstance(recipe, Study):
-        parts: list[Recipe] = [recipe.teach_recipe(name) for name in recipe.trained] + [recipe.baseline]
-        losses = [entry.loss for entry in recipe.losses.values()]
-    elif isinstance(recipe, Generations):
-        parts, losses = [recipe.teach_recipe(name) for name in recipe.starts], [recipe.distill.loss]
-    else:
-        parts = [recipe]
-        losses = [recipe.loss] if isinstance(recipe, DistillRecipe) else []
-    for part in parts:
-        if isinstance(part, TeachRecipe):
-            setup.new_objective(part.objective, num_classes=10)
-    for loss in losses:
-        setup.new_loss(loss, num_classes=10)
