@@ -10,7 +10,9 @@ from preceptor.errors import InputError
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys and NaN."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Component(BaseModel):
@@ -37,22 +39,29 @@ class Temperature(Strict):
     """Temperature scaling: the logits divided by one number."""
 
     kind: Literal["temperature"] = "temperature"
+    """Which transform."""
     temperature: Annotated[float, Field(gt=0)]
+    """What the logits are divided by."""
 
 
 class VectorScaling(Strict):
     """Vector scaling: each class's log-probability times a scale, plus a bias."""
 
     kind: Literal["vector"] = "vector"
+    """Which transform."""
     scale: tuple[float, ...]
+    """One number a class."""
     bias: tuple[float, ...]
+    """One number a class."""
 
 
 class Proxy(Strict):
     """The proxy teacher of PTLoss: coefficients shared by the classes, (M,), or one row a class, (C, M)."""
 
     kind: Literal["proxy"] = "proxy"
+    """Which transform."""
     coefficients: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    """Of the perturbation, as PTLoss takes them."""
 
 
 Transform = Annotated[Temperature | VectorScaling | Proxy, Field(discriminator="kind")]

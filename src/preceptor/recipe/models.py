@@ -23,30 +23,45 @@ class Split(Strict):
     """
 
     train: Size | None = None
+    """Samples that are learned from with their labels; without a size all that is left."""
     heldout: Size | None = None
+    """Samples that select and assess; without a size a tenth."""
     transfer: Size | None = None
+    """Samples that students see without their labels; none without a size."""
     test: Size | Literal["rest"] | None = None
+    """Test samples, where the data set has no test set of its own; ``rest`` takes all that is left."""
 
 
 class Optimizer(Strict):
     """SGD or AdamW; weight decay applies to every parameter."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """Which optimizer."""
     lr: Annotated[float, Field(gt=0)] = 0.05
+    """The learning rate that the schedule multiplies."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd."""
     nesterov: bool = False
+    """Nesterov's momentum, of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of adamw."""
 
 
 class Schedule(Strict):
     """The learning rate as a multiple of ``optimizer.lr``, by optimizer step; milestones are in epochs."""
 
     name: Literal["cosine", "step", "constant"] = "cosine"
+    """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which the rate rises linearly."""
     milestones: tuple[float, ...] = ()
+    """Of ``step``: the epochs after which the rate falls."""
     factor: Annotated[float, Field(gt=0)] = 0.1
+    """Of ``step``."""
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of ``cosine``: the multiple that it ends with."""
 
 
 class Average(Strict):
@@ -55,8 +70,11 @@ class Average(Strict):
     """
 
     kind: Literal["ema", "swa"] = "ema"
+    """``ema`` forgets exponentially, ``swa`` is the plain mean."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Of ``ema``: what it keeps at each optimizer step."""
     start_epoch: Annotated[int, Field(ge=0)] = 0
+    """The number of epochs after which averaging begins."""
 
 
 class Training(Strict):
@@ -65,18 +83,29 @@ class Training(Strict):
     """
 
     epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes over the training samples."""
     batch_size: Annotated[int, Field(ge=1)] = 128
+    """Samples of one optimizer step, over all processes and micro-batches."""
     accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches of one optimizer step: less memory, the same step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """The largest norm of the whole gradient; without it none is clipped."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass; weights stay fp32."""
     device: Literal["auto", "cpu"] = "auto"
+    """``auto`` takes an accelerator where there is one."""
     select: Literal["brier", "nll", "accuracy"] = "brier"
-    # A checkpoint after every so many epochs, or after those listed; after the last one always.
+    """The held-out score whose best epoch is kept as ``best``."""
     checkpoint_epochs: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 1
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = None  # and after every so many optimizer steps
+    """A checkpoint after every so many epochs, or after those listed; after the last one always."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """And after every so many optimizer steps."""
     keep: Literal["last", "all"] = "last"
+    """``all`` keeps the weights of every checkpoint: each epoch is a candidate teacher."""
     num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load samples ahead."""
     trackers: tuple[str, ...] = ()
+    """``tensorboard``, ``wandb``, ``mlflow`` or another that accelerate knows."""
 
     @property
     def kept_epochs(self) -> list[int]:
@@ -96,16 +125,27 @@ class Recipe(Strict):
     """What teaching and distilling have in common."""
 
     data: Named
+    """The data set: a public name of `preceptor.data`, or ``package.module:name``."""
     model: Named
+    """The model: a public name of `preceptor.models`, or ``package.module:name``."""
     split: Split = Split()
+    """How the labelled data are cut."""
     augmentation: Named | None = None
+    """Random changes of the training inputs: a public name of `preceptor.data.augment`."""
     optimizer: Optimizer = Optimizer()
+    """Optimizer and learning rate."""
     schedule: Schedule = Schedule()
+    """The learning rate's course."""
     training: Training = Training()
+    """The loop."""
     average: Average | None = None
+    """An average of the weights beside them, saved as ``average``."""
     seed: Annotated[int, Field(ge=0)] = 0
-    generation: Annotated[int, Field(ge=0)] = 0  # a link of a chain: each draws its own initialisation
+    """Of every stream of randomness."""
+    generation: Annotated[int, Field(ge=0)] = 0
+    """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, int] = Field(default_factory=dict)
+    """Another seed for some streams: split, initialization, order, augmentation, dropout."""
 
     @model_validator(mode="after")
     def _last_milestone(self) -> "Recipe":
@@ -125,9 +165,13 @@ class TeachRecipe(Recipe):
     """
 
     verb: Literal["teach"] = "teach"
+    """What the recipe is for."""
     objective: Named = Component(name="cross_entropy")
+    """What the teacher minimises: a public name of `preceptor.teaching`, or ``package.module:name``."""
     distribution: Literal["softmax", "clip"] = "softmax"
+    """How logits become probabilities; ``clip`` for mse on raw outputs."""
     calibrate: bool = False
+    """Fit a temperature to the held-out labels after training (``RUN:calibrated``)."""
 
     @model_validator(mode="after")
     def _temperature_of_logits(self) -> "TeachRecipe":
@@ -147,11 +191,17 @@ class TeacherRef(Strict):
     """
 
     run: Path
+    """The run's folder."""
     weights: Literal["last", "best", "average", "teaching"] = "last"
+    """Which of its weights."""
     epoch: Annotated[int, Field(ge=1)] | None = None
+    """The weights after so many epochs instead."""
     member: Annotated[int, Field(ge=0)] | None = None
+    """One model of a stack, counted from 0."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share in the mixture."""
     calibrated: bool = False
+    """At the temperature that the run has fitted."""
 
     @model_validator(mode="after")
     def _one_moment(self) -> "TeacherRef":
@@ -184,12 +234,19 @@ class DistillRecipe(Recipe):
     """
 
     verb: Literal["distill"] = "distill"
+    """What the recipe is for."""
     teacher: Annotated[tuple[TeacherRef, ...], BeforeValidator(_teachers)] = ()
-    transform: Transform | None = None  # of what the teachers say together, before the student sees it
+    """A run folder, or a list of references, whose probabilities are averaged."""
+    transform: Transform | None = None
+    """What is done to the teachers' mixture before the student sees it."""
     loss: Named = Component(name="kd")
+    """What the student minimises: a public name of `preceptor.losses`, or ``package.module:name``."""
     ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Of the cross-entropy to the labels."""
     distill_weight: Annotated[float, Field(ge=0)] = 0.9
+    """Of the loss to the teacher."""
     cache: bool = True
+    """Ask the teacher once for each sample, where its input is the same in every epoch."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":

@@ -14,10 +14,15 @@ class TeacherEntry(Strict):
     """One teacher of a study: an objective with its settings, or other weights of an entry before it (``of``)."""
 
     objective: Named | None = None
+    """What this teacher minimises."""
     of: str | None = None
+    """Or: the entry whose other weights this teacher is."""
     weights: Literal["last", "best", "average"] = "last"
+    """Which weights."""
     calibrated: bool = False
+    """At the temperature that its run has fitted."""
     settings: dict[str, Any] = Field(default_factory=dict)
+    """Keys of ``teach`` that differ for this entry."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "TeacherEntry":
@@ -30,8 +35,11 @@ class LossEntry(Strict):
     """One loss of a study, with the mix of hard labels that it is used with."""
 
     loss: Named
+    """What the students minimise."""
     ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Of the cross-entropy to the labels."""
     distill_weight: Annotated[float, Field(ge=0)] = 0.9
+    """Of the loss to the teacher."""
 
 
 class Study(Strict):
@@ -43,16 +51,27 @@ class Study(Strict):
     """
 
     name: str
+    """Names the default folder."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    """For each its own split, teachers and students."""
     teach: TeachRecipe
+    """The teachers' recipe."""
     distill: DistillRecipe
+    """The students' recipe."""
     baseline: TeachRecipe
+    """The recipe of the student on labels alone."""
     teachers: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
+    """The rows of the table, by name."""
     losses: Annotated[dict[str, LossEntry], Field(min_length=1)]
+    """The columns, by name."""
     stack_teachers: bool = True
-    threads: Annotated[int, Field(ge=1)] | None = None  # CPU threads; stacks of very small networks are fastest on one
-    workers: Annotated[int, Field(ge=1)] = 1  # processes that train teachers side by side, where they are not stacked
+    """Train the seeds of an entry as one stack."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; stacks of very small networks are fastest on one."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train teachers side by side, where they are not stacked."""
     students_per_stack: Literal["all", "seed"] = "all"
+    """Which students are trained as one stack: all, or those of a seed."""
 
     @model_validator(mode="after")
     def _known_sources(self) -> "Study":
@@ -91,12 +110,19 @@ class Generations(Strict):
     """
 
     name: str = "generations"
+    """Names the default folder."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    """For each a chain of every start."""
     generations: Annotated[int, Field(ge=1)] = 5
+    """The length of a chain, generation 0 included."""
     teach: TeachRecipe
+    """The recipe of generation 0."""
     distill: DistillRecipe
+    """The recipe of the students."""
     starts: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
+    """The chains, by name: what generation 0 minimises."""
     top_k: Annotated[int, Field(ge=1)] = 5
+    """The classes whose mass is told."""
 
     @model_validator(mode="after")
     def _trained_starts(self) -> "Generations":
