@@ -14,13 +14,12 @@ from foretold.summary import SCHEMA
 from foretold.truth import Truth
 from preceptor import assess, runs
 from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform
-from preceptor.assess.choice import mixed
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.optimum import check_loss
 from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
 from preceptor.names import assessed_as
-from preceptor.outputs import read_logits, transformed
+from preceptor.outputs import average_probabilities, read_logits, transformed
 from preceptor.runs import checkpoint, load_weights
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
@@ -205,7 +204,7 @@ def _outputs(study: PredictionStudy, member: str, place: _Place) -> Tensor:
 
 def _candidate(candidate: CandidateEntry, table: LogProbs, place: _Place) -> _Shown:
     """A candidate's output; a fitted transform is each seed's own."""
-    base = mixed({m: table[m] for m in candidate.of}, dict.fromkeys(candidate.of, 1 / len(candidate.of)))
+    base = average_probabilities([table[m] for m in candidate.of])
     heldout = [cut.parts["heldout"] for cut in place.samples]
     if candidate.family is None:
         fixed = Temperature(temperature=candidate.temperature) if candidate.temperature is not None else None
@@ -276,7 +275,7 @@ def _loss(
     choices = [_choose(entry, each, place.labels, cut) for each, cut in zip(outputs, samples, strict=True)]
     own, transforms = zip(*(student_task(entry.loss, choice) for choice in choices), strict=True)
     chosen = [
-        transformed(mixed(each, choice.weights), transform)
+        transformed(average_probabilities([each[m] for m in choice.weights], list(choice.weights.values())), transform)
         for each, choice, transform in zip(outputs, choices, transforms, strict=True)
     ]
     given = (entry.loss,) * len(samples)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from preceptor.assess import brier, choose, compare, forecast, mixture_weights, search_transform
-from preceptor.assess.choice import mixed
 from preceptor.errors import InputError
-from preceptor.outputs import transformed
+from preceptor.outputs import average_probabilities, transformed
 
 from .test_search import calibrated
 
@@ -47,9 +46,8 @@ def test_one_good_teacher_is_taken_as_it_is() -> None:
     assert choice.weights == {"truth": 1.0}
     assert choice.transform is None
     assert choice.brier[0] == choice.brier[1]
-    torch.testing.assert_close(
-        choice.log_probs({"truth": torch.tensor(logits)}).softmax(-1), torch.tensor(logits).softmax(-1)
-    )
+    said = choice.log_probs({"truth": torch.tensor(logits)})
+    torch.testing.assert_close(said, torch.tensor(logits).log_softmax(-1))  # and not the logits as they came
 
 
 @pytest.mark.parametrize(("loss", "temperature", "kind"), [("kd", None, "temperature"), ("ttm", 4.0, None)])
@@ -120,8 +118,9 @@ def test_the_bound_of_the_transform_allows_for_the_labels_that_chose_the_teacher
         teachers = {str(k): logits + 1.5 * rng.normal(size=logits.shape) for k in range(20)}
         few = {name: rows[:150] for name, rows in teachers.items()}
         choice = choose(few, labels[:150], families=["temperature"], mix=mix)
-        base = mixed({name: torch.tensor(teachers[name][150:]) for name in choice.weights}, choice.weights)
-        known = mixed({name: torch.tensor(few[name]) for name in choice.weights}, choice.weights)
+        weights = list(choice.weights.values())
+        known = average_probabilities([torch.tensor(few[name]) for name in choice.weights], weights)
+        base = average_probabilities([torch.tensor(teachers[name][150:]) for name in choice.weights], weights)
         found = search_transform(known, labels[:150], "temperature").transform
         real = brier(forecast(base), labels[150:]) - brier(forecast(transformed(base, found)), labels[150:])
         above.append(choice.steps[-1].gain.low > real.mean())

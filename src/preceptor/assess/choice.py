@@ -29,7 +29,7 @@ from preceptor.assess.search import (
     recalibrated,
 )
 from preceptor.errors import InputError, did_you_mean
-from preceptor.outputs.transform import transformed
+from preceptor.outputs import average_probabilities, transformed
 from preceptor.schema import Proxy, Transform
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Choice:
 
     def log_probs(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The chosen teacher's log-probabilities `(..., C)`, from the outputs of those it is made of."""
-        return transformed(mixed(outputs, self.weights), self.transform)
+        return transformed(_mixed(outputs, self.weights), self.transform)
 
     def table(self) -> "Table":
         """What was tried and what was taken, as a `rich` table."""
@@ -182,7 +182,7 @@ def choose(
     if mix and len(outputs) > 1:
         made = trial.taken("mixture", singles, trial.mixtures())
     family, chosen = trial.family(made, wanted)
-    transform = fitted(mixed(trial.tensors, made[0]), targets, family, softened) if family else None
+    transform = fitted(_mixed(trial.tensors, made[0]), targets, family, softened) if family else None
     [name] = singles[0]
     scores = trial.score(trial.seen(singles)), trial.score(chosen)
     return Choice(loss, softened, name, made[0], transform, tuple(trial.steps), scores)
@@ -243,7 +243,7 @@ class _Trial:
         """The family of transforms for a selection, if any, and what students see then: from few parameters to many,
         each only where it is better beyond doubt than what was the best so far.
         """
-        base = mixed(self.tensors, made[0])
+        base = _mixed(self.tensors, made[0])
         as_is = best = self.seen(made, None)
         found, gains = None, {}
         for family in sorted(wanted, key=lambda name: len(FAMILIES[name].box(base)[0])):
@@ -256,7 +256,7 @@ class _Trial:
 
     def seen(self, made: _Made, family: str | None = None) -> list[Forecast]:
         """What students see of a selection, for each part: of no sample what its own label helped to choose."""
-        bases = [mixed(self.tensors, weights) for weights in made[1:]]
+        bases = [_mixed(self.tensors, weights) for weights in made[1:]]
         return forecasts_over_folds(bases, self.parts, self.labels, family, self.temperature)
 
     def score(self, seen: Sequence[Forecast]) -> float:
@@ -284,13 +284,9 @@ def _options(loss: str, temperature: float | None, families: Sequence[str] | Non
     return (float(temperature) if loss in SOFTENING and temperature else 1.0), list(wanted)
 
 
-def mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """ln of the weighted mean of the teachers' probabilities."""
-    if len(weights) == 1:
-        return outputs[next(iter(weights))]
-    return torch.logsumexp(
-        torch.stack([outputs[name].log_softmax(-1) + float(np.log(weight)) for name, weight in weights.items()]), 0
-    )
+def _mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The mixture that the weights, by name, make of the outputs."""
+    return average_probabilities([outputs[name] for name in weights], list(weights.values()))
 
 
 def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -> Float64[np.ndarray, "teachers"]:

@@ -1,9 +1,13 @@
 """How a model's logits become the distribution that it is read as."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from preceptor.outputs.transform import transformed
+from preceptor.schema import Transform
 from preceptor.tensors import at_least_float32
 
 
@@ -29,8 +33,38 @@ def clip_distribution(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, 
     return (clipped / clipped.sum(-1, keepdim=True)).log()
 
 
-def read_logits(logits: Tensor, distribution: str = "softmax", temperature: float = 1.0) -> Tensor:
-    """A teacher's logits, or log-probabilities, as its `distribution` and `temperature` say."""
-    if distribution == "clip":
-        return clip_distribution(logits)
-    return logits if temperature == 1.0 else logits.float() / temperature
+def read_logits(
+    logits: Float[Tensor, "*batch classes"],
+    distribution: str = "softmax",
+    temperature: float | Sequence[float] = 1.0,
+    transform: Transform | None = None,
+) -> Float[Tensor, "*batch classes"]:
+    """What a student sees of a teacher that gives these logits: as the distribution that they stand for, softened,
+    transformed, in this order.
+
+    One function for the live, the tabulated, the assessed and the stored teacher, so that all of them are one.
+
+    Args:
+        logits: the model's own, or log-probabilities, shape (..., C); (M, ..., C) for M models with a temperature each.
+        distribution: what they stand for: `softmax`, or `clip` (`clip_distribution`).
+        temperature: divides them (post-hoc calibration).
+        transform: done last (`transformed`).
+
+    Returns:
+        Logits or log-probabilities, shape (..., C), in at least float32; the logits as they are where nothing is to do.
+
+    Raises:
+        InputError: the transform is for another number of classes, or its coefficients allow no proxy.
+
+    >>> import torch
+    >>> read_logits(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), temperature=[1.0, 2.0])
+    tensor([[4., 0.],
+            [2., 0.]])
+    """
+    seen = clip_distribution(logits) if distribution == "clip" else logits
+    if not isinstance(temperature, float | int):
+        wide = at_least_float32(seen)
+        seen = wide / wide.new_tensor(temperature).reshape(-1, *[1] * (wide.ndim - 1))
+    elif temperature != 1:
+        seen = at_least_float32(seen) / temperature
+    return seen if transform is None else transformed(seen, transform)

@@ -42,6 +42,8 @@ def average_probabilities(
             f"the weights {list(weights)} do not fit {len(logits)} teachers: "
             "give each a finite weight of 0 or more, and not 0 to all."
         )
+    if len(logits) == 1:  # whatever its weight
+        return at_least_float32(logits[0]).log_softmax(-1)
     log_weights = torch.tensor(weights, dtype=torch.float64).log().log_softmax(0).tolist()
     members = [
         at_least_float32(each).log_softmax(-1) + log_weight

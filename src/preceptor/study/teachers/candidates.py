@@ -15,8 +15,7 @@ from preceptor.assess.comparison import common_order
 from preceptor.assess.forecasts import to_numpy
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError, did_you_mean
-from preceptor.outputs import average_probabilities
-from preceptor.outputs.transform import transformed
+from preceptor.outputs import average_probabilities, read_logits
 from preceptor.recipe import Recipe, TeacherRef, parse
 from preceptor.runs import files
 from preceptor.schema import Component
@@ -334,13 +333,9 @@ class _Loader:
                 raise
             unseen = str(error)
         temperature = runs.temperature_of(reference, weights)
-        heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"])
-        heldout = _at(heldout, temperature)
+        heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"], temperature)
         # Many epochs times a whole training set: in the precision that the model computed in.
-        seen = {
-            part: replace(each, logits=each.logits.astype(np.float32))
-            for part, each in ((part, _at(each, temperature)) for part, each in predicted.items())
-        }
+        seen = {part: replace(each, logits=each.logits.astype(np.float32)) for part, each in predicted.items()}
         numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
         return Candidate(
             name_of(reference),
@@ -367,9 +362,9 @@ class _Loader:
         indices = torch.cat(list(parts.values()))
         evaluator = Evaluator(dataset, indices, accelerator, distribution=teacher.distribution)
         logits, labels = evaluator.predictions(teacher.model.to(accelerator.device))
-        logits = transformed(logits, teacher.transform)
+        seen = read_logits(logits.double(), temperature=teacher.temperature, transform=teacher.transform)
         sizes = [len(index) for index in parts.values()]
-        split = zip(parts, logits.split(sizes), labels.split(sizes), parts.values(), strict=True)
+        split = zip(parts, seen.split(sizes), labels.split(sizes), parts.values(), strict=True)
         return {name: _predictions(*tensors) for name, *tensors in split}
 
     def _counts(self, reference: TeacherRef) -> np.ndarray | None:
@@ -405,8 +400,8 @@ class _Loader:
         return data
 
 
-def _stored(reference: TeacherRef, index: Tensor) -> Predictions:
-    """The held-out predictions that a run has stored."""
+def _stored(reference: TeacherRef, index: Tensor, temperature: float = 1.0) -> Predictions:
+    """The held-out predictions that a run has stored, at a temperature."""
     path = reference.run / "predictions.safetensors"
     if not path.is_file():
         raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
@@ -417,19 +412,12 @@ def _stored(reference: TeacherRef, index: Tensor) -> Predictions:
         raise InputError(f"'{path}' lacks {error}; it is damaged or was not written by Preceptor") from None
     if reference.member is not None:
         logits, labels = logits[reference.member], labels[reference.member]
-    return _predictions(logits, labels, index)
+    return _predictions(read_logits(logits.double(), temperature=temperature), labels, index)
 
 
 def _predictions(logits: Tensor, labels: Tensor, index: Tensor) -> Predictions:
     # Log-probabilities whatever the distribution: raw scores of a squared-error teacher may look like probabilities.
     return Predictions(logits.double().log_softmax(-1).numpy(), labels.numpy(), index.numpy())
-
-
-def _at(predictions: Predictions, temperature: float) -> Predictions:
-    """The same at a temperature."""
-    if temperature == 1:
-        return predictions
-    return replace(predictions, logits=assess.forecast(predictions.logits / temperature).log_probs)
 
 
 # -- ensembles --------------------------------------------------------------------------------------------------------
