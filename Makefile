@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint package benchmark-text-deps clean
+.PHONY: quickstart test lint docs package benchmark-text-deps clean
 
 quickstart: .venv/installed
 	$(BIN)/preceptor quickstart
@@ -14,6 +14,12 @@ lint: .venv/linted
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes preceptor
+
+# The site, in site/. A warning of a docstring's reader is an error too: zensical's --strict does not count those.
+docs: .venv/documented
+	$(BIN)/zensical build --clean --strict >.venv/docs.log 2>&1 || { cat .venv/docs.log; exit 1; }
+	@cat .venv/docs.log
+	@! grep -q '^griffe:' .venv/docs.log
 
 package: .venv/tested
 	rm -rf dist
@@ -41,5 +47,9 @@ benchmark-text-deps: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	touch $@
 
+.venv/documented: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv dist
+	rm -rf .venv dist site

@@ -1,0 +1,162 @@
+"""Write the two generated pages, recipe.md and api.md, from the recipe's types and the packages' public names.
+
+python docs/generate.py
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from preceptor import recipe, schema
+from preceptor.study import recipe as studies
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Generated: python docs/generate.py -->\n"
+
+RECIPE = """# Every key of a recipe
+
+A recipe is a YAML file, a dict or keywords. `preceptor teach RECIPE --dry-run` prints one with every default spelled
+out, and `key.key=value` after it overrides a key. An unknown key is refused with the nearest known name.
+"""
+# Title of each section, what it says before its table, and the type that it tells.
+SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
+    ("A teacher: `teach`", "", recipe.TeachRecipe),
+    ("A student: `distill`", "The keys of `teach` up to `streams`, and:", recipe.DistillRecipe),
+    ("`teacher`", "", recipe.TeacherRef),
+    ("`transform`: a temperature", "", schema.Temperature),
+    ("`transform`: vector scaling", "", schema.VectorScaling),
+    ("`transform`: a proxy", "", schema.Proxy),
+    ("`split`", "", recipe.Split),
+    ("`optimizer`", "", recipe.Optimizer),
+    ("`schedule`", "", recipe.Schedule),
+    ("`training`", "", recipe.Training),
+    ("`average`", "", recipe.Average),
+    ("A study: `study`, `quickstart`", "", studies.Study),
+    ("`teachers` of a study, `starts` of generations", "", studies.TeacherEntry),
+    ("`losses` of a study", "", studies.LossEntry),
+    ("A chain: `generations`", "", studies.Generations),
+]
+TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "bool", "object": "mapping", "null": "null"}
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+COMPONENTS = """
+## What is found by name
+
+`data`, `model`, `objective`, `loss` and `augmentation` are a name (`loss: kd`), or a mapping of a name and the options
+of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments, in the [API](api.md).
+An outsider's name is `package.module:name` ([write your own](extend.md)).
+"""
+
+API = """# Python API
+
+Public names, with their docstrings and signatures. Below these the code has no promise to keep.
+"""
+ROOMS = {
+    "preceptor.losses": "Losses",
+    "preceptor.teaching": "Objectives",
+    "preceptor.outputs": "Outputs",
+    "preceptor.assess": "Assess",
+    "preceptor.tasks": "Tasks",
+    "preceptor.data": "Data",
+    "preceptor.models": "Models",
+    "preceptor.errors": "Errors",
+}
+
+
+def recipe_page() -> str:
+    """Every key of every recipe: type, default, meaning."""
+    parts = [NOTE, RECIPE, COMPONENTS]
+    for title, before, kind in SECTIONS:
+        known = recipe.Recipe.model_fields if kind is recipe.DistillRecipe else {}
+        rows = [row for name, row in _rows(kind).items() if name not in known and name != "verb"]
+        head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        doc = " ".join(inspect.cleandoc(kind.__doc__ or "").replace("``", "`").split())
+        parts.append("\n".join([f"\n## {title}\n", f"{doc} {before}".strip() + "\n", *head, *rows, ""]))
+    return "".join(parts)
+
+
+def _rows(kind: type[BaseModel]) -> dict[str, str]:
+    described = kind.model_json_schema(mode="validation")
+    rows = {}
+    for name, field in described["properties"].items():
+        info = kind.model_fields[name]
+        given = info.get_default(call_default_factory=True)
+        default = "required" if info.is_required() else f"`{_written(given)}`"
+        cells = [f"`{name}`", _type(field), default, (info.description or "").replace("``", "`")]
+        rows[name] = f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return rows
+
+
+def _anchor(title: str) -> str:
+    """What a heading is linked by, here and on GitHub."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _written(value: Any) -> str:
+    """A default as it would stand in YAML."""
+    if isinstance(value, recipe.Component) and not value.options:
+        return value.name
+    if isinstance(value, BaseModel):
+        return "{}"
+    return str(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "anyOf" in field or "oneOf" in field:
+        return " or ".join(_type(one) for one in field.get("anyOf") or field["oneOf"])
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        if name == "Component":
+            return "[name](#what-is-found-by-name)"
+        (title,) = (title for title, _, kind in SECTIONS if kind.__name__ == name)
+        return f"[mapping](#{_anchor(title)})"
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if "prefixItems" in field:
+        return f"list of {len(field['prefixItems'])} numbers"
+    if field.get("type") == "array":
+        return f"list of {_type(field['items'])}"
+    if isinstance(field.get("additionalProperties"), dict):
+        return f"mapping of names to {_type(field['additionalProperties'])}"
+    limits = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field]
+    return " ".join([TYPES[field.get("type", "object")], ", ".join(limits)]).strip()
+
+
+def api_page() -> str:
+    """Every public name by its room, for mkdocstrings to fill in."""
+    parts = [NOTE, API]
+    for package, title in ROOMS.items():
+        module = importlib.import_module(package)
+        parts.append(f"\n## {title}: `{package}`\n\n{inspect.cleandoc(module.__doc__ or '')}\n")
+        parts += [_entry(name, package, source) for name, source in _sources(module).items()]
+    return "".join(parts)
+
+
+def _entry(name: str, package: str, source: str) -> str:
+    # Named after the module that defines it: `preceptor.losses.kd` is a function to Python and a file to the reader
+    # of sources, and the heading says where to import it from.
+    return f'\n::: {source}.{name}\n    options: {{heading: "{package}.{name}", toc_label: "{name}"}}\n'
+
+
+def _sources(module: Any) -> dict[str, str]:
+    """Of each public name of a package the module that it is imported from."""
+    path = Path(inspect.getfile(module))
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    sources = {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
+    public = getattr(
+        module, "__all__", [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
+    )
+    return {name: sources.get(name, module.__name__) for name in public if re.match("[A-Za-z]", name)}
+
+
+PAGES = {"recipe.md": recipe_page, "api.md": api_page}
+
+if __name__ == "__main__":
+    for page, content in PAGES.items():
+        (DOCS / page).write_text(content(), encoding="utf-8")
