@@ -52,4 +52,4 @@ benchmark-text-deps: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv dist site
+	rm -rf .venv dist site .cache

@@ -2,8 +2,8 @@
 
 python benchmarks/verdict.py runs/known-truth/toy runs/human-text/features ...
 
-With --docs docs it also puts these tables into docs/verdict.md, and all others with their pictures into
-docs/prediction-tables.md and docs/images.
+With --docs docs it also puts all tables into docs/prediction-tables.md, and the pictures into docs/images. What they
+say is written by hand: docs/verdict.md.
 """
 
 import argparse
@@ -151,7 +151,7 @@ def papers(results: Mapping[str, Any]) -> str:
 
 
 def tables(studies: Mapping[str, Any]) -> dict[str, str]:
-    """The tables of docs/verdict.md, by what their place there is called."""
+    """The tables over all studies, by what their place in docs/prediction-tables.md is called."""
     complete = {name: result for name, result in studies.items() if set(result["losses"]) >= COMPARED}
     return {
         "accuracy": by_loss(studies, lambda s: within(s.correlation.value, s.halves, s.ceiling)),
@@ -172,18 +172,15 @@ def fill(page: str, found: Mapping[str, str]) -> str:
 
 
 def write_docs(studies: Mapping[str, Any], docs: Path) -> None:
-    """The tables into verdict.md; and all there is of each study, with its picture, into prediction-tables.md."""
-    verdict = docs / "verdict.md"
-    write_text(verdict, fill(verdict.read_text(encoding="utf-8"), tables(studies)))
-    lines = [
-        "# Prediction studies: all tables\n",
-        "What they are and what they say: [verdict.md](verdict.md). Each was made by the command below it.\n",
-    ]
+    """The tables over all studies, and all there is of each with its picture, into prediction-tables.md."""
+    parts = []
     for name, result in studies.items():
         picture = f"images/prediction-{name.replace('/', '-')}.png"
         write_picture(result, docs / picture)
-        lines += [f"## {name}\n", f"![{name}: predicted against realised]({picture})\n", markdown(result)]
-    write_text(docs / "prediction-tables.md", "\n".join(lines))
+        parts.append(f"### {name}\n\n![{name}: predicted against realised]({picture})\n\n{markdown(result)}")
+    page = docs / "prediction-tables.md"
+    found = tables(studies) | {"studies": "\n\n".join(part.strip() for part in parts)}
+    write_text(page, fill(page.read_text(encoding="utf-8"), found))
 
 
 def main() -> None:
