@@ -57,6 +57,7 @@ API = """# Python API
 Public names, with their docstrings and signatures. Below these the code has no promise to keep.
 """
 ROOMS = {
+    "preceptor": "Verbs",
     "preceptor.losses": "Losses",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
@@ -64,7 +65,6 @@ ROOMS = {
     "preceptor.tasks": "Tasks",
     "preceptor.data": "Data",
     "preceptor.models": "Models",
-    "preceptor.errors": "Errors",
 }
 
 
@@ -130,29 +130,30 @@ def _type(field: dict[str, Any]) -> str:
 
 def api_page() -> str:
     """Every public name by its room, for mkdocstrings to fill in."""
-    parts = [NOTE, API]
+    parts, told = [NOTE, API], set[str]()
     for package, title in ROOMS.items():
         module = importlib.import_module(package)
         parts.append(f"\n## {title}: `{package}`\n\n{inspect.cleandoc(module.__doc__ or '')}\n")
-        parts += [_entry(name, package, source) for name, source in _sources(module).items()]
+        for name, source in _public(module).items():
+            if f"{source}.{name}" not in told:  # some names are public in two rooms
+                parts.append(_entry(name, package, source))
+            told.add(f"{source}.{name}")
     return "".join(parts)
 
 
 def _entry(name: str, package: str, source: str) -> str:
-    # Named after the module that defines it: `preceptor.losses.kd` is a function to Python and a file to the reader
-    # of sources, and the heading says where to import it from.
+    # Found by the module that defines it, as `preceptor.losses.kd` is a function to Python and a file to a reader of
+    # sources; the heading says where to import it from.
     return f'\n::: {source}.{name}\n    options: {{heading: "{package}.{name}", toc_label: "{name}"}}\n'
 
 
-def _sources(module: Any) -> dict[str, str]:
-    """Of each public name of a package the module that it is imported from."""
-    path = Path(inspect.getfile(module))
-    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    sources = {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
-    public = getattr(
-        module, "__all__", [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
-    )
-    return {name: sources.get(name, module.__name__) for name in public if re.match("[A-Za-z]", name)}
+def _public(module: Any) -> dict[str, str]:
+    """The public names of a package, and the modules that they are imported from."""
+    tree = ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    sources = {alias.name: str(node.module) for node in imports for alias in node.names}
+    names = getattr(module, "__all__", ())
+    return {name: sources[name] for name in names if name in sources and not inspect.ismodule(getattr(module, name))}
 
 
 PAGES = {"recipe.md": recipe_page, "api.md": api_page}
