@@ -33,10 +33,8 @@ TOO_LONG = {
     "assess/comparison.py",
     "data/dataset.py",
     "outputs/proxy.py",
-    "study/teachers/candidates.py",
     "study/teachers/ranking.py",
     "teaching/soteacher.py",
-    "training/loop.py",
 }
 
 # A module's imports: (module, whether Python follows it while the module is loaded).

@@ -20,7 +20,7 @@ from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
 from preceptor.names import assessed_as
 from preceptor.outputs import average_probabilities, read_logits, transformed
-from preceptor.runs import checkpoint, load_weights
+from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.schema import Component, Temperature
@@ -29,10 +29,9 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.recipe import LossEntry
 from preceptor.study.teachers.auto import student_task
-from preceptor.tasks.stack import Stack
 from preceptor.training import setup
+from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict
-from preceptor.training.loop import make_accelerator
 from preceptor.training.setup import Samples, stack_of
 from preceptor.training.verbs import Student, distill_stack, teach
 
@@ -155,7 +154,7 @@ def _run(study: PredictionStudy, place: _Place, say: Say) -> dict[str, Any]:
     return result | {
         "losses": {name: found[name] for name in study.losses},
         "recipe": study.model_dump(mode="json"),
-        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
+        "circumstances": runs.circumstances(make_accelerator(study.teach.training).device),
     }
 
 
@@ -192,10 +191,9 @@ def _outputs(study: PredictionStudy, member: str, place: _Place) -> Tensor:
     """Log-probabilities (S, N, C) of one checkpoint, for every sample of the data set."""
     name, epoch = member.rsplit("@", 1)
     recipe = study.teach_recipe(name)
-    tensors, _ = checkpoint.load(runs.kept_epochs(place.teachers / name)[int(epoch)])
-    model = Stack([setup.new_model(recipe, place.data, seed) for seed in study.seeds], [0] * len(study.seeds))
-    load_weights(model, checkpoint.within("model", tensors), f"'{member}'")
-    accelerator = make_accelerator(recipe, None)
+    weights, source = runs.teacher_weights(TeacherRef(run=place.teachers / name, epoch=int(epoch)))
+    model = runs.stack_of(weights, source, [0] * len(study.seeds))
+    accelerator = make_accelerator(recipe.training)
     dataset = place.samples[0].train
     everyone = torch.arange(len(dataset))[None]
     logits, _ = predict(model.to(accelerator.device), dataset, everyone, accelerator)

@@ -19,7 +19,7 @@ from preceptor.data import digits
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.losses import kd, ttm
-from preceptor.recipe import Component, Proxy, TeacherRef, Temperature, dump
+from preceptor.recipe import Component, Proxy, TeacherRef, Temperature
 from preceptor.runs import read_objects
 from preceptor.runs.identity import fingerprint
 from preceptor.tasks import teacher as teacher_module
@@ -133,7 +133,7 @@ def test_an_objective_with_history_goes_on(tmp_path: Path) -> None:
 
 def test_an_older_folder_is_not_checked(tmp_path: Path) -> None:
     result = teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
-    (tmp_path / "run" / "recipe.yaml").write_text(dump(teach_recipe(QUICK)))
+    (tmp_path / "run" / "objects.json").unlink()
     assert read_objects(tmp_path / "run") is None
     assert teach(teach_recipe(QUICK), tmp_path / "run") == result
 
@@ -150,13 +150,15 @@ def test_weights_of_ones_own_factory_say_so(tmp_path: Path) -> None:
     teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
     path = tmp_path / "run" / "last.safetensors"
     name = f"{__name__}:flat"
-    sentence = re.escape(
-        f"factory of your own, {name}; rebuild it by load_model(path, model=...), or name it in the recipe"
-    )
+    sentence = re.escape(f"factory of your own, {name}; hand that function over as model=")
     with pytest.raises(InputError, match=sentence):
         load_model(path)
     with pytest.raises(InputError, match=sentence):
         load_teacher(TeacherRef(run=tmp_path / "run"))
+    assert load_teacher(TeacherRef(run=tmp_path / "run"), model=flat)({"input": torch.zeros(6, 1, 8, 8)}).shape == (
+        6,
+        10,
+    )
     model, found = load_model(path, model=flat)
     assert found.model == {"factory": name}
     for key, tensor in model.state_dict().items():

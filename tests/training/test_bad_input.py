@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
-from preceptor.recipe import TeacherRef, TeachRecipe, dump, override, parse
+from preceptor.recipe import TeacherRef, TeachRecipe, override, parse
 from preceptor.runs import checkpoint, files
 from preceptor.teaching import cross_entropy
 from preceptor.training import distill, load_model, load_teacher, read_recipe, read_result, read_splits, teach
@@ -384,7 +384,7 @@ def test_a_damaged_checkpoint_can_be_removed(stopped: Path, tmp_path: Path) -> N
 def test_a_checkpoint_of_another_architecture(model: Any, parts: list[str], stopped: Path) -> None:
     run = stopped.parents[1]
     recipe = teach_recipe("training.checkpoint_every=2")
-    (run / "recipe.yaml").write_text(dump(recipe))  # as of an older version: whose model it is, is not known
+    (run / "objects.json").unlink()  # as of an older version: whose model it is, is not known
     with pytest.raises(InputError) as caught:
         teach(recipe, run, model=model)
     assert "is of another architecture" in str(caught.value)
@@ -428,7 +428,7 @@ def header(path: Path, **changes: Any) -> None:
         (lambda p: p.write_bytes(b""), ["is truncated, damaged or not safetensors"]),
         (lambda p: p.write_bytes(b"\x80\x02\x00\x00\x00\x00\x00\x00{"), ["is truncated, damaged or not"]),
         (lambda p: p.unlink(), ["there are no weights at"]),
-        (lambda p: header(p, schema_version=2), ["has format 2, newer than this Preceptor's 1; upgrade"]),
+        (lambda p: header(p, schema_version=3), ["has format 3, newer than this Preceptor's 2; upgrade"]),
         (lambda p: header(p, temperature=None), ["lacks 'temperature'; it is damaged"]),
         (lambda p: header(p, model=None), ["does not say which model it belongs to"]),
         (
@@ -459,10 +459,11 @@ def test_weights_that_are_none(damage: Callable[[Path], Any], parts: list[str], 
 )
 def test_a_folder_of_another_recipe(overrides: list[str], parts: list[str], taught: Path) -> None:
     before = snapshot(taught)
-    parts = [f"the run folder '{taught}' holds another recipe", "give another folder with --out", *parts]
+    parts = [f"the run folder '{taught}' holds another recipe", "give another folder", *parts]
     with pytest.raises(InputError) as caught:
         teach(teach_recipe(*overrides), taught)
     assert all(part in str(caught.value) for part in parts[:2])
+    assert caught.value.argument == "folder"
     assert snapshot(taught) == before
 
 
@@ -473,7 +474,7 @@ def test_a_folder_of_another_verb(taught: Path) -> None:
 def test_folders_that_are_no_runs(taught: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    refused(lambda: teach(teach_recipe(), tmp_path / "full"), "exists and is no run folder", "--out")
+    refused(lambda: teach(teach_recipe(), tmp_path / "full"), "exists and is no run folder", "give a new one")
     refused(lambda: teach(teach_recipe(), tmp_path / "full" / "thesis.txt"), "exists and is no run folder")
     inside = tmp_path / "full" / "thesis.txt" / "run"
     refused(lambda: teach(teach_recipe(), inside), "could not save", "Not a directory")
@@ -493,9 +494,13 @@ def test_an_incomplete_teacher(stopped: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"schema_version": 2}, ["has format 2, newer than this Preceptor's 1; upgrade Preceptor"]),
+        ({"schema_version": 3}, ["has format 3, newer than this Preceptor's 2; upgrade Preceptor"]),
         ({"schema_version": None}, ["has format None"]),
-        ({"heldout": None}, ["lacks 'heldout'; it is damaged"]),
+        ({"schema_version": 1, "heldout": None, "files": None, "sha256": None}, ["lacks 'heldout'; it is damaged"]),
+        ({"heldout": None}, ["is damaged: its content does not match its SHA-256"]),
+        ({"schema_version": 1}, ["is damaged: its content does not match its SHA-256"]),
+        ({"sha256": None}, ["is damaged: its content does not match its SHA-256"]),
+        ({"verb": "teech"}, ["is damaged: its content does not match its SHA-256"]),
     ],
 )
 def test_results_that_are_none(change: dict[str, Any], parts: list[str], taught: Path, tmp_path: Path) -> None:

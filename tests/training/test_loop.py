@@ -17,6 +17,7 @@ from preceptor.recipe import TeachRecipe
 from preceptor.teaching import cross_entropy
 from preceptor.training import distill, read_recipe, read_result, read_splits, teach
 from preceptor.training.loop import Interrupted, Loop
+from preceptor.training.step import Stepper
 from training.toys import (
     assert_close,
     distill_recipe,
@@ -133,14 +134,14 @@ def test_infinite_scores_are_kept_and_resumed(tmp_path: Path) -> None:
 def test_averages(kind: str, start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the plain formula over the weights after each step, with batch norm's statistics among them."""
     seen: list[dict[str, Tensor]] = []
-    whole = Loop._optimize
+    whole = Loop._step
 
-    def optimizing(self: Loop) -> None:
-        whole(self)
+    def stepping(self: Loop, batches: Any) -> None:
+        whole(self, batches)
         if self.progress.epoch >= start:
             seen.append({n: t.detach().clone() for n, t in self.raw_model.state_dict().items()})
 
-    monkeypatch.setattr(Loop, "_optimize", optimizing)
+    monkeypatch.setattr(Loop, "_step", stepping)
     model = lambda num_classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, num_classes))  # noqa: E731
     recipe = teach_recipe(
         "training.epochs=3", f"average.kind={kind}", "average.decay=0.8", f"average.start_epoch={start}"
@@ -379,9 +380,9 @@ def test_a_device_without_float64(seeds: tuple[int, ...], tmp_path: Path, monkey
     """
     recipe = teach_recipe(*SOTEACHER[:2], "average.decay=0.9", "training.checkpoint_every=2", "training.clip_norm=1.0")
     teach(recipe, tmp_path / "whole", seeds=seeds)
-    monkeypatch.setattr("preceptor.training.loop._HAVE_FLOAT64", {"cuda"})
-    for name in ("_step", "_means", "save", "_resume"):
-        monkeypatch.setattr(Loop, name, without_float64(getattr(Loop, name)))
+    monkeypatch.setattr("preceptor.training.device._HAVE_FLOAT64", {"cuda"})
+    for owner, name in ((Loop, "_step"), (Loop, "save"), (Loop, "_resume"), (Stepper, "means")):
+        monkeypatch.setattr(owner, name, without_float64(getattr(owner, name)))
     with stopped_at(5):
         teach(recipe, tmp_path / "run", seeds=seeds)
     teach(recipe, tmp_path / "run", seeds=seeds)

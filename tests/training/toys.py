@@ -52,9 +52,10 @@ def snapshot(folder: Path) -> dict[str, Any]:
     }
     for path in folder.glob("*.safetensors"):
         content[path.name] = _bits(path)
-    for name in ("recipe.yaml", "splits.json"):
+    for name in ("recipe.yaml", "objects.json", "splits.json"):
         content[name] = (folder / name).read_text()
     result = without_time(json.loads((folder / "result.json").read_text()))
+    del result["files"], result["sha256"]  # of files that were read here, and of the clock
     content["result"] = result | {"circumstances": {**result["circumstances"], "date": None}}
     for path in (folder / "checkpoints").iterdir():
         state = without_time(json.loads((path / "state.json").read_text()))

@@ -145,7 +145,7 @@ def _teacher_override(name: str) -> str:
 
     if Path(name).is_dir() or not (":" in name or "+" in name):
         return text_override("teacher", name)
-    from preceptor.study.teachers.candidates import teacher_references
+    from preceptor.runs.references import teacher_references
 
     references = [reference.model_dump(mode="json") for reference in teacher_references(name)]
     return f"teacher={json.dumps(references, ensure_ascii=False)}"

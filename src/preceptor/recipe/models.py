@@ -124,10 +124,10 @@ class Training(Strict):
 class Recipe(Strict):
     """What teaching and distilling have in common."""
 
-    data: Named
-    """The data set: a public name of `preceptor.data`, or ``package.module:name``."""
-    model: Named
-    """The model: a public name of `preceptor.models`, or ``package.module:name``."""
+    data: Named | None = None
+    """The data set: a public name of `preceptor.data`, or ``package.module:name``; none where one is handed over."""
+    model: Named | None = None
+    """The model: a public name of `preceptor.models`, or ``package.module:name``; none where one is handed over."""
     split: Split = Split()
     """How the labelled data are cut."""
     augmentation: Named | None = None
@@ -146,6 +146,11 @@ class Recipe(Strict):
     """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, int] = Field(default_factory=dict)
     """Another seed for some streams: split, initialization, order, augmentation, dropout."""
+
+    @property
+    def data_name(self) -> str:
+        """What an error or a table calls the data."""
+        return self.data.name if self.data else "given"
 
     @model_validator(mode="after")
     def _last_milestone(self) -> "Recipe":

@@ -1,9 +1,20 @@
 """The run folder: a documented, versioned format (docs/run-folder.md) that is checked when it is read."""
 
 from preceptor.runs.circumstances import circumstances
-from preceptor.runs.folder import SCHEMA, make_run, open_run, read_members, read_objects, read_recipe, read_result
+from preceptor.runs.folder import (
+    SCHEMA,
+    Identity,
+    make_run,
+    open_run,
+    read_members,
+    read_objects,
+    read_recipe,
+    read_result,
+    write_result,
+)
 from preceptor.runs.splits import heldout_labels, parts_of, read_splits, write_splits
 from preceptor.runs.weights import (
+    Factory,
     Weights,
     kept_epochs,
     load_model,
@@ -11,12 +22,15 @@ from preceptor.runs.weights import (
     load_weights,
     read_weights,
     save_weights,
+    stack_of,
     teacher_weights,
     temperature_of,
 )
 
 __all__ = [
     "SCHEMA",
+    "Factory",
+    "Identity",
     "Weights",
     "circumstances",
     "heldout_labels",
@@ -34,7 +48,9 @@ __all__ = [
     "read_splits",
     "read_weights",
     "save_weights",
+    "stack_of",
     "teacher_weights",
     "temperature_of",
+    "write_result",
     "write_splits",
 ]

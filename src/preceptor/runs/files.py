@@ -91,7 +91,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
         raise InputError(
-            f"another process is at work in '{folder}'; wait until it has ended, or give another folder with --out"
+            f"another process is at work in '{folder}'; wait until it has ended, or give another folder",
+            argument="folder",
         ) from None
     except OSError as error:
         raise not_saved(folder / ".lock", error) from error

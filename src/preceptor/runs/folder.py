@@ -1,94 +1,102 @@
 """A run folder's recipe and result: opened, refused where it is another's, read (docs/run-folder.md).
 
-``recipe.yaml`` what was asked, ``splits.json`` who saw which sample, ``metrics.jsonl`` one line an epoch,
-``checkpoints/`` the state to go on from, ``last.safetensors`` / ``best.safetensors`` /
-``average.safetensors`` the weights, ``result.json`` what came out and on what; the result is written last, so
-a run that has one is complete.
+``recipe.yaml`` what was asked, ``members.json`` and ``objects.json`` what else tells this run from others,
+``splits.json`` who saw which sample, ``metrics.jsonl`` one line an epoch, ``checkpoints/`` the state to go on from,
+``last.safetensors`` / ``best.safetensors`` / ``average.safetensors`` the weights, ``result.json`` what came out and on
+what; the result is written last, so a run that has one is complete.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, dump, parse, read_yaml
-from preceptor.runs import files
+from preceptor.runs import files, integrity
 
-SCHEMA = 1
+SCHEMA = 2
 # What may differ when a run is continued: where and how it is computed, not what.
 _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
-_MEMBERS, _OBJECTS = "# members: ", "# objects: "
+_MEMBERS, _OBJECTS = "members", "objects"
+_NO_RUN = "it has no recipe.yaml; give a folder that teach or distill wrote"
 
 
-def open_run(
-    folder: Path,
-    recipe: Recipe,
-    members: Sequence[Mapping[str, Any]] = (),
-    objects: Mapping[str, str] | None = None,
-) -> dict[str, Any] | None:
-    """Look at a run folder; return its result if it is there and complete, else None. Nothing is written.
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run this one: a folder is gone on with only by the same.
 
     Args:
-        members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and
-            weights.
+        recipe: what was asked.
+        members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and weights.
         objects: the fingerprints of the Python objects that stand in for the recipe's entries, by role.
+    """
+
+    recipe: TeachRecipe | DistillRecipe
+    members: Sequence[Mapping[str, Any]] = ()
+    objects: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_run(folder: Path, identity: Identity) -> dict[str, Any] | None:
+    """Look at a run folder; return its result if it is there and complete, else None. Nothing is written.
 
     Raises:
-        InputError: the folder holds another recipe or was made with other objects, or holds something that is no run.
+        InputError: the folder holds another run, or something that is no run.
     """
-    path = folder / "recipe.yaml"
-    if path.exists():
-        _refuse_other(folder, recipe, members)
-        _refuse_other_objects(folder, objects or {})
+    if (folder / "recipe.yaml").exists():
+        _refuse_other(folder, identity)
         if not (folder / "result.json").exists():
             return None
-        _refuse_more_epochs(folder, recipe)
+        _refuse_more_epochs(folder, identity.recipe)
         return read_result(folder)
-    if folder.is_file() or (folder.is_dir() and any(f for f in folder.iterdir() if not f.name.startswith("."))):
-        raise InputError(f"'{folder}' exists and is no run folder; give a new one with --out")
+    if folder.is_file() or (folder.is_dir() and any(map(_foreign, folder.iterdir()))):
+        raise InputError(f"'{folder}' exists and is no run folder; give a new one", argument="folder")
     return None
 
 
-def make_run(
-    folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]] = (), objects: Mapping[str, str] | None = None
-) -> None:
-    """Write a run's recipe into its folder if it is not there; arguments as of `open_run`."""
-    if not (folder / "recipe.yaml").exists():
-        header = f"{_MEMBERS}{json.dumps(list(members))}\n" if members else ""
-        header += f"{_OBJECTS}{json.dumps(objects or {})}\n"
-        files.write_text(folder / "recipe.yaml", header + dump(recipe))
+def _foreign(path: Path) -> bool:
+    """Whether a file in a folder without a recipe is not what `make_run` writes first."""
+    return not path.name.startswith(".") and path.name not in (f"{_MEMBERS}.json", f"{_OBJECTS}.json")
 
 
-def _refuse_other(folder: Path, recipe: Recipe, members: Sequence[Mapping[str, Any]]) -> None:
-    found = read_recipe(folder)
-    ours, theirs = (_flatten(_essence(r)) for r in (recipe, found))
+def make_run(folder: Path, identity: Identity) -> None:
+    """Write down what a run is, if it is not there: its recipe last, as a folder that has one is a run."""
+    if (folder / "recipe.yaml").exists():
+        return
+    if identity.members:
+        _write(folder, _MEMBERS, list(identity.members))
+    _write(folder, _OBJECTS, dict(identity.objects))
+    files.write_text(folder / "recipe.yaml", dump(identity.recipe))
+
+
+def _refuse_other(folder: Path, identity: Identity) -> None:
+    ours, theirs = (_flatten(_essence(r)) for r in (identity.recipe, read_recipe(folder)))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise InputError(
                 f"the run folder '{folder}' holds another recipe: {key} is {theirs.get(key)!r} there and "
-                f"{ours.get(key)!r} here; give another folder with --out, or remove that one"
+                f"{ours.get(key)!r} here; give another folder, or remove that one",
+                argument="folder",
             )
+    _refuse_other_members(folder, [dict(member) for member in identity.members])
+    _refuse_other_objects(folder, identity.objects)
+
+
+def _refuse_other_members(folder: Path, ours: list[dict[str, Any]]) -> None:
     theirs = read_members(folder)
-    if len(theirs) != len(members):
+    if len(theirs) != len(ours):
         raise InputError(
-            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(members)}; give another folder with --out"
+            f"the run folder '{folder}' holds {_count(theirs)}, not {_count(ours)}; give another folder",
+            argument="folder",
         )
-    for position, (there, here) in enumerate(zip(theirs, members, strict=True)):
+    for position, (there, here) in enumerate(zip(theirs, ours, strict=True)):
         if there != here:
             raise InputError(
                 f"the run folder '{folder}' holds another stack: member {position} is {json.dumps(there)} "
-                f"there and {json.dumps(here)} here; give another folder with --out"
+                f"there and {json.dumps(here)} here; give another folder",
+                argument="folder",
             )
-
-
-def _refuse_more_epochs(folder: Path, recipe: Recipe) -> None:
-    """Refuse to look on silently while epochs are asked for that a complete run has not kept."""
-    if recipe.training.keep == "all" and read_recipe(folder).training.keep != "all":
-        raise InputError(
-            f"the run '{folder}' is complete and has kept its last epoch alone; leave training.keep=all out, or keep "
-            "them in a new folder with --out"
-        )
 
 
 def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
@@ -100,8 +108,19 @@ def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
         if there != here:
             raise InputError(
                 f"the run folder '{folder}' was made with another {role}: {there} there and {here} here; give the same "
-                f"{role}, or another folder with --out"
+                f"{role}, or another folder",
+                argument="folder",
             )
+
+
+def _refuse_more_epochs(folder: Path, recipe: Recipe) -> None:
+    """Refuse to look on silently while epochs are asked for that a complete run has not kept."""
+    if recipe.training.keep == "all" and read_recipe(folder).training.keep != "all":
+        raise InputError(
+            f"the run '{folder}' is complete and has kept its last epoch alone; leave training.keep=all out, or keep "
+            "them in a new folder",
+            argument="folder",
+        )
 
 
 def _count(members: Sequence[Any]) -> str:
@@ -130,52 +149,68 @@ def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
     """
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise InputError(
-            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
-        )
+        raise InputError(f"'{folder}' is no run folder: {_NO_RUN}")
     raw = read_yaml(path)
     return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
 
 
 def read_members(folder: Path) -> list[dict[str, Any]]:
     """What sets the members of a stack apart; none for a single model."""
-    return _header(folder, _MEMBERS) or []
+    return _read(folder, _MEMBERS) or []
 
 
 def read_objects(folder: Path) -> dict[str, str] | None:
     """The fingerprints of the Python objects that a run was given, by role; None if an older Preceptor made it."""
-    return _header(folder, _OBJECTS)
+    return _read(folder, _OBJECTS)
 
 
-def _header(folder: Path, name: str) -> Any:
-    """The JSON in one of the comments that a run's recipe begins with."""
+def _write(folder: Path, name: str, content: Any) -> None:
+    files.write_json(folder / f"{name}.json", {"schema_version": SCHEMA, name: content})
+
+
+def _read(folder: Path, name: str) -> Any:
+    """What a file of the folder says; runs of format 1 have it in a comment that their recipe begins with."""
+    path = folder / f"{name}.json"
+    if path.exists():
+        content = files.read_json(path)
+        if name not in content:
+            raise InputError(f"'{path}' lacks '{name}'; it is damaged or was not written by Preceptor")
+        return content[name]
     for line in (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()[:2]:
-        if line.startswith(name):
-            return json.loads(line.removeprefix(name))
+        if line.startswith(f"# {name}: "):
+            return json.loads(line.removeprefix(f"# {name}: "))
     return None
 
 
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write ``result.json``, last of all: with the checksums of the run's files and one of itself."""
+    path = folder / "result.json"
+    listed = integrity.manifest(folder, without=path.name)
+    files.write_json(path, integrity.sealed({**result, "files": listed}))
+
+
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a complete run.
+    """The result of a complete run, without the checksums in it.
 
     Raises:
         InputError: the run is not complete, or its result is damaged or of a newer format.
     """
     path = folder / "result.json"
     if not (folder / "recipe.yaml").is_file():
-        raise InputError(
-            f"'{folder}' is no run folder: it has no recipe.yaml; give a folder that teach or distill wrote"
-        )
+        raise InputError(f"'{folder}' is no run folder: {_NO_RUN}")
     if not path.is_file():
         raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
     result = files.read_json(path)
     found = result.get("schema_version")
     if not isinstance(found, int) or found > SCHEMA:
         raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
+    # Whatever the format says of itself: a result that has checksums is held to them, and one of format 2 has them.
+    if found > 1 or {"files", "sha256"} & result.keys():
+        integrity.check_seal(result, path)
     for key in ("verb", "heldout", "test"):
         if key not in result:
             raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
-    return result
+    return {key: value for key, value in result.items() if key not in ("files", "sha256")}
 
 
 def check_member(size: int | None, member: int | None, source: str) -> None:

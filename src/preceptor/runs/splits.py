@@ -21,10 +21,11 @@ def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
     content = {"schema_version": SCHEMA, "parts": {name: index.tolist() for name, index in parts.items()}}
     if not path.exists():
         files.write_json(path, content, indent=None)
-    elif files.read_json(path) != content:
+    elif files.read_json(path).get("parts") != content["parts"]:
         raise InputError(
             f"'{path}' records another split than the data set gives now; put the data back as they were "
-            "when the run began, or give another folder with --out"
+            "when the run began, or give another folder",
+            argument="folder",
         )
 
 

@@ -1,7 +1,7 @@
 """A run's weights on disk: safetensors whose header says which model they belong to, and models rebuilt from them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from preceptor.recipe import TeacherRef
 from preceptor.runs import checkpoint, files
 from preceptor.runs.folder import SCHEMA, check_member, read_result
 from preceptor.schema import Component, Transform, parse_transform
-from preceptor.tasks.stack import member_state
+from preceptor.tasks.stack import Stack, member_state
 from preceptor.tasks.teacher import Teacher
+
+Factory = Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_model(
-    path: Path, member: int | None = None, *, model: Callable[..., torch.nn.Module] | None = None
+    path: Path, member: int | None = None, *, model: Factory | None = None
 ) -> tuple[torch.nn.Module, Weights]:
     """Rebuild the model whose weights are at `path`.
 
@@ -86,22 +88,49 @@ def load_model(
     return _model_of(weights, f"'{path}'", member, model), weights
 
 
-def load_teacher(reference: TeacherRef) -> Teacher:
-    """The teacher that a recipe refers to.
+def stack_of(weights: Weights, source: str, source_of: Sequence[int] | None = None) -> Stack:
+    """All models of a stack as one module.
+
+    Args:
+        weights: of the stack.
+        source: what an error calls them.
+        source_of: for each model, the row of the input that it reads; default: its own.
 
     Raises:
-        InputError: the run is missing or incomplete, or has no such weights, epoch or member.
+        InputError: they are a single model's.
     """
-    read_result(reference.run)
-    weights, source = teacher_weights(reference)
-    model = _model_of(weights, source, reference.member)
+    if weights.members is None:
+        raise InputError(f"{source} holds a single model, not a stack; load it by load_model")
+    stack = Stack([_made(weights, source, None) for _ in range(weights.members)], source_of)
+    load_weights(stack, weights.tensors, source)
+    return stack.eval()
+
+
+def load_teacher(reference: TeacherRef, *, model: Factory | None = None) -> Teacher:
+    """The teacher that a recipe refers to.
+
+    Args:
+        model: the factory that the run was given in place of its recipe's model.
+
+    Raises:
+        InputError: the run is missing or incomplete, or has no such weights, epoch or member; or it was given a factory
+            and `model` is not.
+    """
+    module, weights = model_of(reference, model=model)
     return Teacher(
-        model,
+        module,
         distribution=weights.distribution,
         temperature=temperature_of(reference, weights),
         class_names=weights.class_names,
         transform=weights.transform,
     )
+
+
+def model_of(reference: TeacherRef, *, model: Factory | None = None) -> tuple[nn.Module, Weights]:
+    """The model that a reference names, in eval mode; arguments and errors as of `load_teacher`."""
+    read_result(reference.run)
+    weights, source = teacher_weights(reference)
+    return _model_of(weights, source, reference.member, model), weights
 
 
 def temperature_of(reference: TeacherRef, weights: Weights) -> float:
@@ -153,22 +182,21 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     return checkpoint.after_epochs(run / "checkpoints")
 
 
-def _model_of(
-    weights: Weights, source: str, member: int | None, factory: Callable[..., torch.nn.Module] | None = None
-) -> torch.nn.Module:
+def _model_of(weights: Weights, source: str, member: int | None, factory: Factory | None = None) -> torch.nn.Module:
     check_member(weights.members, member, source)
     made = _made(weights, source, factory)
     load_weights(made, weights.tensors if member is None else member_state(weights.tensors, member), source)
     return made.to(memory_format=torch.channels_last).eval()
 
 
-def _made(weights: Weights, source: str, factory: Callable[..., torch.nn.Module] | None) -> torch.nn.Module:
+def _made(weights: Weights, source: str, factory: Factory | None) -> torch.nn.Module:
     """A model of the weights' architecture."""
     supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
     if factory is None and "factory" in weights.model:
         raise InputError(
-            f"{source} holds weights of a model factory of your own, {weights.model['factory']}; rebuild it by "
-            "load_model(path, model=...), or name it in the recipe as package.module:name and train again"
+            f"{source} holds weights of a model factory of your own, {weights.model['factory']}; hand that function "
+            "over as model=",
+            argument="model",
         )
     with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
         if factory is not None:

@@ -24,6 +24,8 @@ class Stack(nn.Module):
         ValueError: the models differ in architecture, or draw random numbers in their forward pass.
     """
 
+    template: nn.Module
+
     def __init__(self, models: Sequence[nn.Module], source_of: Sequence[int] | None = None) -> None:
         super().__init__()
         shapes = [{name: tuple(t.shape) for name, t in model.state_dict().items()} for model in models]

@@ -1,52 +1,242 @@
 """A task maps a batch to ``{"loss": ..., named parts...}``; the loop does not know what a teacher is.
 
-Losses and objectives give one value per example (or token); reduction happens here, once: the sum over
-unmasked examples divided by `count`, the number of unmasked examples in the whole optimizer step. So
-micro-batches and processes add up to exactly what one batch would give. For a stack each model has its own
-count, and the models' losses are summed.
+Criteria give one value per example (or token); reduction happens here, once: the sum over unmasked examples divided by
+`count`, the number of unmasked examples in the whole optimizer step. So micro-batches and processes add up to exactly
+what one batch would give. For a stack each model has its own count, and the models' losses are summed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.tasks.criterion import Criterion, of_loss, of_objective
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.teacher import TeacherFn
+from preceptor.tasks.taps import Taps
+from preceptor.tasks.teacher import Teacher, TeacherFn, TeacherLike, as_teacher
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
+Share = Callable[[Mapping[str, Any], Tensor], Tensor]
+
+_HARD = of_objective(cross_entropy)
 
 
-class Task(Protocol):
-    """What the loop needs of a task."""
+class Task:
+    """A model and the criteria that it minimises: what is common to teachers and students.
 
-    model: nn.Module
-    state: nn.Module | None
+    Args:
+        model: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
+        criteria: those with methods of their own are bound to the model and called by the loop.
+        num_samples: size of the data set that ``index`` points into, for criteria with a memory.
+        num_classes: C, for the same.
 
-    def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
-        """``loss`` (a scalar to differentiate), ``logits``, and parts to log (scalars, or one value per
-        model).
+    Attributes:
+        model: the loop wraps it for several processes; `bare` stays as it is.
+        lead: how many leading axes of the logits are models: 0, or 1 for a stack.
+    """
+
+    def __init__(
+        self, model: nn.Module, criteria: Sequence[Criterion], *, num_samples: int = 0, num_classes: int = 0
+    ) -> None:
+        self.model: nn.Module = model
+        self.bare: nn.Module = model
+        self.criteria: list[Criterion] = list(criteria)
+        self.lead: int = int(isinstance(model, Stack))
+        structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
+        for each in self.criteria:
+            each.call("bind", model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
+        self._taps = Taps(structure, [name for each in self.criteria for name in each.taps("student")], "student")
+
+    @property
+    def state(self) -> nn.Module | None:
+        """The criterion that has parameters or state, if there is one."""
+        return next((each.module for each in self.criteria if each.module is not None), None)
+
+    @property
+    def observes(self) -> bool:
+        """Whether a criterion wants to see a step's outputs."""
+        return any(each.has("observe") for each in self.criteria)
+
+    @property
+    def batch_level(self) -> bool:
+        """Whether a criterion is a statement about a batch."""
+        return any(each.batch_level for each in self.criteria)
+
+    def __call__(self, batch: Mapping[str, Tensor], count: Tensor | None = None) -> Output:
+        """The loss of a micro-batch, a scalar to differentiate, with its parts.
+
+        Args:
+            batch: ``input``, ``label`` (int64), and where there are any ``mask`` (bool, False on padding) and
+                ``index`` (int64, the samples' places in their data set).
+            count: examples of the whole optimizer step, one number for each model of a stack; by default those of
+                this batch, for a loop that makes a step of each.
+
+        Returns:
+            ``loss``, ``logits``, and without gradient each part of the loss: a scalar, or one value per model.
         """
-        ...
+        batch = self._whole(batch)
+        if count is None:
+            count = batch["mask"].flatten(self.lead).sum(-1).clamp(min=1)
+        with self._taps as features:
+            logits = self.model(batch["input"])
+        return self._losses(batch, logits, features, count) | {"logits": logits}
+
+    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+        raise NotImplementedError
+
+    def _whole(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The batch of somebody else's loop with a mask of all True, where it has none."""
+        for each in self.criteria:
+            if "index" in each.needs and "index" not in batch:
+                raise InputError(
+                    f"'{each.name}' needs to know each sample again, and the batch has no 'index'; add the samples' "
+                    "places in their data set, int64"
+                )
+        if "mask" in batch:
+            return batch
+        return {**batch, "mask": torch.ones_like(batch["label"], dtype=torch.bool)}
 
     def penalty(self) -> Tensor | None:
-        """A term added once per optimizer step (a scalar, or one value per model), or None."""
-        ...
+        """The criteria's penalty on the weights, once per optimizer step: a scalar, or one value per model."""
+        found = [self._penalty_of(each) for each in self.criteria if each.has("penalty")]
+        return torch.stack(found).sum(0) if len(found) > 1 else next(iter(found), None)
+
+    def _penalty_of(self, criterion: Criterion) -> Tensor:
+        if isinstance(self.bare, Stack):
+            return torch.vmap(lambda tensors: criterion.call("penalty", tensors))(self.bare.tensors())
+        return criterion.call("penalty", dict(self.bare.named_parameters()) | dict(self.bare.named_buffers()))
 
     def observe(self, logits: Tensor, index: Tensor, mask: Tensor) -> None:
-        """See a whole optimizer step's outputs, gathered over processes, after the step."""
-        ...
+        """Hand a whole optimizer step's outputs, gathered over processes, to criteria that remember them."""
+        for each in self.criteria:
+            each.call("observe", logits, index, mask)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before each epoch, counted from 0, and again where a run resumes within one."""
-        ...
+        """Tell criteria with a schedule where training stands: before each epoch, counted from 0, and where a run
+        resumes within one.
+        """
+        for each in self.criteria:
+            each.call("start_epoch", epoch, epochs)
 
-    observes: bool
-    batch_level: bool
+
+class TeachTask(Task):
+    """Train a model under an objective on hard labels.
+
+    Args:
+        model: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
+        objective: ``objective(logits, labels, *, mask)``, a module with more to it, or a `Criterion`.
+        num_samples, num_classes: as of `Task`.
+
+    >>> task = TeachTask(nn.Linear(2, 3), cross_entropy)
+    >>> batch = {"input": torch.zeros(4, 2), "label": torch.tensor([0, 1, 2, 0])}
+    >>> task(batch)["loss"].backward()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Callable[..., Tensor] | Criterion,
+        *,
+        num_samples: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        self.objective: Criterion = objective if isinstance(objective, Criterion) else of_objective(objective)
+        super().__init__(model, [self.objective], num_samples=num_samples, num_classes=num_classes)
+
+    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+        # Masked labels may be anything; the objective must not trip over them.
+        labels = batch["label"].masked_fill(~batch["mask"], 0)
+        given = {**batch, "logits": logits, "labels": labels, "student_features": features}
+        share = reduce(self.objective(given), batch["mask"], count, self.lead)
+        return {"loss": share.sum(), "objective": share.detach()}
+
+
+class DistillTask(Task):
+    """Train a student: ``ce_weight`` CE to the labels + ``distill_weight`` times a loss to the teacher, per example.
+
+    Args:
+        student: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
+        teacher: a module, a function from the batch to logits or log-probabilities of the student's shape, or a list.
+        loss: ``loss(student_logits, teacher_logits, *, mask)``, a module with more to it, or a `Criterion`; for a stack
+            a list of ``(models, loss)`` where `models` are indices of the models that it trains.
+        ce_weight, distill_weight: a number, or (M,) for a stack.
+        labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all are
+            labelled.
+        num_samples, num_classes: as of `Task`.
+
+    >>> from functools import partial
+    >>> from preceptor.losses import wttm
+    >>> task = DistillTask(nn.Linear(2, 3), nn.Linear(2, 3), partial(wttm, temperature=4.0), distill_weight=3.0)
+    >>> batch = {"input": torch.zeros(4, 2), "label": torch.tensor([0, 1, 2, 0])}
+    >>> sorted(task(batch))
+    ['ce', 'distill', 'logits', 'loss']
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: TeacherLike,
+        loss: Callable[..., Tensor] | Criterion | Sequence[tuple[list[int], Criterion]],
+        *,
+        ce_weight: float | Tensor = 0.1,
+        distill_weight: float | Tensor = 0.9,
+        labelled: Tensor | None = None,
+        num_samples: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        self.groups: list[tuple[list[int], Criterion]] | None = None
+        if isinstance(loss, Sequence):
+            self.groups = list(loss)
+            criteria = [criterion for _, criterion in self.groups]
+        else:
+            criteria = [loss if isinstance(loss, Criterion) else of_loss(loss)]
+        super().__init__(student, criteria, num_samples=num_samples, num_classes=num_classes)
+        self.teacher: TeacherFn = as_teacher(teacher)
+        self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
+        self._teacher_taps = teacher_taps(self.teacher, self.criteria)
+
+    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+        mask = batch["mask"]
+        known = mask if self.labelled is None else mask & self._labelled(batch["index"])
+        labels = batch["label"].masked_fill(~known, 0)
+        with torch.no_grad(), self._teacher_taps as teacher_features:
+            teacher = self.teacher(batch)
+        check_match(logits, teacher)
+        given = {**batch, "logits": logits, "teacher_logits": teacher, "labels": labels}
+        hard = reduce(_HARD(given | {"mask": known}), mask, count, self.lead)
+        given |= {"student_features": features, "teacher_features": teacher_features}
+        soft = self._soft(given, known, count)
+        loss = self.ce_weight * hard + self.distill_weight * soft
+        return {"loss": loss.sum(), "ce": hard.detach(), "distill": soft.detach()}
+
+    def _labelled(self, index: Tensor) -> Tensor:
+        assert self.labelled is not None
+        self.labelled = self.labelled.to(index.device)
+        return self.labelled[index] if self.labelled.ndim == 1 else self.labelled.gather(-1, index)
+
+    def _soft(self, given: Mapping[str, Any], known: Tensor, count: Tensor) -> Tensor:
+        """The loss's share of the step's mean: a scalar, or one value per model."""
+        if self.groups is None:
+            return _share(self.criteria[0], given, known, count)
+        # vmap gives every loss one model at a time, a batch-level one too.
+        parts = []
+        for models, criterion in self.groups:
+            tensors = {name: given[name][models] for name in (*criterion.needs, "mask")}
+            one = lambda given, known, count, criterion=criterion: _share(criterion, given, known, count)  # noqa: E731
+            parts.append(torch.vmap(one)(tensors, known[models], count[models]))
+        order = torch.tensor([model for models, _ in self.groups for model in models], device=count.device)
+        return torch.cat(parts)[order.argsort()]
+
+
+def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count: Tensor) -> Tensor:
+    """A loss of one model on a micro-batch, as its share in the step's mean; one that needs labels sees labelled
+    samples only.
+    """
+    seen = known if "labels" in criterion.needs else given["mask"]
+    return reduce(criterion({**given, "mask": seen}), seen, count, 0)
 
 
 def reduce(values: Tensor, mask: Tensor, count: Tensor, lead: int) -> Tensor:
@@ -60,157 +250,20 @@ def reduce(values: Tensor, mask: Tensor, count: Tensor, lead: int) -> Tensor:
     return values.flatten(lead).sum(-1) / count
 
 
-class TeachTask:
-    """Train a model under an objective on hard labels.
+def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps:
+    """What catches the teacher's features, if a criterion asks for any.
 
-    Args:
-        model: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
-        objective: ``objective(logits, labels, *, mask)``, or a stateful one (docs/architecture.md).
-        num_samples: size of the data set that ``index`` points into, for stateful objectives.
+    Raises:
+        InputError: the teacher is no live model, or has no such module.
     """
-
-    model: nn.Module
-    bare: nn.Module
-
-    batch_level = False
-
-    def __init__(
-        self, model: nn.Module, objective: Callable[..., Tensor], *, num_samples: int, num_classes: int
-    ) -> None:
-        self.model, self.bare = model, model  # the loop wraps the first for several processes
-        self.objective: Any = objective
-        self.lead: int = int(isinstance(model, Stack))
-        self.state: nn.Module | None = objective if isinstance(objective, nn.Module) else None
-        self.observes: bool = hasattr(objective, "observe")
-        if hasattr(objective, "bind"):
-            structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
-            self.objective.bind(model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
-
-    def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
-        logits = self.model(batch["input"])
-        # Masked labels may be anything; the objective must not trip over them.
-        labels = batch["label"].masked_fill(~batch["mask"], 0)
-        index = {"index": batch["index"]} if self.state is not None else {}
-        values = self.objective(logits, labels, mask=batch["mask"], **index)
-        share = reduce(values, batch["mask"], count, self.lead)
-        return {"loss": share.sum(), "logits": logits, "objective": share.detach()}
-
-    def penalty(self) -> Tensor | None:
-        """The objective's penalty on the weights."""
-        function = getattr(self.objective, "penalty", None)
-        if function is None:
-            return None
-        if isinstance(self.bare, Stack):
-            return torch.vmap(function)(self.bare.tensors())
-        return function(dict(self.bare.named_parameters()) | dict(self.bare.named_buffers()))
-
-    def observe(self, logits: Tensor, index: Tensor, mask: Tensor) -> None:
-        """Hand the step's outputs to an objective that remembers them."""
-        self.objective.observe(logits, index, mask)
-
-    def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Tell an objective with a schedule where training stands."""
-        if hasattr(self.objective, "start_epoch"):
-            self.objective.start_epoch(epoch, epochs)
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A student's loss with its options bound, and what the task must know about it.
-
-    Args:
-        function: ``function(student_logits, teacher_logits, *, mask)``.
-        needs_labels: it takes the labels third (DKD), and so sees labelled samples only.
-        batch_level: it is a statement about a batch (DIST).
-    """
-
-    function: Callable[..., Tensor]
-    needs_labels: bool = False
-    batch_level: bool = False
-
-    def share(
-        self, logits: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, labelled: Tensor, count: Tensor
-    ) -> Tensor:
-        """The loss of one model on a micro-batch, as its share in the step's mean."""
-        seen = labelled if self.needs_labels else mask
-        values = self.function(logits, teacher, *([labels] if self.needs_labels else []), mask=seen)
-        return reduce(values, seen, count, 0)
-
-
-class DistillTask:
-    """Train a student: ``ce_weight`` CE to the labels + ``distill_weight`` times a loss to the teacher, per
-    example.
-
-    Args:
-        student: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
-        teacher: maps the batch to logits or log-probabilities of the student's shape.
-        loss: what the student minimises; for a stack, a list of ``(models, loss)`` where `models` are indices
-            of the models that it trains.
-        labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all
-            labelled.
-    """
-
-    model: nn.Module
-    teacher: TeacherFn
-    loss: Loss | Sequence[tuple[list[int], Loss]]
-    ce_weight: float | Tensor
-    distill_weight: float | Tensor
-
-    state: nn.Module | None = None
-    observes = False
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: TeacherFn,
-        loss: Loss | Sequence[tuple[list[int], Loss]],
-        *,
-        ce_weight: float | Tensor = 0.1,
-        distill_weight: float | Tensor = 0.9,
-        labelled: Tensor | None = None,
-    ) -> None:
-        self.model, self.teacher, self.loss = student, teacher, loss
-        self.lead: int = int(isinstance(student, Stack))
-        self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
-        losses = [loss] if isinstance(loss, Loss) else [each for _, each in loss]
-        self.batch_level: bool = any(each.batch_level for each in losses)
-
-    def __call__(self, batch: Mapping[str, Tensor], count: Tensor) -> Output:
-        logits = self.model(batch["input"])
-        mask = batch["mask"]
-        known = mask if self.labelled is None else mask & self._labelled(batch["index"])
-        labels = batch["label"].masked_fill(~known, 0)
-        with torch.no_grad():
-            teacher = self.teacher(batch)
-        check_match(logits, teacher)
-        hard = reduce(cross_entropy(logits, labels, mask=known), mask, count, self.lead)
-        soft = self._soft(logits, teacher, labels, mask, known, count)
-        loss = self.ce_weight * hard + self.distill_weight * soft
-        return {"loss": loss.sum(), "logits": logits, "ce": hard.detach(), "distill": soft.detach()}
-
-    def _labelled(self, index: Tensor) -> Tensor:
-        assert self.labelled is not None
-        self.labelled = self.labelled.to(index.device)
-        return self.labelled[index] if self.labelled.ndim == 1 else self.labelled.gather(-1, index)
-
-    def _soft(self, *tensors: Tensor) -> Tensor:
-        """The loss's share of the step's mean: a scalar, or one value per model."""
-        if isinstance(self.loss, Loss):
-            return self.loss.share(*tensors)
-        # vmap gives every loss one model at a time, a batch-level one too.
-        parts = [torch.vmap(loss.share)(*(tensor[models] for tensor in tensors)) for models, loss in self.loss]
-        order = torch.tensor([model for models, _ in self.loss for model in models], device=tensors[0].device)
-        return torch.cat(parts)[order.argsort()]
-
-    def penalty(self) -> Tensor | None:
-        """A student has none."""
-        return None
-
-    def observe(self, logits: Tensor, index: Tensor, mask: Tensor) -> None:
-        """A student's losses remember nothing."""
-
-    def start_epoch(self, epoch: int, epochs: int) -> None:
-        """A student's losses have no schedule."""
+    for each in criteria:
+        if each.taps("teacher") and not isinstance(teacher, Teacher):
+            raise InputError(
+                f"the loss '{each.name}' needs features of the teacher, which only one live model can give; hand over "
+                "the model itself as the teacher, without a transform"
+            )
+    model = teacher.model if isinstance(teacher, Teacher) else nn.Module()
+    return Taps(model, [name for each in criteria for name in each.taps("teacher")], "teacher")
 
 
 def check_match(student: Tensor, teacher: Tensor) -> None:

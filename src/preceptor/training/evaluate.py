@@ -10,8 +10,9 @@ from preceptor import assess
 from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
 from preceptor.outputs import read_logits
-from preceptor.tasks.stack import Stack
+from preceptor.outputs.asking import as_table, ask
 from preceptor.tasks.teacher import TeacherFn, moved
+from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator
 
 SCORES = ("accuracy", "brier", "nll")
@@ -38,31 +39,23 @@ def refuse_not_finite(logits: Tensor, index: Tensor, mask: Tensor | None = None)
         raise NotFinite(f"the logits{of} for sample {int(index[(*model, row)])} are not finite")
 
 
-@torch.no_grad()
-def predict(
-    model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Accelerator, *, batch_size: int = 256
-) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the samples at `indices`, on the CPU.
+def predict(model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the samples at `indices`, on the CPU, of a model in eval mode.
 
     Args:
-        model: single, or a `Stack`.
+        model: single, or a `Stack`; on the accelerator's device.
         indices: int64 (n,), or (S, n) for a stack: one row for each source of the stack's inputs.
 
     Returns:
-        Logits (n, C) or (M, n, C); labels (n,) or (S, n).
+        Logits (n, C) or (M, n, C) in float32; labels (n,) or (S, n).
     """
     model.eval()
-    rows = indices if indices.ndim == 2 else indices[None]
-    logits, labels = [], []
-    for columns in torch.arange(rows.shape[1]).split(batch_size):
-        batches = [dataset[row[columns].tolist()] for row in rows]
-        inputs = torch.stack([batch["input"] for batch in batches]).to(accelerator.device)
+
+    def speaker(batch: Any) -> Tensor:
         with accelerator.autocast():
-            output = model(inputs if isinstance(model, Stack) else inputs[0])
-        logits.append(output.float().cpu())
-        labels.append(torch.stack([batch["label"] for batch in batches]))
-    joined = torch.cat(labels, 1)
-    return torch.cat(logits, -2), joined if indices.ndim == 2 else joined[0]
+            return model(batch["input"])
+
+    return ask(speaker, dataset, indices, accelerator.device)
 
 
 def score(logits: Tensor, labels: Tensor, *, calibration: bool = False) -> dict[str, Any]:
@@ -78,73 +71,40 @@ def score(logits: Tensor, labels: Tensor, *, calibration: bool = False) -> dict[
 
 
 class Evaluator:
-    """The held-out scores of a model, as the loop wants them once an epoch.
+    """The scores of a run's models on one part of their data, as the loop wants them once an epoch.
 
     Args:
-        dataset: what `indices` point into.
-        indices: (n,), or (S, n) for a stack.
+        cohort: says which samples each model is scored on.
+        part: ``heldout`` or ``test``.
         accelerator: device and precision.
         distribution: how logits are read (`read_logits`).
-        source_of: for each model of a stack, its row of `indices`.
     """
 
-    dataset: Indexed
-    indices: Tensor
-    distribution: str
-    source_of: list[int] | None
-    accelerator: Accelerator
-
-    def __init__(
-        self,
-        dataset: Indexed,
-        indices: Tensor,
-        accelerator: Accelerator,
-        *,
-        distribution: str = "softmax",
-        source_of: list[int] | None = None,
-    ) -> None:
-        self.dataset, self.indices, self.accelerator = dataset, indices, accelerator
-        self.distribution, self.source_of = distribution, source_of
+    def __init__(self, cohort: Cohort, part: str, accelerator: Accelerator, *, distribution: str = "softmax") -> None:
+        self.cohort, self.accelerator, self.distribution = cohort, accelerator, distribution
+        self.dataset, self.indices = cohort.scored(part)
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits or log-probabilities (.., n, C) as a student would see them, and labels of the same leading
         shape.
         """
         logits, labels = predict(model, self.dataset, self.indices, self.accelerator)
-        index = self.indices
-        if self.source_of is not None:
-            labels, index = labels[self.source_of], index[self.source_of]
-        refuse_not_finite(logits, index)
-        return read_logits(logits, self.distribution), labels
+        refuse_not_finite(logits, self.cohort.by_model(self.indices))
+        return read_logits(logits, self.distribution), self.cohort.by_model(labels)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         return score(*self.predictions(model))
 
 
-@torch.no_grad()
-def tabulate(
-    teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device, *, batch_size: int = 256
-) -> Tensor:
-    """A teacher's outputs (N, C) for the samples at `indices`; the rows of all others are NaN.
-
-    N is the size of the data set, so that the table is looked up by sample index; a row that was never
-    computed cannot pass for one that was.
+def tabulate(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device) -> Tensor:
+    """A teacher's outputs (N, C) for the samples at `indices`, by sample index; the rows of all others are NaN.
 
     Raises:
         InputError: the teacher gives NaN.
     """
-    teacher = moved(teacher, device)
-    table: Tensor | None = None
-    for chunk in indices.split(batch_size):
-        batch = {name: tensor.to(device) for name, tensor in dataset[chunk.tolist()].items()}
-        output = teacher(batch).float()
-        if (bad := output.isnan().flatten(1).any(-1)).any():
-            sample = int(chunk[bad.cpu()][0])
-            raise InputError(
-                f"the teacher's output for sample {sample} is NaN; give a teacher that was trained to an end"
-            )
-        if table is None:
-            table = torch.full((len(dataset), output.shape[-1]), torch.nan)
-        table[chunk] = output.cpu()
-    assert table is not None
-    return table
+    outputs, _ = ask(moved(teacher, device), dataset, indices, device)
+    bad = outputs.isnan().any(-1)
+    if bad.any():
+        sample = int(indices[bad][0])
+        raise InputError(f"the teacher's output for sample {sample} is NaN; give a teacher that was trained to an end")
+    return as_table(outputs, indices, len(dataset))

@@ -14,7 +14,7 @@ from preceptor.data.split import checked_pools, pooled_split
 from preceptor.errors import InputError
 from preceptor.recipe import Recipe, Split
 from preceptor.schema import Component
-from preceptor.tasks.task import Loss
+from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
 from preceptor.training.streams import Streams
 
@@ -65,14 +65,20 @@ def load_data(recipe: Recipe, data: Any = None) -> Data:
         InputError: no such data set, or its loader refuses the options or finds no files; no map-style data
             set; fewer than two classes.
     """
-    found = as_data(data if data is not None else names.call("data", recipe.data))
-    if data is None:
-        found = replace(found, origin=recipe.data.model_dump(mode="json"))
+    if data is not None:
+        found = as_data(data)
+    elif recipe.data is not None:
+        found = replace(as_data(names.call("data", recipe.data)), origin=recipe.data.model_dump(mode="json"))
+    else:
+        raise InputError(
+            "there are no data: the recipe lacks the key 'data'; give it the name of a data set, or hand one over",
+            argument="data",
+        )
     for part in (found.train, found.test):
         if part is not None:
             require_map_style(part)
     if found.num_classes < 2:
-        raise InputError(f"the data set '{recipe.data.name}' has {found.num_classes} class; at least two are needed")
+        raise InputError(f"the data set '{recipe.data_name}' has {found.num_classes} class; at least two are needed")
     return found
 
 
@@ -86,12 +92,12 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
     streams = Streams(seed, recipe.streams)
     if data.test is not None and recipe.split.test is not None:
         raise InputError(
-            f"split.test is {recipe.split.test!r}, but the data set '{recipe.data.name}' has its own test set; "
+            f"split.test is {recipe.split.test!r}, but the data set '{recipe.data_name}' has its own test set; "
             "remove split.test"
         )
     if data.test is not None and "test" in (data.pools or {}):
         raise InputError(
-            f"the data set '{recipe.data.name}' has its own test set and a pool for the part 'test'; leave one out"
+            f"the data set '{recipe.data_name}' has its own test set and a pool for the part 'test'; leave one out"
         )
     labels = labels_of(data.train, data.num_classes)
     pools = checked_pools(data.pools or {}, len(labels))
@@ -126,14 +132,30 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("initialization", *generation))
-        made = model(**names.accepted(model, supplied)) if model else names.call("model", recipe.model, supplied)
+        if model is not None:
+            made = model(**names.accepted(model, supplied))
+        elif recipe.model is not None:
+            made = names.call("model", recipe.model, supplied)
+        else:
+            raise InputError(
+                "there is no model: the recipe lacks the key 'model'; give it the name of one, or hand a function over "
+                "that makes one",
+                argument="model",
+            )
     if not isinstance(made, nn.Module):
-        raise InputError(f"the model '{recipe.model.name}' is a {type(made).__name__}, not a torch.nn.Module")
+        raise InputError(f"the model '{model_name(recipe, model)}' is a {type(made).__name__}, not a torch.nn.Module")
     # Convolutions run about twice as fast on a CPU with their channels last; nothing else is touched.
     for parameter in made.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return made
+
+
+def model_name(recipe: Recipe, factory: Callable[..., nn.Module] | None) -> str:
+    """What an error calls the model."""
+    if factory is not None:
+        return getattr(factory, "__name__", type(factory).__name__)
+    return recipe.model.name if recipe.model else "given"
 
 
 def check_output(model: nn.Module, data: Data, name: str) -> None:
@@ -201,7 +223,7 @@ def repeats(dataset: Indexed) -> bool:
     return torch.equal(dataset[few]["input"], later)
 
 
-def new_objective(component: Component, num_classes: int) -> Callable[..., Tensor]:
+def new_objective(component: Component, num_classes: int) -> Criterion:
     """A teacher's objective: a class of state is instantiated, a function gets its options.
 
     Raises:
@@ -209,58 +231,69 @@ def new_objective(component: Component, num_classes: int) -> Callable[..., Tenso
     """
     function = names.find("objective", component.name)
     if isinstance(function, type):
-        return names.call("objective", component)
-    names.check_options("objective", component, function, own=("logits", "labels", "index", "mask"))
-    objective = functools.partial(function, **component.options)
-    check_objective(objective, component, num_classes)
-    return objective
+        return of_objective(names.call("objective", component), component.name)
+    names.check_options("objective", component, function, own=("logits", "labels", "mask", *OFFERED))
+    return _tried(
+        "objective",
+        of_objective(functools.partial(function, **component.options), component.name),
+        component,
+        num_classes,
+    )
 
 
-def check_objective(objective: Callable[..., Tensor], component: Component, num_classes: int) -> None:
-    """Try an objective without state on two examples.
+def as_objective(objective: Callable[..., Tensor], num_classes: int) -> Criterion:
+    """Somebody's own objective, tried on two examples if it has no state.
 
     Raises:
-        InputError: it refuses its options, or gives anything but one value per example.
+        InputError: it gives anything but one value per example.
     """
-    if isinstance(objective, nn.Module):
-        return
-    arguments = _two_examples(num_classes), torch.tensor([0, 1])
-    values = _try(lambda: objective(*arguments, mask=torch.tensor([True, True])), "objective", component)
-    if not isinstance(values, Tensor) or values.shape != (2,):
-        raise InputError(
-            f"the objective '{component.name}' gives {_what(values)} for 2 examples; return one value per "
-            "example, without reduction"
-        )
+    criterion = of_objective(objective)
+    return _tried("objective", criterion, Component(name=criterion.name), num_classes)
 
 
-def new_loss(component: Component, num_classes: int) -> Loss:
-    """A student's loss.
+def new_loss(component: Component, num_classes: int) -> Criterion:
+    """A student's loss: a class is instantiated, a function gets its options.
 
     Raises:
         InputError: no such loss, an unknown option, or a value that it refuses.
     """
     function = names.find("loss", component.name)
-    own = ("student_logits", "teacher_logits", "labels", "mask")
+    if isinstance(function, type):
+        return of_loss(names.call("loss", component), component.name)
+    own = ("student_logits", "teacher_logits", "mask", *OFFERED)
     names.check_options("loss", component, function, own=own)
-    return as_loss(functools.partial(function, **component.options), component, num_classes)
+    return _tried(
+        "loss", of_loss(functools.partial(function, **component.options), component.name), component, num_classes
+    )
 
 
-def as_loss(function: Callable[..., Tensor], component: Component, num_classes: int) -> Loss:
-    """A loss with its options bound, tried on two examples to see what it takes and gives.
+def as_loss(loss: Callable[..., Tensor], num_classes: int) -> Criterion:
+    """Somebody's own loss, tried on two examples if it has no state.
 
     Raises:
-        InputError: it refuses its options, or gives neither one value per example nor one for the batch.
+        InputError: it gives neither one value per example nor one for the batch.
     """
-    needs_labels = "labels" in names.options_of(function)[0]
+    criterion = of_loss(loss)
+    return _tried("loss", criterion, Component(name=criterion.name), num_classes)
+
+
+def _tried(room: str, criterion: Criterion, component: Component, num_classes: int) -> Criterion:
+    """A criterion, once it is seen on two examples that it takes its options, and whether it speaks of a batch."""
+    if criterion.module is not None or set(criterion.more) - {"index"}:  # bound to a model before it can be called
+        return criterion
     logits = _two_examples(num_classes)
-    arguments = (logits, logits, *([torch.tensor([0, 1])] if needs_labels else []))
-    values = _try(lambda: function(*arguments, mask=torch.tensor([True, True])), "loss", component)
-    if not isinstance(values, Tensor) or values.shape not in ((2,), ()):
+    labels = torch.tensor([0, 1])
+    given = {"logits": logits, "teacher_logits": logits, "labels": labels, "index": labels}
+    values = _try(lambda: criterion(given | {"mask": torch.tensor([True, True])}), room, component)
+    allowed, remedy = [(2,)], "without reduction"
+    if room == "loss":
+        allowed, remedy = [(2,), ()], "or a scalar if it is a statement about the batch"
+    if not isinstance(values, Tensor) or tuple(values.shape) not in allowed:
         raise InputError(
-            f"the loss '{component.name}' gives {_what(values)} for 2 examples; return one value per "
-            "example, or a scalar if it is a statement about the batch"
+            f"the {room} '{component.name}' gives {_what(values)} for 2 examples; return one value per "
+            f"example, {remedy}"
         )
-    return Loss(function, needs_labels, batch_level=values.ndim == 0)
+    return replace(criterion, batch_level=values.ndim == 0)
 
 
 def _two_examples(num_classes: int) -> Tensor:

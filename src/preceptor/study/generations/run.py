@@ -15,10 +15,10 @@ from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
-from preceptor.study.outputs import data_with_test, load_stack, table_of
+from preceptor.study.outputs import data_with_test, table_of
 from preceptor.study.recipe import Generations
 from preceptor.training import setup
-from preceptor.training.loop import make_accelerator
+from preceptor.training.device import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
 
@@ -66,12 +66,12 @@ def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], 
     return {
         "schema_version": SCHEMA,
         "name": study.name,
-        "data": study.teach.data.name,
+        "data": study.teach.data_name,
         "seeds": seeds,
         "top_k": study.top_k,
         "chains": {start: _chain(study, folder, start) for start in starts},
         "recipe": study.model_dump(mode="json"),
-        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
+        "circumstances": runs.circumstances(make_accelerator(study.teach.training).device),
     }
 
 
@@ -92,10 +92,12 @@ def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> t
 def _stack_table(
     recipe: TeachRecipe | DistillRecipe, place: Path, data: Any, seeds: Sequence[int], members: Sequence[int]
 ) -> tuple[Tensor, str]:
-    model, weights = load_stack(recipe, place / "last.safetensors", data, members, [seeds.index(s) for s in members])
+    path, source_of = place / "last.safetensors", [seeds.index(s) for s in members]
+    weights = runs.read_weights(path)
+    model = runs.stack_of(weights, f"'{path}'", source_of)
     samples = [setup.cut(recipe, data, seed) for seed in seeds]
     indices = torch.stack([s.for_students for s in samples])
-    table = table_of(recipe, model, weights, samples[0].train, indices, [seeds.index(s) for s in members])
+    table = table_of(recipe, model, weights, samples[0].train, indices, source_of)
     return table, fingerprint(weights.tensors)
 
 

@@ -16,12 +16,12 @@ from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
-from preceptor.study.outputs import data_with_test, load_stack, table_of
+from preceptor.study.outputs import data_with_test, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.study.statistics import SCHEMA, SCORES
 from preceptor.training import setup
+from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import score
-from preceptor.training.loop import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]
@@ -83,13 +83,13 @@ def _run(study: Study, folder: Path, progress: bool, say: Say) -> dict[str, Any]
     return {
         "schema_version": SCHEMA,
         "name": study.name,
-        "data": study.teach.data.name,
+        "data": study.teach.data_name,
         "seeds": list(study.seeds),
         "teachers": {name: _assessed(study, found) for name, found in outputs.items()},
         "baseline": _kept(baseline, "last"),
         "students": students,
         "recipe": study.model_dump(mode="json"),
-        "circumstances": runs.circumstances(make_accelerator(study.teach, None).device),
+        "circumstances": runs.circumstances(make_accelerator(study.teach.training).device),
     }
 
 
@@ -143,7 +143,9 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
 
 def _stack_outputs(study: Study, entry: TeacherEntry, recipe: TeachRecipe, run: Path, data: Any) -> Outputs:
     samples = [setup.cut(recipe, data, seed) for seed in study.seeds]
-    model, weights = load_stack(recipe, run / f"{entry.weights}.safetensors", data, study.seeds)
+    path = run / f"{entry.weights}.safetensors"
+    weights = runs.read_weights(path)
+    model = runs.stack_of(weights, f"'{path}'")
     indices = torch.stack([s.for_students for s in samples])
     table = table_of(recipe, model, weights, samples[0].train, indices, calibrated=entry.calibrated)
     return _with_scores(entry, weights, run, table)

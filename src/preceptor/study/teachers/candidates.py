@@ -1,6 +1,5 @@
 """The teachers that ``preceptor assess`` is given: runs, their checkpoints, files of logits, ensembles of these."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,23 +13,22 @@ from preceptor import assess, runs
 from preceptor.assess.comparison import common_order
 from preceptor.assess.forecasts import to_numpy
 from preceptor.data.dataset import Data, Indexed, labels_of
-from preceptor.errors import InputError, did_you_mean
+from preceptor.errors import InputError
 from preceptor.outputs import average_probabilities, read_logits
-from preceptor.recipe import Recipe, TeacherRef, parse
+from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs import files
+from preceptor.runs.references import Source, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
 from preceptor.training import setup
-from preceptor.training.evaluate import Evaluator
-from preceptor.training.loop import make_accelerator
+from preceptor.training.device import make_accelerator
+from preceptor.training.evaluate import predict, refuse_not_finite
 from preceptor.training.progress import progress_bar
 
-__all__ = ["Candidate", "Predictions", "name_of", "read_candidates", "teacher_references"]
+__all__ = ["Candidate", "Predictions", "read_candidates"]
 
-_WEIGHTS = ("last", "best", "average", "teaching")
 # Those whose held-out predictions a run has stored.
 _STORED = ("last", "best", "average")
-_MOMENTS = {"weights", "epoch"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +104,7 @@ def read_candidates(
         InputError: a file or run that cannot be read, weights or an epoch that is not there, a data set that is not the
             one of the run, or members of an ensemble that predict other samples.
     """
-    groups = [_terms(str(name)) for name in names]
+    groups = [terms_of(str(name)) for name in names]
     sources = [source for group in groups for term in group for source in term]
     loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
     read: list[Candidate] = []
@@ -179,107 +177,10 @@ def heldout_rows(table: np.ndarray, positions: np.ndarray | None, num_samples: i
     return table[positions]
 
 
-def teacher_references(name: str) -> list[TeacherRef]:
-    """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
-
-    Raises:
-        InputError: it is no run, or a file of logits, or all epochs of a run.
-    """
-    terms = _terms(name)
-    if any(len(term) > 1 for term in terms):
-        raise InputError(
-            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or let "
-            "--teacher auto choose"
-        )
-    sources = [source for term in terms for source in term]
-    for source in sources:
-        if isinstance(source, Path):
-            raise InputError(
-                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
-            )
-    return [source for source in sources if isinstance(source, TeacherRef)]
-
-
 # -- names ------------------------------------------------------------------------------------------------------------
 
-_Source = Path | TeacherRef
 
-
-def _terms(name: str) -> list[list[_Source]]:
-    """The terms of an ensemble, or the one there is; each stands for one teacher or, as ``RUN:epochs``, for several."""
-    whole = _sources(name)
-    if whole is not None:
-        return [whole]
-    found = []
-    for term in name.split("+"):
-        sources = _sources(term)
-        if sources is None:
-            raise InputError(
-                f"there is no run folder or file '{term}'; give a run folder or a .npz, .npy or .parquet file"
-            )
-        found.append(sources)
-    return found
-
-
-def _sources(name: str) -> list[_Source] | None:
-    """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
-    parts = name.split(":")  # a path may hold colons of its own
-    for count in range(len(parts), 0, -1):
-        start = ":".join(parts[:count])
-        if Path(start).is_file() and count == len(parts):
-            return [Path(start)]
-        if start and Path(start).is_dir():
-            if any("+" in selector for selector in parts[count:]):
-                return None  # an ensemble, of which this run is the first
-            return [*_references(Path(start), parts[count:])]
-    return None
-
-
-def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
-    """The teachers that ``RUN:selector:selector`` stands for."""
-    runs.read_result(run)
-    chosen: dict[str, Any] = {}
-    for selector in selectors:
-        key, value = _choice(run, selector)
-        if key in chosen or (key in _MOMENTS and chosen.keys() & _MOMENTS):
-            raise InputError(f"'{run}:{':'.join(selectors)}' names two moments or members of the run; give one")
-        chosen[key] = value
-    chosen["run"] = str(run)
-    if chosen.get("epoch") != "all":
-        return [parse(TeacherRef, chosen)]
-    kept = runs.kept_epochs(run)
-    if len(kept) < 2:
-        raise InputError(
-            f"the run '{run}' has kept {len(kept)} of its epochs; train with training.keep=all to keep them"
-        )
-    return [parse(TeacherRef, chosen | {"epoch": epoch}) for epoch in kept]
-
-
-def _choice(run: Path, selector: str) -> tuple[str, int | str | bool]:
-    """The key of a `TeacherRef` that a selector sets, and its value; ``all`` for every epoch."""
-    if selector == "calibrated":
-        return "calibrated", True
-    numbered = re.fullmatch(r"(epoch|member)-(\d+)", selector)
-    if numbered:
-        return numbered[1], int(numbered[2])
-    if selector in _WEIGHTS:
-        return "weights", selector
-    if selector != "epochs":
-        hint = did_you_mean(selector, [*_WEIGHTS, "calibrated", "epochs", "epoch-1", "member-0"])
-        raise InputError(f"'{run}:{selector}' names no weights of the run; {hint}")
-    return "epoch", "all"
-
-
-def name_of(reference: TeacherRef) -> str:
-    """A reference as it is written on the command line."""
-    moment = f"epoch-{reference.epoch}" if reference.epoch is not None else reference.weights
-    selectors = [moment] if moment != "last" else []
-    selectors += ["calibrated"] if reference.calibrated else []
-    selectors += [f"member-{reference.member}"] if reference.member is not None else []
-    return ":".join([str(reference.run), *selectors])
-
-
-def _file_names(sources: Sequence[_Source]) -> dict[Path, str]:
+def _file_names(sources: Sequence[Source]) -> dict[Path, str]:
     """A file is called by its stem, or by its path where two files have one stem."""
     paths = {source for source in sources if isinstance(source, Path)}
     stems = [path.stem for path in paths]
@@ -304,7 +205,7 @@ class _Loader:
         self.probabilities, self.transfer = probabilities, transfer
         self._loaded: dict[str, tuple[Data, Tensor]] = {}
 
-    def read(self, source: _Source) -> Candidate:
+    def read(self, source: Source) -> Candidate:
         """One teacher."""
         return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
 
@@ -357,12 +258,13 @@ class _Loader:
         recipe = runs.read_recipe(reference.run)
         data = self._data_of(recipe, reference)
         teacher = runs.load_teacher(reference)
-        accelerator = make_accelerator(recipe, None)
+        accelerator = make_accelerator(recipe.training)
         dataset = Indexed(data.train, num_classes=data.num_classes)
         indices = torch.cat(list(parts.values()))
-        evaluator = Evaluator(dataset, indices, accelerator, distribution=teacher.distribution)
-        logits, labels = evaluator.predictions(teacher.model.to(accelerator.device))
-        seen = read_logits(logits.double(), temperature=teacher.temperature, transform=teacher.transform)
+        logits, labels = predict(teacher.model.to(accelerator.device), dataset, indices, accelerator)
+        refuse_not_finite(logits, indices)
+        logits = read_logits(logits, teacher.distribution).double()
+        seen = read_logits(logits, temperature=teacher.temperature, transform=teacher.transform)
         sizes = [len(index) for index in parts.values()]
         split = zip(parts, seen.split(sizes), labels.split(sizes), parts.values(), strict=True)
         return {name: _predictions(*tensors) for name, *tensors in split}
@@ -373,13 +275,14 @@ class _Loader:
         counts = None if read is None else getattr(read[0].train, "counts", None)
         return None if counts is None or (counts.sum(-1) < 2).any() else to_numpy(counts)
 
-    def _component(self, recipe: Recipe) -> Component:
-        if self.data_dir is None:
+    def _component(self, recipe: Recipe) -> Component | None:
+        if self.data_dir is None or recipe.data is None:
             return recipe.data
         return Component(**(recipe.data.model_dump() | {"data_dir": str(self.data_dir)}))
 
     def _key(self, recipe: Recipe) -> str:
-        return self._component(recipe).model_dump_json()
+        component = self._component(recipe)
+        return "" if component is None else component.model_dump_json()
 
     def _data_of(self, recipe: Recipe, reference: TeacherRef) -> Data:
         """The data set of a run, once it is sure that it is still the one that the run was trained on."""
@@ -394,7 +297,7 @@ class _Loader:
         )
         if stored.ids.max() >= len(labels) or (labels.numpy()[stored.ids] != stored.labels).any():
             raise InputError(
-                f"the data set '{component.name}' gives other labels for the held-out samples than the run "
+                f"the data set '{recipe.data_name}' gives other labels for the held-out samples than the run "
                 f"'{reference.run}' has recorded; give the data that it was trained on, with --data-dir or data="
             )
         return data

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from preceptor.assess import Comparison, Estimate, TeacherScores
 from preceptor.runs import circumstances
+from preceptor.runs.references import name_of
 from preceptor.study import page, pictures
-from preceptor.study.teachers.candidates import Candidate, name_of
+from preceptor.study.teachers.candidates import Candidate
 from preceptor.study.teachers.ranking import Assessment, Ranking
 
 if TYPE_CHECKING:

@@ -1,0 +1,280 @@
+"""From a recipe and somebody's objects to a job: data, model, criterion and teacher, each made once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor import runs
+from preceptor.data.dataset import Data, require_index
+from preceptor.errors import InputError
+from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
+from preceptor.runs import Factory, Identity
+from preceptor.runs.identity import fingerprint
+from preceptor.schema import Component
+from preceptor.tasks.criterion import Criterion
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.task import DistillTask, TeachTask
+from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved
+from preceptor.training import setup
+from preceptor.training.cohort import Cohort
+from preceptor.training.device import Accelerator, make_accelerator
+from preceptor.training.evaluate import tabulate
+from preceptor.training.job import Job
+from preceptor.training.leaks import check_class_names, refuse_leak
+from preceptor.training.setup import Samples
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Student:
+    """One student of a stack: its seed, the row of the teachers' table that teaches it, and its loss."""
+
+    seed: int
+    teacher: int
+    loss: Component
+    ce_weight: float = 0.1
+    distill_weight: float = 0.9
+
+
+def teach_job(
+    recipe: TeachRecipe,
+    folder: Path | None,
+    *,
+    data: Any = None,
+    model: Factory | None = None,
+    objective: Function | None = None,
+    seeds: Sequence[int] = (),
+) -> Job:
+    """A teacher's training, or that of a stack of them; arguments as of `preceptor.training.teach`."""
+    accelerator = _accelerator(recipe, folder, stacked=bool(seeds))
+    samples = _samples(recipe, data, seeds or [recipe.seed])
+    found = samples[0].data
+    objects = _objects(folder, recipe, found, model=model, objective=_known_by(objective))
+    criterion = (
+        setup.new_objective(recipe.objective, found.num_classes)
+        if objective is None
+        else setup.as_objective(objective, found.num_classes)
+    )
+    if criterion.has("observe"):
+        require_index(found.train, f"the objective '{criterion.name}'")
+    module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
+    cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
+    return Job(
+        Identity(recipe, [{"seed": seed} for seed in seeds], objects),
+        cohort,
+        TeachTask(module, criterion, num_samples=len(samples[0].train), num_classes=found.num_classes),
+        cohort.batches(recipe, [s.parts["train"] for s in samples]),
+        accelerator,
+        folder,
+        distribution=recipe.distribution,
+        calibrate=recipe.calibrate,
+    )
+
+
+def distill_job(
+    recipe: DistillRecipe,
+    folder: Path | None,
+    *,
+    teacher: TeacherLike | None = None,
+    data: Any = None,
+    model: Factory | None = None,
+    loss: Function | None = None,
+    teacher_model: Factory | None = None,
+    choice: Mapping[str, Any] | None = None,
+) -> Job:
+    """A student's training from a teacher; arguments as of `preceptor.training.distill`."""
+    accelerator = _accelerator(recipe, folder, stacked=False)
+    [samples] = _samples(recipe, data, [recipe.seed])
+    found = samples.data
+    criterion = (
+        setup.new_loss(recipe.loss, found.num_classes) if loss is None else setup.as_loss(loss, found.num_classes)
+    )
+    bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model)
+    bare = moved(bare, accelerator.device)
+    given = bare if recipe.transform is None else Transformed(bare, recipe.transform)
+    check_class_names(given, found.class_names)
+    if teacher is None:
+        refuse_leak(recipe, samples, named=data is None)
+    setup.check_teacher(given, samples, accelerator.device)
+    student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
+    objects = _objects(
+        folder, recipe, found, model=model, loss=_known_by(loss), teacher=None if teacher is None else bare
+    )
+    cohort = Cohort(student, [samples])
+    task = _distill_task(recipe, cohort, given, criterion)
+    tabulated = (
+        recipe.cache and recipe.augmentation is None and not criterion.taps("teacher") and setup.repeats(samples.train)
+    )
+
+    def prepare() -> None:
+        """Ask the teacher once for all, where its answers are the same in every epoch."""
+        table = tabulate(given, samples.train, samples.for_students, accelerator.device)
+        task.teacher = Lookup(table).to(accelerator.device)
+
+    return Job(
+        Identity(recipe, (), objects),
+        cohort,
+        task,
+        cohort.batches(recipe, [samples.for_students]),
+        accelerator,
+        folder,
+        prepare=prepare if tabulated else lambda: None,
+        extra={} if choice is None else {"choice": dict(choice)},
+    )
+
+
+def stack_job(
+    recipe: DistillRecipe,
+    folder: Path | None,
+    students: Sequence[Student],
+    table: Tensor,
+    *,
+    data: Any = None,
+    model: Factory | None = None,
+    origin: str | None = None,
+) -> Job:
+    """The training of many students at once; arguments as of `preceptor.training.distill_stack`."""
+    accelerator = _accelerator(recipe, folder, stacked=True)
+    if not students:
+        raise InputError("there are no students to distill; give at least one")
+    seeds = list(dict.fromkeys(student.seed for student in students))
+    samples = _samples(recipe, data, seeds)
+    found = samples[0].data
+    _check_table(table, students, len(samples[0].train), found.num_classes)
+    source_of = [seeds.index(student.seed) for student in students]
+    module = _module(recipe, samples, [s.seed for s in students], model, stacked=True, source_of=source_of)
+    cohort = Cohort(module, samples, source_of)
+    device = accelerator.device
+    task = DistillTask(
+        module,
+        Lookup(table, [student.teacher for student in students]).to(device),
+        _groups(students, found.num_classes),
+        ce_weight=torch.tensor([student.ce_weight for student in students], device=device),
+        distill_weight=torch.tensor([student.distill_weight for student in students], device=device),
+        labelled=cohort.labelled,
+    )
+    objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
+    if origin is not None:
+        objects["table"] = origin
+    members = [vars(student) | {"loss": student.loss.model_dump(mode="json")} for student in students]
+    batches = cohort.batches(recipe, [s.for_students for s in samples])
+    return Job(Identity(recipe, members, objects), cohort, task, batches, accelerator, folder)
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accelerator:
+    if recipe.training.trackers and folder is None:
+        raise InputError(
+            f"training.trackers is {list(recipe.training.trackers)}, but nothing is kept; give a run folder, or no "
+            "trackers",
+            argument="folder",
+        )
+    accelerator = make_accelerator(recipe.training, folder)
+    if stacked and accelerator.num_processes > 1:
+        raise InputError("a stack is trained by one process; start it without accelerate launch")
+    return accelerator
+
+
+def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
+    found = setup.load_data(recipe, data)
+    return [setup.cut(recipe, found, seed) for seed in seeds]
+
+
+def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
+    """The fingerprints of what stands in for the recipe's own, by role, for the run folder."""
+    if folder is None:
+        return {}
+    if recipe.data is None or data.origin != recipe.data.model_dump(mode="json"):
+        given["data"] = data
+    return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
+
+
+def _known_by(function: Function | None) -> Any:
+    """Of a criterion with state its class: its tensors are what it has seen and learned, and are in the checkpoint."""
+    return type(function) if isinstance(function, nn.Module) else function
+
+
+def _module(
+    recipe: Recipe,
+    samples: Sequence[Samples],
+    seeds: Sequence[int],
+    factory: Factory | None,
+    *,
+    stacked: bool,
+    source_of: Sequence[int] | None = None,
+) -> nn.Module:
+    """The model, or a stack of one for each of `seeds`."""
+    if isinstance(factory, nn.Module):
+        raise InputError(
+            f"the model is a {type(factory).__name__} already made; give a function that makes one, so that "
+            "its initial weights are drawn by the recipe's seed"
+        )
+    data = samples[0].data
+    models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
+    name = setup.model_name(recipe, factory)
+    setup.check_output(models[0], data, name)
+    if not stacked:
+        return models[0]
+    try:
+        return Stack(models, source_of)
+    except ValueError as error:
+        raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
+
+
+def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion) -> DistillTask:
+    return DistillTask(
+        cohort.module,
+        teacher,
+        criterion,
+        ce_weight=recipe.ce_weight,
+        distill_weight=recipe.distill_weight,
+        labelled=cohort.labelled,
+        num_samples=len(cohort.samples[0].train),
+        num_classes=cohort.data.num_classes,
+    )
+
+
+def _load_teachers(recipe: DistillRecipe, factory: Factory | None) -> TeacherFn:
+    if not recipe.teacher:
+        raise InputError(
+            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
+        )
+    loaded = [(runs.load_teacher(reference, model=factory), reference.weight) for reference in recipe.teacher]
+    return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
+
+
+def _groups(students: Sequence[Student], num_classes: int) -> list[tuple[list[int], Criterion]]:
+    """Students of one loss are computed together."""
+    groups: dict[str, tuple[list[int], Criterion]] = {}
+    for position, student in enumerate(students):
+        key = student.loss.model_dump_json()
+        if key not in groups:
+            groups[key] = ([], setup.new_loss(student.loss, num_classes))
+            if groups[key][1].module is not None:
+                raise InputError(
+                    f"the loss '{student.loss.name}' has parameters or state of its own and cannot be trained in a "
+                    "stack; distill its students one by one"
+                )
+        groups[key][0].append(position)
+    return list(groups.values())
+
+
+def _check_table(table: Tensor, students: Sequence[Student], num_samples: int, num_classes: int) -> None:
+    if table.ndim != 3 or table.shape[1:] != (num_samples, num_classes):
+        raise InputError(
+            f"the teachers' table has shape {tuple(table.shape)}; give (teachers, {num_samples}, "
+            f"{num_classes}), one row for each sample of the data set"
+        )
+    for position, student in enumerate(students):
+        if not 0 <= student.teacher < len(table):
+            raise InputError(
+                f"student {position} learns from teacher {student.teacher}, but the table holds teachers 0 "
+                f"to {len(table) - 1}"
+            )

@@ -1,0 +1,158 @@
+"""One optimizer step of a task, over micro-batches and processes, and what is summed up along an epoch."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.recipe import Recipe
+from preceptor.tasks.stack import Stack, clip_each
+from preceptor.tasks.task import Task
+from preceptor.training.batches import Batch
+from preceptor.training.device import Accelerator, sum_dtype
+from preceptor.training.evaluate import refuse_not_finite
+from preceptor.training.schedule import make_optimizer, multiplier, set_lr
+from preceptor.training.streams import Streams
+
+
+class Stepper:
+    """A task with its optimizer: makes steps, one batch at a time.
+
+    Args:
+        task: maps a batch to a loss; holds the model.
+        recipe: of its optimizer, schedule and training.
+        accelerator: device, processes, precision.
+        steps_per_epoch: for the schedule.
+
+    Attributes:
+        raw_model: the model itself, which `task.model` may wrap for several processes.
+        trained: the parameters of the model, and of a criterion that has some of its own.
+        sums: of each part of the loss over the epoch so far, this process's share.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int) -> None:
+        self.task, self.recipe, self.accelerator = task, recipe, accelerator
+        self.steps_per_epoch = steps_per_epoch
+        self.lead: tuple[int, ...] = (task.model.size,) if isinstance(task.model, Stack) else ()
+        self.streams: Streams = Streams(recipe.seed, recipe.streams)
+        self.sums: dict[str, Tensor] = {}
+        self.raw_model: nn.Module = task.model.to(accelerator.device)
+        state = task.state
+        self.own: list[nn.Parameter] = [] if state is None else list(state.to(accelerator.device).parameters())
+        self.trained: list[nn.Parameter] = [*self.raw_model.parameters(), *self.own]
+        optimizer = make_optimizer(self.trained, recipe.optimizer)
+        self.optimizer: torch.optim.Optimizer
+        task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
+
+    def step(self, micro_batches: list[Batch], step: int) -> None:
+        """The optimizer step number `step` of the run, from 0.
+
+        Raises:
+            NotFinite, InputError: the logits, or the loss, are not finite.
+        """
+        # Dropout and the like draw from the global generator: a stream of its own, by step and process.
+        torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
+        self.task.model.train()
+        micro_batches = [
+            {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            for batch in micro_batches
+        ]
+        count = self._count(micro_batches)
+        seen = [self._backward(batch, count, last=i == len(micro_batches) - 1) for i, batch in enumerate(micro_batches)]
+        self._optimize(step)
+        if self.task.observes:
+            self.task.observe(*self._gather_outputs(seen, micro_batches))
+
+    def means(self) -> dict[str, Any]:
+        """The mean over the epoch's steps of each part of the loss: a number, or one per model."""
+        means = {name: total / self.steps_per_epoch for name, total in self.totals().items()}
+        return {name: mean.tolist() if self.lead else mean.item() for name, mean in means.items()}
+
+    def totals(self) -> dict[str, Tensor]:
+        """The epoch's sums, over all processes."""
+        return {n: self.accelerator.reduce(share.clone(), "sum") for n, share in self.sums.items()}  # type: ignore[misc]
+
+    def _count(self, micro_batches: list[Batch]) -> Tensor:
+        """Unmasked examples of the whole optimizer step, per model, over micro-batches and processes."""
+        count = torch.stack([b["mask"].flatten(len(self.lead)).sum(-1) for b in micro_batches]).sum(0)
+        return self.accelerator.reduce(count, "sum").clamp(min=1)  # type: ignore[union-attr]
+
+    def _backward(self, batch: Batch, count: Tensor, *, last: bool) -> Tensor:
+        synchronized = contextlib.nullcontext() if last else self.accelerator.no_sync(self.task.model)
+        with synchronized:
+            with self.accelerator.autocast():
+                output = self.task(batch, count)
+                penalty = self.task.penalty() if last else None
+            self._record(output, penalty)
+            # DDP averages gradients over processes; each loss is already a share of one global mean.
+            total = output["loss"] * self.accelerator.num_processes
+            if penalty is not None:
+                total = total + penalty.sum()
+            _refuse_nan(total, output["logits"], batch)
+            self.accelerator.backward(total)
+        return output["logits"].detach()
+
+    def _optimize(self, step: int) -> None:
+        factor = multiplier(
+            self.recipe.schedule,
+            step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.recipe.training.epochs,
+        )
+        set_lr(self.optimizer, self.recipe.optimizer.lr * factor)
+        self._average_own_gradients()
+        max_norm = self.recipe.training.clip_norm
+        if max_norm is not None and self.lead:
+            self.accelerator.unscale_gradients()
+            clip_each(self.trained, max_norm)
+        elif max_norm is not None:
+            self.accelerator.clip_grad_norm_([*self.task.model.parameters(), *self.own], max_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _average_own_gradients(self) -> None:
+        """Of a criterion's parameters over processes, as DDP does for the model's."""
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.own:
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+    def _gather_outputs(self, logits: list[Tensor], batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+        """The step's logits, indices and mask over all micro-batches and processes, on every process."""
+        axis = len(self.lead)
+        parts = (
+            torch.cat(logits, axis),
+            torch.cat([b["index"] for b in batches], axis),
+            torch.cat([b["mask"] for b in batches], axis),
+        )
+        if self.accelerator.num_processes == 1:
+            return parts
+        return tuple(self.accelerator.gather(part.contiguous()) for part in parts)  # type: ignore[return-value]
+
+    def _record(self, output: Mapping[str, Tensor], penalty: Tensor | None) -> None:
+        """Add the parts of the loss to the epoch's sums; every value is this process's share of it."""
+        parts = {name: value for name, value in output.items() if name not in ("loss", "logits")}
+        if penalty is not None:
+            parts["penalty"] = penalty / self.accelerator.num_processes
+        for name, value in parts.items():
+            value = value.detach().to(sum_dtype(value.device)).reshape(-1)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+def _refuse_nan(loss: Tensor, logits: Tensor, batch: Batch) -> None:
+    if torch.isfinite(loss):
+        return
+    refuse_not_finite(logits, batch["index"], batch["mask"])
+    raise LossNotFinite(loss.item())
+
+
+class LossNotFinite(InputError):
+    """The loss is NaN or infinite though the logits are finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(f"the loss is {value} though the model's logits are finite")
+        self.value = value

@@ -1,0 +1,100 @@
+"""Doing a job: the folder opened, the loop run, what came out written down."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from preceptor import runs
+from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.recipe import Recipe
+from preceptor.runs.files import finite, locked, make_folder
+from preceptor.tasks.stack import Stack
+from preceptor.training.device import Accelerator
+from preceptor.training.evaluate import Evaluator
+from preceptor.training.job import Job
+from preceptor.training.loop import Loop
+from preceptor.training.outcome import Result, finish
+from preceptor.training.progress import progress_bar
+
+
+def train(job: Job, *, progress: bool = False) -> Result:
+    """Run a job, or go on with it where it was; a complete one is returned as it is.
+
+    Args:
+        job: what to run.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: the folder holds another run, another process is at work in it, or what the loop refuses.
+    """
+    with _opened(job) as result:
+        if result:
+            return result
+        job.prepare()
+        return _train(job, progress=progress)
+
+
+@contextlib.contextmanager
+def _opened(job: Job) -> Iterator[Result | None]:
+    """The result of a complete run; else None, and the folder is made and held while this run is at work in it.
+
+    The main process goes first and holds it for all of them; the others look at what it made.
+    """
+    folder = job.folder
+    if folder is None:
+        yield None
+        return
+    with contextlib.ExitStack() as held:
+        with job.accelerator.main_process_first():
+            result = runs.open_run(folder, job.identity)
+            if result is None and job.accelerator.is_main_process:
+                make_folder(folder)
+                held.enter_context(locked(folder))
+                result = runs.open_run(folder, job.identity)  # another may just have made or completed it
+                runs.make_run(folder, job.identity)
+        yield result
+
+
+def _train(job: Job, *, progress: bool) -> Result:
+    """Run the loop, and write down what came out."""
+    main = job.accelerator.is_main_process
+    if job.folder and main:
+        runs.write_splits(job.folder, job.cohort.parts)
+    heldout = Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution)
+    shown = progress and main
+    _prime(job.cohort.module, job.cohort.data, job.accelerator, shown=shown)
+    with (
+        _tracked(job.accelerator, job.recipe),
+        progress_bar(job.folder.name if job.folder else "training", enabled=shown) as on_step,
+    ):
+        loop = Loop(job.task, job.batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
+        loop.run()
+    result = finish(job, loop) | {"time_total": round(loop.time_total, 2), **job.extra}
+    if job.folder and main:
+        runs.write_result(job.folder, result)
+    job.accelerator.wait_for_everyone()  # no process may look for files that are still being written
+    return finite(result)
+
+
+def _prime(model: nn.Module, data: Data, accelerator: Accelerator, *, shown: bool) -> None:
+    """Let a model with a frozen part run that once for each sample, before training, and not once an epoch."""
+    bare: Any = model.template if isinstance(model, Stack) else model
+    parts = [part for part in (data.train, data.test) if isinstance(part, ArrayDataset) and part.transform is None]
+    if hasattr(bare, "prime"):
+        with progress_bar("encoding", enabled=shown) as on_step:
+            inputs = [part.inputs for part in parts]
+            bare.prime(inputs, device=accelerator.device, report=lambda done, total: on_step(done, total, {}))
+
+
+@contextlib.contextmanager
+def _tracked(accelerator: Accelerator, recipe: Recipe) -> Iterator[None]:
+    """Trackers for the time of one run; accelerate's own ending would end the process group with them."""
+    if recipe.training.trackers:
+        accelerator.init_trackers("preceptor", config={"seed": recipe.seed})
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
