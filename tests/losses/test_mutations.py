@@ -32,8 +32,8 @@ MUTATIONS = {
     ),
     "T² removed from KD": Mutation(
         file="losses/kd.py",
-        old="return temperature**2 * kl_divergence(log_p, log_q)",
-        new="return kl_divergence(log_p, log_q)",
+        old="teacher / temperature, temperature)\n    return zero_where_masked(temperature**2 * losses, mask)",
+        new="teacher / temperature, temperature)\n    return zero_where_masked(losses, mask)",
         test="tests/losses/test_kd.py",
     ),
     "denominator K in the top score difference": Mutation(

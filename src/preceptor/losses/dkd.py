@@ -4,7 +4,15 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from preceptor.losses._common import check_range, check_temperature, kl_divergence, prepare, zero_where_masked
+from preceptor.losses._common import check_range, check_temperature, prepare, zero_where_masked
+from preceptor.losses._softened import (
+    LARGE_TEMPERATURE,
+    accurate_kl,
+    kl_relative_to,
+    log_mean_exp,
+    softened_kl,
+    uniform,
+)
 
 
 def dkd(
@@ -52,25 +60,51 @@ def dkd(
     _check_labels(labels, student.shape[:-1])
     target = (labels if mask is None else torch.where(mask, labels, 0)).long()
     check_range(target, student.shape[-1])
-    target = target.unsqueeze(-1)
-    teacher_target, teacher_others = _decouple(teacher / temperature, target)
-    student_target, student_others = _decouple(student / temperature, target)
-    target_kl = kl_divergence(teacher_target, student_target)
-    others_kl = kl_divergence(teacher_others, student_others)
+    is_target = target.unsqueeze(-1) == torch.arange(student.shape[-1], device=student.device)
+    student, teacher = student / temperature, teacher / temperature
+    target_kl = _target_kl(student, teacher, is_target, temperature)
+    others_kl = _others_kl(student, teacher, is_target, temperature)
     return zero_where_masked(temperature**2 * (alpha * target_kl + beta * others_kl), mask)
 
 
-def _decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """log (p_y, 1 - p_y), shape (..., 2), and the log-probabilities among the other classes (-inf at y)."""
-    is_target = target == torch.arange(logits.shape[-1], device=logits.device)
+def _target_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
+    """TCKD: the KL of (p_y, 1 - p_y)."""
+    if temperature <= LARGE_TEMPERATURE:
+        return accurate_kl(_target_and_rest(teacher, is_target), _target_and_rest(student, is_target))
+    others = uniform((~is_target).to(student))
+    of_target = 1 / torch.full_like(student[..., :1], student.shape[-1])
+    base = torch.cat([of_target, 1 - of_target], -1)
+    student, teacher = (
+        torch.cat([_at_target(x, is_target), log_mean_exp(_others(x, is_target), others)], -1)
+        for x in (student, teacher)
+    )
+    return kl_relative_to(base, student, teacher)
+
+
+def _others_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
+    """NCKD: the KL among the other classes; 0 where the teacher gives them no probability."""
+    student, teacher = _others(student, is_target), _others(teacher, is_target)
+    alone = teacher.isneginf().all(-1)
+    # No distribution is left to match. Uniform ones stand in, so that no NaN is on the way of a gradient.
+    student, teacher = (x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0) for x in (student, teacher))
+    return torch.where(alone, 0.0, softened_kl(student, teacher, temperature, ~is_target))
+
+
+def _target_and_rest(logits: Tensor, is_target: Tensor) -> Tensor:
+    """log (p_y, 1 - p_y), shape (..., 2)."""
     log_probs = logits.log_softmax(-1)
-    log_target = log_probs.gather(-1, target)
     # log(1 - p_y) as a logsumexp over the others: log1p(-p_y) would be log 0 for a saturated student.
-    log_rest = log_probs.masked_fill(is_target, -torch.inf).logsumexp(-1, keepdim=True)
-    log_others = logits.masked_fill(is_target, -torch.inf).log_softmax(-1)
-    # With nothing left beside the target there is no distribution to match: an empty one adds 0.
-    log_others = torch.where(log_rest.isneginf(), -torch.inf, log_others)
-    return torch.cat([log_target, log_rest], -1), log_others
+    log_rest = _others(log_probs, is_target).logsumexp(-1, keepdim=True)
+    return torch.cat([_at_target(log_probs, is_target), log_rest], -1)
+
+
+def _at_target(values: Tensor, is_target: Tensor) -> Tensor:
+    return values.gather(-1, is_target.int().argmax(-1, keepdim=True))
+
+
+def _others(values: Tensor, is_target: Tensor) -> Tensor:
+    """The values of the other classes, -inf at the target."""
+    return values.masked_fill(is_target, -torch.inf)
 
 
 def _check_labels(labels: Tensor, shape: torch.Size) -> None:
