@@ -8,7 +8,7 @@ import preceptor
 from preceptor.recipe import TeachRecipe, find_recipe, load
 from preceptor.training import teach
 
-NEEDED = ["preceptor/py.typed", "preceptor/recipes/quickstart.yaml", "preceptor/study/report.html.j2"]
+NEEDED = ["preceptor/py.typed", "preceptor/recipes/quickstart.yaml", "preceptor/study/grid/report.html.j2"]
 KINDS = {".py", ".typed", ".yaml", ".j2"}
 
 

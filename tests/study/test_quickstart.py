@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from preceptor.cli import app
 from preceptor.recipe import Component, DistillRecipe, TeachRecipe, parse
 from preceptor.study.grid import run_study
+from preceptor.study.grid.statistics import summarize
 from preceptor.study.recipe import Study
-from preceptor.study.statistics import summarize
 from preceptor.tasks.stack import member_state
 from preceptor.tasks.teacher import Teacher
 from preceptor.training import distill, load_model, teach

@@ -24,7 +24,7 @@ def write(template: str, path: Path | str, values: Mapping[str, Any]) -> Path:
     """Fill a template of this package and write the page; its folder is made if need be, the file is whole or absent.
 
     Args:
-        template: a file beside this one, which extends ``page.html.j2``.
+        template: its path in the folder of this file; it extends ``page.html.j2``.
         path: of the page.
         values: what the template names.
     """

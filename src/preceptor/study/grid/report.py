@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.runs import files
-from preceptor.study import page, pictures, text
-from preceptor.study.statistics import Cell, Statistics, differs, summarize
+from preceptor.study import page, text
+from preceptor.study.grid import pictures
+from preceptor.study.grid.statistics import Cell, Statistics, summarize
+from preceptor.study.statistics import differs
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -98,7 +100,7 @@ def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
         "circumstances": text.facts(result),
         "recipe": yaml.safe_dump(files.finite(result["recipe"]), sort_keys=False, allow_unicode=True),
     }
-    return page.write("report.html.j2", path, values)
+    return page.write("grid/report.html.j2", path, values)
 
 
 def write_picture(result: Mapping[str, Any], path: Path | str) -> Path:

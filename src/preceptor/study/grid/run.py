@@ -16,9 +16,9 @@ from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
+from preceptor.study.grid.statistics import SCHEMA, SCORES
 from preceptor.study.outputs import data_with_test, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
-from preceptor.study.statistics import SCHEMA, SCORES
 from preceptor.training import setup
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import score

@@ -11,6 +11,7 @@ from preceptor.runs import circumstances
 from preceptor.runs.references import name_of
 from preceptor.study import page, pictures
 from preceptor.study.teachers.candidates import Candidate
+from preceptor.study.teachers.pictures import epochs_panel, score_panel
 from preceptor.study.teachers.ranking import Assessment, Ranking
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_page(assessment: Assessment, path: Path | str, *, command: str | None 
         "sections": [_section(ranking, assessment.candidates) for ranking in assessment.rankings],
         "made": _made(first, command),
     }
-    return page.write("assessment.html.j2", path, values)
+    return page.write("teachers/assessment.html.j2", path, values)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _dot_plot(comparison: Comparison, names: Callable[[str], str]) -> "Markup":
     labels = (f"{_measure_name(comparison)} (less is better)", "behind the best")
     listed = ", ".join(f"{name} {page.interval(estimate, 4)}" for name, estimate in score.items())
     alt = f"Dot plot of the {_measure_name(comparison)} under {comparison.loss}: {listed}."
-    draw = lambda figure: pictures.score_panel(figure, rows, groups, labels)  # noqa: E731
+    draw = lambda figure: score_panel(figure, rows, groups, labels)  # noqa: E731
     return page.svg(draw, 680, 26 * len(rows) + 64, alt, axes=False)
 
 
@@ -171,7 +172,7 @@ def _along_epochs(
     )
     alt = f"{_measure_name(comparison)} along the epochs under {comparison.loss}. {listed}."
     label = _measure_name(comparison)
-    return page.svg(lambda figure: pictures.epochs_panel(figure.subplots(), series, label), 680, 280, alt, axes=False)
+    return page.svg(lambda figure: epochs_panel(figure.subplots(), series, label), 680, 280, alt, axes=False)
 
 
 def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Callable[[str], str]) -> "list[Markup]":

@@ -8,7 +8,8 @@ from scipy import stats
 
 from preceptor.assess import Estimate
 from preceptor.errors import InputError
-from preceptor.study.statistics import check, differs, ranks, summarize
+from preceptor.study.grid.statistics import check, ranks, summarize
+from preceptor.study.statistics import differs
 from study.fake import LOSSES, TEACHERS, fake_study
 
 
