@@ -12,7 +12,6 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-import preceptor
 from preceptor.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +27,7 @@ def test_generated_pages_are_fresh(page: str) -> None:
     assert made == PAGES[page], "stale; run python docs/generate.py"
 
 
-# Still to come: the README's examples have a test of their own until it is written anew.
-SOON = {"README.md"} | (set() if hasattr(preceptor, "teach") else {"data.md", "extend.md"})
-
-
-@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if EXAMPLE.search(text) and name not in SOON])
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if EXAMPLE.search(text)])
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page, one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
