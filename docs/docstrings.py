@@ -1,4 +1,4 @@
-"""Docstrings as the site's Markdown: examples become code, and ``one, other: text`` an argument each. Read by griffe."""
+"""Docstrings as the site's Markdown: examples are code, and ``one, other: text`` is an argument each; for griffe."""
 
 import re
 from typing import Any
