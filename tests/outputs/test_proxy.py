@@ -10,7 +10,8 @@ from scipy.special import softmax
 
 from preceptor.errors import InputError
 from preceptor.losses import ptloss
-from preceptor.outputs.proxy import _curvature_margin, proxy_teacher
+from preceptor.outputs.perturbation import curvature_margin
+from preceptor.outputs.proxy import proxy_teacher
 
 FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 
@@ -207,7 +208,7 @@ def test_huge_logits_and_dtypes(dtype, eps):
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_non_convex_coefficients_descend_to_a_stationary_point(eps, scale):
     teacher, eps = random_logits(50, 5, scale=scale), torch.tensor(eps, dtype=torch.float64)
-    assert _curvature_margin(eps[None]) < 0
+    assert curvature_margin(eps[None]) < 0
     result = proxy_teacher(teacher, eps)
     assert result.converged.all()
     best = loss_at(result.log_probs, teacher, eps)

@@ -6,7 +6,7 @@ from torch.func import stack_module_state, vmap
 
 from preceptor.errors import InputError
 from preceptor.teaching import Lipschitz
-from preceptor.teaching.soteacher import largest_singular_value
+from preceptor.teaching.lipschitz import largest_singular_value
 
 
 class Net(nn.Module):

@@ -1,10 +1,6 @@
-"""What a data set is to Preceptor: arrays in memory, batches with a stable index, labels that are checked."""
+"""What a data set is to Preceptor: arrays in memory, batches with a stable index, held-out samples told apart."""
 
-import hashlib
-import itertools
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -13,7 +9,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, default_collate
 
+from preceptor.data.generators import preserved_generators, seed_generators
+from preceptor.data.labels import check_labels, expanded
+from preceptor.data.streams import Gathered, require_map_style
 from preceptor.errors import InputError
+
+__all__ = [
+    "JSON",
+    "ArrayDataset",
+    "Batch",
+    "Data",
+    "Gathered",
+    "Indexed",
+    "as_data",
+    "check_labels",
+    "expanded",
+    "input_and_label",
+    "labels_of",
+    "preserved_generators",
+    "require_index",
+    "require_map_style",
+    "seed_generators",
+    "shortened",
+    "with_heldout",
+]
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 Batch = dict[str, Tensor]
@@ -188,57 +207,6 @@ def input_and_label(sample: Any) -> tuple[Any, Any]:
     )
 
 
-def check_labels(
-    labels: Any, num_classes: int | None = None, *, index: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """The labels as int64, once each is known to be a class number.
-
-    Args:
-        labels: numbers of any shape, samples along the first axis.
-        num_classes: the labels must lie in [0, num_classes); without it they must only not be negative.
-        index: the samples' positions, for the error sentence; 0, 1, ... without it.
-        mask: False where a label is padding and may be anything.
-
-    Raises:
-        InputError: a fractional, NaN, negative or too large label, with its sample and value.
-
-    >>> check_labels([0, 2, 7], 3)
-    Traceback (most recent call last):
-    preceptor.errors.InputError: the label of sample 2 is 7; with 3 classes labels are integers from 0 to 2
-    """
-    try:
-        labels = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the labels are not numbers ({error}); number the classes from 0") from error
-    known = torch.ones_like(labels, dtype=torch.bool) if mask is None else expanded(mask.bool(), labels)
-    wanted = "labels are integers from 0"
-    if num_classes is not None:
-        wanted = f"with {num_classes} classes {wanted} to {num_classes - 1}"
-    if labels.is_floating_point() or labels.is_complex():
-        if labels.is_floating_point():
-            _refuse(labels, (labels != labels.round()) & known, wanted, index)
-        raise InputError(f"the labels have dtype {labels.dtype}, not an integer one: {wanted}; convert with .long()")
-    labels = labels.to(torch.int64)
-    bad = (labels < 0) if num_classes is None else (labels < 0) | (labels >= num_classes)
-    _refuse(labels, bad & known, wanted, index)
-    return labels
-
-
-def _refuse(labels: Tensor, bad: Tensor, wanted: str, index: Tensor | None) -> None:
-    """Name the first bad label."""
-    if not bad.any():
-        return
-    first = bad.nonzero()[0]
-    row = int(first[0]) if len(first) else 0
-    sample = row if index is None else int(index[row])
-    raise InputError(f"the label of sample {sample} is {labels[tuple(first)].item()}; {wanted}")
-
-
-def expanded(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask of the first axes, spread over the axes of `like` that follow."""
-    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim)).expand_as(like)
-
-
 def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
     """Every label of a map-style data set, int64 (N,).
 
@@ -262,65 +230,6 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
     with preserved_generators():
         labels = [input_and_label(dataset[index])[1] for index in range(len(dataset))]
     return check_labels([label.item() if isinstance(label, Tensor) else label for label in labels], num_classes)
-
-
-def require_map_style(dataset: Any) -> None:
-    """Refuse what cannot be asked for its samples by number.
-
-    Raises:
-        InputError: an iterable-style data set, or no data set at all.
-    """
-    if isinstance(dataset, IterableDataset):
-        raise InputError(
-            f"{type(dataset).__name__} can only be iterated, so its samples have no stable index; give a "
-            "map-style data set (one with __getitem__ and __len__)"
-        )
-    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not numbered or isinstance(dataset, Mapping | str | Tensor):
-        raise InputError(
-            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, (train, test) or "
-            "(train, heldout, test) of those, or a preceptor.data.dataset.Data"
-        )
-
-
-class Gathered(Dataset[Any]):
-    """An iterable-style data set that was read once, into memory, so that its samples can be shuffled and split.
-
-    Samples that are mappings with an `index` are put into its order; others stay in the order in which they came, which
-    another reading of the stream may not repeat (`has_index` is False).
-
-    Args:
-        stream: an iterable-style data set with a `__len__`, which says that it ends.
-
-    Raises:
-        InputError: no `__len__`, a length that is not kept, or an index that two samples share.
-    """
-
-    def __init__(self, stream: "IterableDataset[Any]") -> None:
-        name = type(stream).__name__
-        if not isinstance(stream, Sized):
-            raise InputError(
-                f"{name} can only be iterated and does not say how long it is; give it a __len__, and it is read into "
-                "memory, or give a map-style data set (one with __getitem__ and __len__)"
-            )
-        samples = list(itertools.islice(stream, len(stream) + 1))
-        if len(samples) != len(stream):
-            found = "more" if len(samples) > len(stream) else str(len(samples))
-            raise InputError(f"{name} says that it holds {len(stream)} samples and gives {found}; mend its __len__")
-        self.name: str = name
-        self.has_index: bool = all(isinstance(sample, Mapping) and "index" in sample for sample in samples)
-        if self.has_index:
-            samples.sort(key=lambda sample: int(sample["index"]))
-            for one, other in itertools.pairwise(samples):
-                if int(one["index"]) == int(other["index"]):
-                    raise InputError(f"{name} gives the index {int(one['index'])} to two samples; number each once")
-        self.samples: list[Any] = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.samples[index]
 
 
 def require_index(dataset: Any, what: str = "this objective") -> None:
@@ -408,27 +317,6 @@ def _joined(one: Any, other: Any) -> Dataset[Any]:
 def _gathered(dataset: Any) -> Any:
     """A stream as something with numbered samples; anything else as it is."""
     return Gathered(dataset) if isinstance(dataset, IterableDataset) else dataset
-
-
-def seed_generators(*key: int) -> None:
-    """Seed the global generators of torch (CPU only), NumPy and `random` from a hash of the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    seed = int.from_bytes(digest, "little")
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the transforms of others draw from this one
-    random.seed(seed)
-
-
-@contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Leave the global generators of torch (CPU), NumPy and `random` as they were found."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
 
 
 def shortened(values: Sequence[int], most: int = 5) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.data.dataset import ArrayDataset, Data, check_labels, with_heldout
+from preceptor.data.dataset import ArrayDataset, Data, with_heldout
 from preceptor.data.files import blamed_on
+from preceptor.data.labels import check_labels
 from preceptor.data.normalize import Normalize
 from preceptor.errors import InputError
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from preceptor.data.dataset import check_labels
+from preceptor.data.labels import check_labels
 from preceptor.errors import InputError, did_you_mean
 
 PARTS = ("train", "heldout", "transfer", "test")

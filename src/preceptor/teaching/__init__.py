@@ -2,8 +2,10 @@
 
 from preceptor._renamed import renamed
 from preceptor.teaching.classification import confidence_penalty, cross_entropy, label_smoothing
+from preceptor.teaching.consistency import Consistency
+from preceptor.teaching.lipschitz import Lipschitz
 from preceptor.teaching.mse import mse
-from preceptor.teaching.soteacher import Consistency, Lipschitz, SoTeacher
+from preceptor.teaching.soteacher import SoTeacher
 from preceptor.teaching.tolerant import check_tolerance, tolerant, top_score_difference
 
 __all__ = [

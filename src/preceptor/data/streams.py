@@ -1,0 +1,69 @@
+"""Data sets that can only be iterated: refused, or read into memory."""
+
+import itertools
+from collections.abc import Mapping, Sized
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from preceptor.errors import InputError
+
+
+def require_map_style(dataset: Any) -> None:
+    """Refuse what cannot be asked for its samples by number.
+
+    Raises:
+        InputError: an iterable-style data set, or no data set at all.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise InputError(
+            f"{type(dataset).__name__} can only be iterated, so its samples have no stable index; give a "
+            "map-style data set (one with __getitem__ and __len__)"
+        )
+    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not numbered or isinstance(dataset, Mapping | str | Tensor):
+        raise InputError(
+            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, (train, test) or "
+            "(train, heldout, test) of those, or a preceptor.data.dataset.Data"
+        )
+
+
+class Gathered(Dataset[Any]):
+    """An iterable-style data set that was read once, into memory, so that its samples can be shuffled and split.
+
+    Samples that are mappings with an `index` are put into its order; others stay in the order in which they came, which
+    another reading of the stream may not repeat (`has_index` is False).
+
+    Args:
+        stream: an iterable-style data set with a `__len__`, which says that it ends.
+
+    Raises:
+        InputError: no `__len__`, a length that is not kept, or an index that two samples share.
+    """
+
+    def __init__(self, stream: "IterableDataset[Any]") -> None:
+        name = type(stream).__name__
+        if not isinstance(stream, Sized):
+            raise InputError(
+                f"{name} can only be iterated and does not say how long it is; give it a __len__, and it is read into "
+                "memory, or give a map-style data set (one with __getitem__ and __len__)"
+            )
+        samples = list(itertools.islice(stream, len(stream) + 1))
+        if len(samples) != len(stream):
+            found = "more" if len(samples) > len(stream) else str(len(samples))
+            raise InputError(f"{name} says that it holds {len(stream)} samples and gives {found}; mend its __len__")
+        self.name: str = name
+        self.has_index: bool = all(isinstance(sample, Mapping) and "index" in sample for sample in samples)
+        if self.has_index:
+            samples.sort(key=lambda sample: int(sample["index"]))
+            for one, other in itertools.pairwise(samples):
+                if int(one["index"]) == int(other["index"]):
+                    raise InputError(f"{name} gives the index {int(one['index'])} to two samples; number each once")
+        self.samples: list[Any] = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
