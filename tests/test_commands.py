@@ -1,5 +1,6 @@
 """The command line: every verb on digits, and one clear sentence for what a user can get wrong."""
 
+import importlib
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import preceptor
 from preceptor.cli import app
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, load
@@ -136,6 +138,21 @@ def test_refused(arguments: list[str], said: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert said in refused(*arguments)
     assert not any(tmp_path.iterdir()), "a refused command must leave nothing behind"
+
+
+def test_a_teacher_with_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from torch import nn\n\n\ndef net(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = importlib.import_module("shop")
+    preceptor.teach("teach-digits", "t", model=shop.net, epochs=1)
+    student = ["distill", "distill-digits", *QUICK, "--teacher", "t", "--out", "s"]
+    assert refused(*student).endswith("(on the command line: --model)")
+    assert "there is no model called 'shop'" in refused(*student, "--model", "shop")
+    assert run(*student, "--model", "shop:net").exit_code == 0
 
 
 @pytest.mark.parametrize("loss", ["kd", "ttm", "wttm"])

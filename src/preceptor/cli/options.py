@@ -1,14 +1,25 @@
 """Arguments and options that several verbs take, and what they do to a recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from preceptor.runs import Factory
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optimizer.lr=0.1")]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: runs/<recipe's name>.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set's files are.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PACKAGE.MODULE:NAME",
+        help="Makes the model of runs that were trained with one of yours.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -19,3 +30,10 @@ def with_data_dir(overrides: list[str] | None, data_dir: Path | None, *parts: st
 
     keys = [f"{part}.data.data_dir" for part in parts] or ["data.data_dir"]
     return [*(text_override(key, data_dir) for key in keys if data_dir), *(overrides or [])]
+
+
+def factory(model: str | None) -> "Factory | None":
+    """What ``--model`` names."""
+    from preceptor.names import find
+
+    return find("model", model) if model else None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preceptor.cli.options import DataDir, DryRun, Folder, Json, Overrides, RecipeName, with_data_dir
+from preceptor.cli.options import DataDir, DryRun, Folder, Json, Model, Overrides, RecipeName, factory, with_data_dir
 from preceptor.cli.output import say, score_table, show_json, show_recipe, show_table
 from preceptor.errors import InputError
 
@@ -69,6 +69,7 @@ def distill(
     ] = None,
     folder: Folder = None,
     data_dir: DataDir = None,
+    model: Model = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +98,7 @@ def distill(
     from preceptor import training
 
     folder = folder or Path("runs") / path.stem
-    result = training.distill(loaded, folder, choice=choice, progress=True)
+    result = training.distill(loaded, folder, teacher_model=factory(model), choice=choice, progress=True)
     _show(result, folder, as_json)
 
 
