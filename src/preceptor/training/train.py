@@ -8,6 +8,7 @@ from torch import nn
 
 from preceptor import runs
 from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.notices import kept_notes
 from preceptor.recipe import Recipe
 from preceptor.runs.files import finite, locked, make_folder
 from preceptor.tasks.stack import Stack
@@ -71,7 +72,7 @@ def _train(job: Job, *, progress: bool) -> Result:
     ):
         loop = Loop(job.task, job.batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
         loop.run()
-    result = finish(job, loop) | {"time_total": round(loop.time_total, 2), **job.extra}
+    result = finish(job, loop) | {"time_total": round(loop.time_total, 2), **job.extra, "notes": kept_notes()}
     if job.folder and main:
         runs.write_result(job.folder, result)
     job.accelerator.wait_for_everyone()  # no process may look for files that are still being written

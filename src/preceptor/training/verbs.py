@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
 from preceptor.runs import Factory
@@ -61,7 +62,8 @@ def teach(
     """
     keywords, objects = _sorted(keywords, data=data, model=model, objective=objective)
     made = make_recipe(TeachRecipe, recipe, keywords)
-    return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
+    with notes_kept():
+        return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
 
 
 def distill(
@@ -96,8 +98,9 @@ def distill(
     own: Any = None if named else teacher
     keywords, objects = _sorted(keywords, data=data, model=model, loss=loss)
     made = make_recipe(DistillRecipe, recipe, keywords)
-    job = distill_job(made, _folder(folder), teacher=own, **objects, teacher_model=teacher_model, choice=choice)
-    return train(job, progress=progress)
+    with notes_kept():
+        job = distill_job(made, _folder(folder), teacher=own, **objects, teacher_model=teacher_model, choice=choice)
+        return train(job, progress=progress)
 
 
 def distill_stack(
@@ -123,8 +126,9 @@ def distill_stack(
     Returns and raises as `teach`, with one score per student.
     """
     made = make_recipe(DistillRecipe, recipe, {})
-    job = stack_job(made, _folder(folder), students, table, data=data, model=model, origin=origin)
-    return train(job, progress=progress)
+    with notes_kept():
+        job = stack_job(made, _folder(folder), students, table, data=data, model=model, origin=origin)
+        return train(job, progress=progress)
 
 
 def _folder(folder: Path | str | None) -> Path | None:
