@@ -16,13 +16,9 @@ class Consistency(nn.Module):
     One value per example. S is kept for each sample under its index in the data set, and has no gradient.
     Each visit, after n earlier ones, updates S <- (1 - tau) S + tau q, where
 
-    ===========  ======================================================================================
-    average      tau
-    ===========  ======================================================================================
-    "authors"    1 at the first visit, then 1/(n + 2): the mean of all predictions, the first one twice
-    "mean"       1/(n + 1): the plain mean; ours
-    "ema"        1 at the first visit, then 1 - decay; ours
-    ===========  ======================================================================================
+    - "authors": tau is 1 at the first visit, then 1/(n + 2): the mean of all predictions, the first one twice;
+    - "mean": 1/(n + 1), the plain mean; ours;
+    - "ema": 1 at the first visit, then 1 - decay; ours.
 
     The authors count epochs; here each sample counts its own visits, which is the same where every sample is
     seen in every epoch. A sample's first visit costs 0, and so does the whole first epoch. From then on the

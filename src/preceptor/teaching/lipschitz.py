@@ -19,13 +19,10 @@ class Lipschitz(nn.Module):
 
     What a layer adds:
 
-    ============  =====================================  ===================================================
-    layer         norm="l1", the authors' code           norm="spectral", ours
-    ============  =====================================  ===================================================
-    convolution   sum of ``|W|`` over all entries        largest singular value of W as (out, in h w)
-    batch norm    max ``|gamma| / sqrt(var + eps)``       the same, which is exact for a diagonal map
-    linear        max over inputs of their ``sum |W|``   largest singular value of W
-    ============  =====================================  ===================================================
+    - convolution: the sum of ``|W|`` over all entries under norm="l1" (the authors' code), the largest singular value
+      of W as (out, in h w) under norm="spectral" (ours);
+    - batch norm: max ``|gamma| / sqrt(var + eps)`` under both, which is exact for a diagonal map;
+    - linear: the maximum over inputs of their ``sum |W|``, or the largest singular value of W.
 
     "l1" bounds the operator norm induced by the 1-norm (for a convolution loosely: a maximum over inputs
     would do). "spectral" bounds the one induced by the 2-norm, by power iteration; for a convolution it does

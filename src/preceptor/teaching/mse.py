@@ -24,12 +24,10 @@ def mse(
     Hamidi et al. 2024 (arXiv 2407.18041). One value per example; `reduction` is the one over *classes*. The
     sources differ from each other, hence four variants:
 
-    ===================  ====================================================================
-    softmax, sum         the default; Brier score x C/2
-    softmax, mean        the paper's theorem and its released toy experiment
-    logit, mean          the released CIFAR script, as its authors meant it
-    logit, sum           the same x C
-    ===================  ====================================================================
+    - softmax, sum: the default; Brier score x C/2;
+    - softmax, mean: the paper's theorem and its released toy experiment;
+    - logit, mean: the released CIFAR script, as its authors meant it;
+    - logit, sum: the same x C.
 
     With the default scale C/2 the logit gradient of (softmax, sum) equals cross-entropy's where the output is
     uniform, and only there. Away from it the gradient can be many times cross-entropy's, more so for many
