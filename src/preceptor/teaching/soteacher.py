@@ -36,6 +36,7 @@ class SoTeacher(nn.Module):
     Raises:
         InputError: a value that its part refuses.
 
+    >>> import torch
     >>> objective = SoTeacher()
     >>> objective.bind(model=nn.Linear(4, 3), num_samples=100, num_classes=3)
     >>> objective.start_epoch(0, 10)
