@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from preceptor import names
 from preceptor.data.dataset import shortened
 from preceptor.errors import InputError
+from preceptor.models.preparation import finish_, own_memory_, to_channels_last_
 from preceptor.recipe import TeacherRef
 from preceptor.runs import checkpoint, files
 from preceptor.runs.folder import SCHEMA, check_member, read_result
 from preceptor.schema import Component, Transform, parse_transform
-from preceptor.tasks.stack import Stack, member_state
+from preceptor.tasks.stack import Stack, member_names, member_state
 from preceptor.tasks.teacher import Teacher
 
 Factory = Callable[..., nn.Module]
@@ -186,7 +188,8 @@ def _model_of(weights: Weights, source: str, member: int | None, factory: Factor
     check_member(weights.members, member, source)
     made = _made(weights, source, factory)
     load_weights(made, weights.tensors if member is None else member_state(weights.tensors, member), source)
-    return made.to(memory_format=torch.channels_last).eval()
+    to_channels_last_(made, torch.zeros(2, *weights.input_shape))
+    return made.eval()
 
 
 def _made(weights: Weights, source: str, factory: Factory | None) -> torch.nn.Module:
@@ -200,8 +203,12 @@ def _made(weights: Weights, source: str, factory: Factory | None) -> torch.nn.Mo
         )
     with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
         if factory is not None:
-            return factory(**names.accepted(factory, supplied))
-        return names.call("model", Component(**weights.model), supplied)
+            made = factory(**names.accepted(factory, supplied))
+        else:
+            made = names.call("model", Component(**weights.model), supplied)
+        finish_(made, member_names(weights.tensors), weights.input_shape)
+    own_memory_(made)
+    return made
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -216,7 +223,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
         raise InputError(f"{source} is of another architecture: it {what}; give the model that it was trained with")
     for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
+        if not is_lazy(own[name]) and tensor.shape != own[name].shape:
             raise InputError(
                 f"{source} is of another architecture: '{name}' has shape {tuple(tensor.shape)}, the model's "
                 f"has {tuple(own[name].shape)}; give the model that it was trained with"

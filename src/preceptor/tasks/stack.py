@@ -69,6 +69,11 @@ class Stack(nn.Module):
         return torch.vmap(one)(self.tensors(), rows)
 
 
+def member_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the state dict of one model, from those of a single model or of a stack."""
+    return [name.replace("/", ".") for name in tensors]
+
+
 def member_state(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """The state dict of one model, from a stack's state dict."""
     return {name.replace("/", "."): tensor[index].clone() for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from preceptor.errors import InputError
+from preceptor.models.preparation import own_memory_
 
 
 def average_weights(model: nn.Module, *, kind: Literal["ema", "swa"] = "ema", decay: float = 0.999) -> AveragedModel:
@@ -37,9 +38,13 @@ def average_weights(model: nn.Module, *, kind: Literal["ema", "swa"] = "ema", de
     """
     if kind == "swa":
         # Not the fused default, which on a GPU cannot average integers: batch norm counts its batches in one.
-        return AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+        average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)
+        own_memory_(average)
+        return average
     if kind != "ema":
         raise InputError(f"kind is {kind!r}: choose 'ema' or 'swa'.")
     if not 0 <= decay < 1:
         raise InputError(f"decay is {decay}: choose it in [0, 1), for instance 0.999.")
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    own_memory_(average)
+    return average

@@ -35,7 +35,8 @@ class Batches:
 
     An optimizer step sees `batch_size` samples of the epoch's permutation, whatever the number of processes
     and micro-batches: they share them out, and pad uneven shares with masked repeats. The last step of an
-    epoch may be smaller. Every sample is seen once an epoch.
+    epoch may be smaller, but not smaller than `smallest`: what is left then joins the step before it. Every sample is
+    seen once an epoch.
 
     Args:
         dataset: the samples, served by index.
@@ -44,6 +45,7 @@ class Batches:
         streams: of the run; ``order`` and ``augmentation`` are used.
         augmentation: applied to the inputs of each batch.
         num_workers: processes that load samples ahead; 0 loads in this one.
+        smallest: samples that a step has at least.
     """
 
     dataset: Indexed
@@ -52,6 +54,7 @@ class Batches:
     batch_size: int
     augmentation: Augmentation | None
     num_workers: int
+    smallest: int
 
     def __init__(
         self,
@@ -62,19 +65,21 @@ class Batches:
         *,
         augmentation: Augmentation | None = None,
         num_workers: int = 0,
+        smallest: int = 1,
     ) -> None:
         self.dataset, self.indices, self.streams = dataset, indices, streams
         self.batch_size, self.augmentation, self.num_workers = batch_size, augmentation, num_workers
+        self.smallest = smallest
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch."""
-        return -(-len(self.indices) // self.batch_size)
+        return len(step_sizes(len(self.indices), self.batch_size, self.smallest))
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
         order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
-        steps = order.split(self.batch_size)[start:]
+        steps = order.split(step_sizes(len(order), self.batch_size, self.smallest))[start:]
         plan = [share for step in steps for share in shares(step, shard)]
         draws = self._draws(epoch)
         loaded = iter(self._load([indices.tolist() for indices, _ in plan], epoch))
@@ -106,6 +111,18 @@ class Batches:
             generator=torch.Generator(),  # else the loader draws its workers' seed from the global generator
         )
         return iter(loader)
+
+
+def step_sizes(samples: int, batch_size: int, smallest: int = 1) -> list[int]:
+    """The samples of each optimizer step of an epoch.
+
+    >>> step_sizes(65, 32), step_sizes(65, 32, smallest=2), step_sizes(1, 32, smallest=2)
+    ([32, 32, 1], [32, 33], [1])
+    """
+    whole, rest = divmod(samples, batch_size)
+    if whole and 0 < rest < smallest:
+        return [batch_size] * (whole - 1) + [batch_size + rest]
+    return [batch_size] * whole + [rest] * (rest > 0)
 
 
 def shares(step: Tensor, shard: Shard) -> list[tuple[Tensor, Tensor]]:

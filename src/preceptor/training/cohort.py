@@ -8,8 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Data, Indexed
+from preceptor.errors import InputError
+from preceptor.models.preparation import trains_on_one
 from preceptor.names import call
+from preceptor.notices import note
 from preceptor.recipe import Recipe
+from preceptor.tasks.stack import Stack
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
 from preceptor.training.setup import Samples
 from preceptor.training.streams import Streams
@@ -81,9 +85,14 @@ class Cohort:
         """Of one model."""
         return sum(each.numel() for each in self.module.parameters()) // (self.size or 1)
 
-    def batches(self, recipe: Recipe, indices: Sequence[Tensor]) -> Batches | StackedBatches:
-        """The training batches; `indices` are of the samples that each source gives."""
+    def batches(self, recipe: Recipe, indices: Sequence[Tensor], *, processes: int = 1) -> Batches | StackedBatches:
+        """The training batches; `indices` are of the samples that each source gives.
+
+        Raises:
+            InputError: every batch would have parts of one sample, on which the model cannot be trained.
+        """
         augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
+        smallest = self._smallest_step(recipe, len(indices[0]), recipe.training.accumulate * processes)
         streams = [
             Batches(
                 samples.train,
@@ -92,10 +101,37 @@ class Cohort:
                 Streams(samples.seed, recipe.streams),
                 augmentation=augmentation,
                 num_workers=recipe.training.num_workers,
+                smallest=smallest,
             )
             for samples, rows in zip(self.samples, indices, strict=True)
         ]
         return streams[0] if self.source_of is None else StackedBatches(streams, self.source_of)
+
+    def _smallest_step(self, recipe: Recipe, samples: int, parts: int) -> int:
+        """The samples that an optimizer step in `parts` must have: two in each part under batch normalisation."""
+        batch_size = recipe.training.batch_size
+        whole, rest = divmod(samples, batch_size)
+        if batch_size > parts and not 0 < rest <= parts:
+            return 1
+        model = self.module.template if isinstance(self.module, Stack) else self.module
+        if trains_on_one(model, Indexed(self.data.train)[[0, 1]]["input"]):
+            return 1
+        if batch_size <= parts:
+            cut = f" and cut into {parts} parts" if parts > 1 else ""
+            raise InputError(
+                f"training.batch_size is {batch_size}{cut}, but the model cannot be trained on one sample at a time "
+                f"(batch normalisation cannot); give a batch_size of at least {parts + 1}"
+            )
+        if not whole:
+            raise InputError(
+                f"the model is to be trained on {samples} sample(s) in {parts} part(s), but cannot be trained on one "
+                "sample at a time (batch normalisation cannot); give it more samples"
+            )
+        note(
+            f"the last {rest} sample(s) of each epoch join the batch before them, as the model cannot be trained on "
+            "one sample at a time"
+        )
+        return parts + 1
 
     def _joined(self, rows: Sequence[Tensor]) -> Tensor:
         return rows[0] if self.source_of is None else torch.stack(list(rows))

@@ -1,5 +1,6 @@
 """Predictions of a model for the samples of a split, and their scores."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ SCORES = ("accuracy", "brier", "nll")
 class NotFinite(InputError):
     """A model has diverged: its logits for a sample are NaN or infinite."""
 
+    def __init__(self, sentence: str, sample: int) -> None:
+        super().__init__(sentence)
+        self.sample = sample
+
 
 def refuse_not_finite(logits: Tensor, index: Tensor, mask: Tensor | None = None) -> None:
     """Refuse logits (..., B, ..., C) that are NaN or infinite where `mask` is True.
@@ -36,7 +41,34 @@ def refuse_not_finite(logits: Tensor, index: Tensor, mask: Tensor | None = None)
     if bad.any():
         *model, row = bad.nonzero()[0].tolist()
         of = f" of model {model[0]}" if model else ""
-        raise NotFinite(f"the logits{of} for sample {int(index[(*model, row)])} are not finite")
+        sample = int(index[(*model, row)])
+        raise NotFinite(f"the logits{of} for sample {sample} are not finite", sample)
+
+
+def refuse_input_not_finite(batch: Mapping[str, Tensor], what: str = "sample") -> None:
+    """Refuse a batch with an input that is NaN or infinite, which nothing that is computed from it can survive.
+
+    Args:
+        batch: ``input`` (..., B, *shape) and ``index`` of B samples; a stack's leading axes are ignored.
+        what: what an error calls a sample.
+
+    Raises:
+        InputError: naming the sample.
+    """
+    inputs, index = batch["input"], batch["index"]
+    if not inputs.is_floating_point():
+        return
+    lead = index.ndim - 1
+    bad = ~inputs.isfinite().flatten(lead + 1).all(-1) if inputs.ndim > lead + 1 else ~inputs.isfinite()
+    if bad.any():
+        *source, row = bad.nonzero()[0].tolist()
+        # Sources that models share have one row of inputs and a row of indices for each model, all the same.
+        sample = int(index[(*source, row)])
+        value = inputs[(*source, row)]
+        found = value[~value.isfinite()].flatten()[0].item()
+        raise InputError(
+            f"the input of {what} {sample} holds {found}; mend it or leave it out, as inputs must be finite"
+        )
 
 
 def predict(model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
@@ -82,6 +114,7 @@ class Evaluator:
 
     def __init__(self, cohort: Cohort, part: str, accelerator: Accelerator, *, distribution: str = "softmax") -> None:
         self.cohort, self.accelerator, self.distribution = cohort, accelerator, distribution
+        self.sample: str = "test sample" if part == "test" and cohort.data.test is not None else "sample"
         self.dataset, self.indices = cohort.scored(part)
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -89,7 +122,11 @@ class Evaluator:
         shape.
         """
         logits, labels = predict(model, self.dataset, self.indices, self.accelerator)
-        refuse_not_finite(logits, self.cohort.by_model(self.indices))
+        try:
+            refuse_not_finite(logits, self.cohort.by_model(self.indices))
+        except NotFinite as error:
+            refuse_input_not_finite(self.dataset[[error.sample]], self.sample)
+            raise
         return read_logits(logits, self.distribution), self.cohort.by_model(labels)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
@@ -100,11 +137,38 @@ def tabulate(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torc
     """A teacher's outputs (N, C) for the samples at `indices`, by sample index; the rows of all others are NaN.
 
     Raises:
-        InputError: the teacher gives NaN.
+        InputError: the teacher gives what is no distribution (`refuse_teacher_not_finite`).
     """
     outputs, _ = ask(moved(teacher, device), dataset, indices, device)
-    bad = outputs.isnan().any(-1)
+    bad = _no_distribution(outputs)
     if bad.any():
         sample = int(indices[bad][0])
-        raise InputError(f"the teacher's output for sample {sample} is NaN; give a teacher that was trained to an end")
+        refuse_input_not_finite(dataset[[sample]])
+        refuse_teacher_not_finite(outputs, indices)
     return as_table(outputs, indices, len(dataset))
+
+
+def refuse_teacher_not_finite(outputs: Tensor, index: Tensor, mask: Tensor | None = None) -> None:
+    """Refuse a teacher's outputs (..., B, ..., C) that are no distribution, where `mask` is True.
+
+    Minus infinity is the log-probability of what cannot be, unless a whole row is.
+
+    Raises:
+        InputError: naming the sample and the value.
+    """
+    bad = _no_distribution(outputs)
+    bad = (bad if mask is None else bad & mask).reshape(*index.shape, -1).any(-1)
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        row = outputs.reshape(*index.shape, -1)[first]
+        value = row[row.isnan() | row.isinf()][0].item()
+        cause = " (in half precision numbers above 65504 are)" if value == float("inf") else ""
+        raise InputError(
+            f"the teacher's output for sample {int(index[first])} holds {value}{cause}; give a teacher that was "
+            "trained to an end, with logits that are finite"
+        )
+
+
+def _no_distribution(outputs: Tensor) -> Tensor:
+    """Rows with NaN, with plus infinity, or of minus infinity alone."""
+    return outputs.isnan().any(-1) | outputs.isposinf().any(-1) | outputs.isneginf().all(-1)

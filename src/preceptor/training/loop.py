@@ -27,6 +27,7 @@ from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
 from preceptor.training.step import LossNotFinite, Stepper
 
 Scores = dict[str, Any]
+LARGE = 1e4  # of an input: what a network does not expect
 Evaluate = Callable[[nn.Module], Scores]
 
 
@@ -126,7 +127,9 @@ class Loop:
         try:
             self.stepper.step(micro_batches, self.progress.step)
         except NotFinite as error:
-            raise self._diverged(error) from None
+            raise self._diverged(
+                error, largest=max(float(batch["input"].abs().max()) for batch in micro_batches)
+            ) from None
         except LossNotFinite as error:
             raise InputError(
                 f"the loss is {error.value} in epoch {self.progress.epoch} though the model's logits are finite; "
@@ -158,10 +161,14 @@ class Loop:
         if self.recipe.training.is_checkpoint(progress.epoch):
             self.save()
 
-    def _diverged(self, error: NotFinite) -> InputError:
-        return InputError(
-            f"{error} in epoch {self.progress.epoch}; lower optimizer.lr or set training.clip_norm{self._last_good()}"
-        )
+    def _diverged(self, error: NotFinite, *, largest: float = 0.0) -> InputError:
+        """What to do about logits that are not finite, where no input of the batch was above `largest`."""
+        remedy = "; lower optimizer.lr or set training.clip_norm"
+        if largest > LARGE:
+            remedy = f"; the inputs reach {largest:.1e}: scale them, or lower optimizer.lr"
+        elif self.progress.step == 0:
+            remedy = ", before the first update; look at the initial weights"
+        return InputError(f"{error} in epoch {self.progress.epoch}{remedy}{self._last_good()}")
 
     def _last_good(self) -> str:
         found = checkpoint.saved(self.folder / "checkpoints") if self.folder else []

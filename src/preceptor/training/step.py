@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack, clip_each
-from preceptor.tasks.task import Task
+from preceptor.tasks.task import DistillTask, Task
 from preceptor.training.batches import Batch
 from preceptor.training.device import Accelerator, sum_dtype
-from preceptor.training.evaluate import refuse_not_finite
+from preceptor.training.evaluate import refuse_input_not_finite, refuse_not_finite, refuse_teacher_not_finite
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
 from preceptor.training.streams import Streams
 
@@ -91,9 +91,20 @@ class Stepper:
             total = output["loss"] * self.accelerator.num_processes
             if penalty is not None:
                 total = total + penalty.sum()
-            _refuse_nan(total, output["logits"], batch)
+            if not torch.isfinite(total):
+                self._refuse_not_finite(total, output["logits"], batch)
             self.accelerator.backward(total)
         return output["logits"].detach()
+
+    def _refuse_not_finite(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Say who is to blame for a loss that is not finite: input, model, teacher, or else the criterion."""
+        refuse_input_not_finite(batch)
+        refuse_not_finite(logits, batch["index"], batch["mask"])
+        if isinstance(self.task, DistillTask):
+            with torch.no_grad():
+                said = self.task.teacher(batch)
+            refuse_teacher_not_finite(said, batch["index"], batch["mask"])
+        raise LossNotFinite(loss.item())
 
     def _optimize(self, step: int) -> None:
         factor = multiplier(
@@ -141,13 +152,6 @@ class Stepper:
         for name, value in parts.items():
             value = value.detach().to(sum_dtype(value.device)).reshape(-1)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-
-def _refuse_nan(loss: Tensor, logits: Tensor, batch: Batch) -> None:
-    if torch.isfinite(loss):
-        return
-    refuse_not_finite(logits, batch["index"], batch["mask"])
-    raise LossNotFinite(loss.item())
 
 
 class LossNotFinite(InputError):
