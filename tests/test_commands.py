@@ -362,7 +362,7 @@ def test_an_error_names_the_flag_of_its_argument_where_the_verb_has_one(monkeypa
     for argument in ("losses", "loss"):
         assert sentence(argument) == "error: so (on the command line: --loss)"
     assert sentence("data_dir") == "error: so (on the command line: --data-dir)"
-    for argument in ("folder", "candidates", None):
+    for argument in ("folder", "candidates", "data", None):
         assert sentence(argument) == "error: so"
 
 

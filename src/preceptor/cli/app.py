@@ -30,13 +30,11 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
     def _flag(self, ctx: Any, argument: str | None) -> str:
-        """How a verb spells a Python argument: as its own parameter is called, or the flag itself."""
-        verb = self.get_command(ctx, ctx.invoked_subcommand or "") if argument else None
-        for option in verb.params if verb else ():
-            named = option.name == argument or f"--{argument}" in option.opts
-            if named and option.opts[0].startswith("--"):
-                return f" (on the command line: {option.opts[0]})"
-        return ""
+        """How a verb spells a Python argument: its functions name their options as Python does."""
+        name = {"loss": "losses"}.get(argument or "", argument)  # assess takes one or more
+        verb = self.get_command(ctx, ctx.invoked_subcommand or "")
+        flags = [option.opts[0] for option in verb.params if option.name == name] if verb else []
+        return f" (on the command line: {flags[0]})" if flags and flags[0].startswith("--") else ""
 
 
 app: typer.Typer = typer.Typer(
