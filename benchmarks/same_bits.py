@@ -19,13 +19,14 @@ from pathlib import Path
 from safetensors import safe_open
 
 SHORT = "training.epochs=3"
+STACK = Path(__file__).resolve().parent / "recipes" / "same-bits.yaml"
 STUDY = [f"{part}.training.epochs=2" for part in ("teach", "distill", "baseline")]
 COMMANDS = {
     "teach": ["teach", "teach-digits", SHORT, "training.keep=all"],
     "soteacher": ["teach", "teach-digits", SHORT, "objective=SoTeacher", "average={kind: swa, start_epoch: 1}"],
     "live": ["distill", "distill-digits", SHORT, "cache=false", "--teacher", "teach"],
     "table": ["distill", "distill-digits", SHORT, "loss={name: wttm, temperature: 2}", "--teacher", "teach:best"],
-    "stack": ["study", "quickstart", "seeds=[0, 1]", *STUDY],
+    "stack": ["study", str(STACK), "seeds=[0, 1]", *STUDY],
     "auto": ["distill", "distill-digits", SHORT, "--teacher", "auto", "teach", "soteacher"],
 }
 

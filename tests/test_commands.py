@@ -344,7 +344,7 @@ def test_distill_refuses_a_teacher_that_saw_the_test_samples(teacher: Path, tmp_
 
 
 def test_a_study_folder_that_holds_another_study(tmp_path: Path) -> None:
-    few = ["seeds=[0]", "teach.training.epochs=1", "distill.training.epochs=1", "baseline.training.epochs=1"]
+    few = ["seeds=[0]", "teach.training.epochs=10", "distill.training.epochs=1", "baseline.training.epochs=1"]
     out = tmp_path / "q"
     assert run("quickstart", *few, "--out", out).exit_code == 0
     line = refused("quickstart", *few, "losses.kd.ce_weight=0.3", "--resume", out)

@@ -11,7 +11,7 @@ LOSSES = ("kd", "ttm", "wttm", "ptloss")
 def fake_study(
     teachers: tuple[str, ...] = TEACHERS, losses: tuple[str, ...] = LOSSES, num_seeds: int = 10, seed: int = 0
 ) -> dict[str, Any]:
-    """A result in which a teacher's Brier score says a good deal, not all, about its students."""
+    """A result in which a teacher's Brier scores say a good deal, not all, about its students."""
     rng = np.random.default_rng(seed)
     worth = np.linspace(-1.0, 1.0, len(teachers))[rng.permutation(len(teachers))]
     luck = rng.normal(size=num_seeds)
@@ -39,8 +39,12 @@ def fake_study(
             teacher: {
                 **_scores(0.930 + 0.01 * w + 0.005 * luck, rng, brier[teacher]),
                 "reliability": _reliability(w, rng),
+                "brier_recalibrated": (0.97 * brier[teacher]).tolist(),
                 "optimum_brier": {
                     loss: (brier[teacher] + 0.01 * i + 0.004 * rng.normal()).tolist() for i, loss in enumerate(losses)
+                },
+                "optimum_brier_recalibrated": {
+                    loss: (0.97 * brier[teacher] + 0.003 * rng.normal()).tolist() for loss in losses
                 },
             }
             for teacher, w in zip(teachers, worth, strict=True)

@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.recipe import dump, parse
-from preceptor.runs import files
+from preceptor.recipe import TeacherRef, dump, parse
+from preceptor.runs import files, load_teacher
 from preceptor.runs.files import load_tensors
 from preceptor.study.folder import Clock
 from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
 from preceptor.tasks.stack import member_state
-from preceptor.training import distill, load_model, teach
+from preceptor.training import distill, load_model, setup, teach
 from training.toys import assert_close, snapshot, weights
 
 BASE: dict[str, Any] = {
@@ -43,8 +44,9 @@ PLAIN: dict[str, Any] = {
     "losses": {"kd": {"loss": {"name": "kd", "temperature": 1.0}}},
 }
 CALIBRATED: dict[str, Any] = PLAIN | {
-    "teach": BASE | {"calibrate": True},
-    "teachers": PLAIN["teachers"] | {"cooled": {"of": "strict", "calibrated": True}},
+    "teach": BASE | {"calibrate": True, "training": BASE["training"] | {"keep": "all"}},
+    "teachers": PLAIN["teachers"]
+    | {"cooled": {"of": "strict", "calibrated": True}, "early": {"of": "strict", "epoch": 1}},
     "losses": PLAIN["losses"] | {"ttm": {"loss": {"name": "ttm", "temperature": 2.0}}, "dist": {"loss": "dist"}},
 }
 
@@ -82,6 +84,61 @@ def test_optimum_brier_by_hand(calibrated: tuple[Path, dict[str, Any]]) -> None:
         assert found["kd"] == pytest.approx(brier(seen.softmax(-1), labels), abs=1e-6)
         assert found["ttm"] == pytest.approx(brier((seen / 2).softmax(-1), labels), abs=1e-6)
         assert found["dist"] == found["kd"] == pytest.approx(result["teachers"][name]["heldout"]["brier"])
+
+
+def test_the_brier_score_at_the_best_temperature_is_the_lowest_of_all(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    """By a search of scipy's; what only changes the temperature changes nothing of it."""
+    folder, result = calibrated
+    logits, labels, _ = stored(folder)
+    found = result["teachers"]["strict"]
+    for i, (rows, truth) in enumerate(zip(logits.double(), labels, strict=True)):
+
+        def at(scale: float, rows: Tensor = rows, truth: Tensor = truth) -> float:
+            return brier((scale * rows).softmax(-1)[None], truth[None])[0]
+
+        best = minimize_scalar(at, bounds=(0.05, 20), method="bounded").fun
+        for value in (found["brier_recalibrated"][i], *(v[i] for v in found["optimum_brier_recalibrated"].values())):
+            assert value == pytest.approx(best, abs=1e-6)
+        assert best < found["heldout"]["brier"][i]
+    cooled = result["teachers"]["cooled"]
+    assert cooled["brier_recalibrated"] == pytest.approx(found["brier_recalibrated"], abs=1e-6)
+
+
+def test_a_teacher_that_stopped_early(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    """Its scores, and one of its students, from the weights that `load_teacher` gives of that epoch."""
+    folder, result = calibrated
+    stacked = (folder / "teachers" / "strict" / "result.json").exists()
+    run = folder / "teachers" / "strict" / ("" if stacked else "seed-3")
+    alone = load_teacher(TeacherRef(run=run, epoch=1, member=1 if stacked else None))
+    study = tiny(CALIBRATED)
+    data = setup.load_data(study.teach)
+    samples = setup.cut(study.teach, data, 3)
+    found = result["teachers"]["early"]
+    for part in ("heldout", "test"):
+        batch = samples.train[samples.parts[part].tolist()]
+        probs = alone(batch).detach().double().softmax(-1)
+        assert found[part]["brier"][1] == pytest.approx(brier(probs[None], batch["label"][None])[0], abs=1e-6)
+    recipe = study.distill.model_copy(update={"seed": 3, "loss": study.losses["kd"].loss})
+    student = distill(recipe, teacher=alone)
+    ours = result["students"]["kd"]["early"]["heldout"]["brier"][1]
+    assert student["heldout"]["last"]["brier"] == pytest.approx(ours, abs=1e-5)
+    assert abs(ours - result["students"]["kd"]["strict"]["heldout"]["brier"][1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            {"of": "strict", "epoch": 1},
+            r"teachers\.early\.epoch is 1, which its training does not keep; set its training",
+        ),
+        ({"of": "strict", "epoch": 2, "weights": "best"}, "has epoch 2 and weights 'best'"),
+        ({"of": "strict", "epoch": 2, "calibrated": True}, "epoch 2 and weights 'last', calibrated True"),
+    ],
+)
+def test_an_epoch_that_cannot_be_is_refused(entry: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        tiny(PLAIN, teachers=PLAIN["teachers"] | {"early": entry})
 
 
 def test_a_calibrated_teacher_is_cooled_everywhere_once(calibrated: tuple[Path, dict[str, Any]]) -> None:
@@ -184,11 +241,11 @@ def test_averaged_weights_that_nobody_averages(entry: str) -> None:
     assert tiny(teachers=teachers, teach=BASE | {"average": {"kind": "swa"}})
 
 
-@pytest.mark.parametrize("asked", [{"weights": "best"}, {"calibrated": True}])
+@pytest.mark.parametrize("asked", [{"weights": "best"}, {"calibrated": True}, {"epoch": 1}])
 def test_a_chain_starts_from_the_last_weights(asked: dict[str, Any]) -> None:
     start = {"objective": "cross_entropy"} | asked
     raw = {"seeds": [0], "teach": BASE | {"calibrate": True}, "distill": BASE, "starts": {"strict": start}}
-    with pytest.raises(InputError, match=r"^starts.strict asks for weights .* leave both out"):
+    with pytest.raises(InputError, match=r"^starts.strict asks for weights .* leave them out"):
         parse(Generations, raw)
 
 

@@ -19,7 +19,7 @@ from preceptor.training import distill, load_model, teach
 
 SMALL = [
     "seeds=[3,5]",
-    "teach.training.epochs=3",
+    "teach.training.epochs=11",
     "distill.training.epochs=2",
     "baseline.training.epochs=2",
 ]
@@ -31,6 +31,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = CliRunner().invoke(app, ["quickstart", *SMALL, "--out", str(folder)], catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
     assert "labels alone" in outcome.output
+    assert all(label in outcome.output for label in ("ρ accuracy", "ρ distance"))
     return folder
 
 
@@ -42,9 +43,10 @@ def test_quickstart_tells_the_whole_story(quickstart: Path) -> None:
     result = study_result(quickstart)
     assert list(result["teachers"]) == [
         "cross_entropy", "early_stopped", "label_smoothing", "mse", "soteacher", "tolerant",
+        "cross_entropy@10", "label_smoothing@10", "mse@10", "soteacher@10", "tolerant@10",
     ]  # fmt: skip
     assert list(result["students"]) == ["kd", "ttm", "wttm", "ptloss"]
-    assert len(summarize(result).teachers) == 6
+    assert len(summarize(result).teachers) == 11
     page = (quickstart / "report.html").read_text()
     assert all(name in page for name in result["teachers"])
     assert "http://" not in page.split("<details")[0].replace("http://www.w3.org", "")

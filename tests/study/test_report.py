@@ -1,11 +1,13 @@
 """The table, the page and the picture of a study."""
 
 import copy
+import json
 import re
 import struct
 import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -32,8 +34,9 @@ def text_of(rendered, width=120):
 def with_nulls():
     study = fake_study()
     study["teachers"]["mse"]["heldout"]["nll"][3] = None
-    study["teachers"]["tolerant"]["heldout"]["brier"][3] = None
+    study["teachers"]["tolerant"]["brier_recalibrated"][3] = None
     study["teachers"]["tolerant"]["optimum_brier"]["kd"][3] = None
+    study["teachers"]["tolerant"]["optimum_brier_recalibrated"]["kd"][3] = None
     study["students"]["kd"]["mse"]["test"]["accuracy"][2] = None
     study["recipe"]["limit"] = float("inf")
     study["circumstances"]["commit"] = None
@@ -68,7 +71,7 @@ def test_whatever_the_study_it_can_be_shown(study, tmp_path):
         assert name in page.text
     assert_no_network(text)
     assert "nan" not in text.lower()
-    assert page.tags.count("svg") == len(page.labels) == 1 + len(study["students"]) + len(study["teachers"])
+    assert page.tags.count("svg") == len(page.labels) == 1 + 2 + len(study["teachers"])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     terminal = text_of(table(study))
     assert all(name in terminal and name in page.text for name in study["teachers"])
@@ -123,34 +126,37 @@ def clear_winner(num_seeds=5):
         wiggle = [0.001, -0.001, 0.0, 0.002, -0.002][:num_seeds]
         pairs = zip(study["baseline"]["test"]["accuracy"], wiggle, strict=True)
         study["students"]["kd"][name]["test"]["accuracy"] = [a + gain + w for a, w in pairs]
-        study["teachers"][name]["heldout"]["brier"] = [brier + w for w in wiggle]
+        study["teachers"][name]["brier_recalibrated"] = [brier + w for w in wiggle]
+        study["teachers"][name]["optimum_brier_recalibrated"]["kd"] = [brier + w for w in wiggle]
         study["teachers"][name]["optimum_brier"]["kd"] = [brier + w for w in wiggle]
+        study["students"]["kd"][name]["test"]["brier"] = [brier + 0.01 + w for w in wiggle]
     return study
 
 
 def test_findings_of_a_clear_case(tmp_path):
     text = findings(clear_winner(), tmp_path)
-    assert "Predicted best: good , with the lowest Brier score on held-out labels, 0.100 (0.098 to 0.102)." in text
+    assert "Predicted best: good , with the lowest Brier score at the best temperature on held-out labels, " in text
+    assert "labels, 0.100 (0.098 to 0.102)." in text
     assert "Realised best: good , whose students reach 92.80 %" in text
     assert "Its lead over the next, bad , is 5.00 points" in text
     assert "came from good with kd : 92.80 %, which is +2.00 points (+1.80 to +2.20) against labels alone" in text
     assert "best of 2 picked after the fact" in text
     assert "1 of 2 did better than labels alone, 1 did worse, and the other 0 cannot be told" in text
-    assert "ρ = 1.00 (1.00 to 1.00)" in text
-    assert "of these 2 teachers only" in text
+    assert text.count("ρ = 1.00 (1.00 to 1.00)") == text.count("of these 2 teachers only") == 2
+    assert text.index("students' accuracy, by the Brier score at the best") < text.index("near to the truth their")
     assert "contains 0" not in text
 
 
 def test_findings_do_not_overclaim(tmp_path):
     study = clear_winner()
-    study["teachers"]["bad"]["heldout"]["brier"] = [0.11, 0.09, 0.12, 0.08, 0.11]
-    study["teachers"]["bad"]["optimum_brier"]["kd"] = [0.11, 0.09, 0.12, 0.08, 0.11]
+    study["teachers"]["bad"]["brier_recalibrated"] = [0.11, 0.09, 0.12, 0.08, 0.11]
+    study["teachers"]["bad"]["optimum_brier_recalibrated"]["kd"] = [0.11, 0.09, 0.12, 0.08, 0.11]
     study["students"]["kd"]["good"]["test"]["accuracy"] = [0.80, 0.97, 0.86, 0.95, 0.91]
     study["students"]["kd"]["bad"]["test"]["accuracy"] = [0.88, 0.90, 0.91, 0.93, 0.86]
     text = findings(study, tmp_path)
     assert text.count("an interval that contains 0: the two cannot be told apart") == 2
     assert "0 of 2 did better than labels alone, 0 did worse" in text
-    assert "does not show that held-out labels foretell" in text
+    assert "does not show that held-out labels foretell it" in text
 
 
 def test_one_seed_is_said_to_be_one_seed(tmp_path):
@@ -175,7 +181,7 @@ def test_table_fits_a_terminal():
 
 def test_table_marks_only_what_differs():
     columns = table(clear_winner()).columns
-    better, worse = list(columns[-1].cells)
+    better, worse, *_ = columns[-1].cells
     assert (str(better), better.style) == ("+2.00 ± 0.20", "bold green")
     assert (str(worse), worse.style) == ("-3.00 ± 0.20", "bold red")
     unclear = clear_winner()
@@ -192,8 +198,10 @@ def test_narrow_terminal_loses_nothing():
 def test_markdown_is_a_table():
     text = markdown(CASES["usual"])
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(TEACHERS)
-    assert {row.count("|") for row in rows} == {1 + 6 + len(LOSSES)}
+    assert len(rows) == 2 + len(TEACHERS) + 2
+    assert {row.count("|") for row in rows} == {1 + 7 + len(LOSSES)}
+    for row, label in zip(rows[-2:], ("ρ accuracy", "ρ distance"), strict=True):
+        assert re.match(rf"\|  \| {label} \|( +\|){{5}}( -?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\] \|){{4}}$", row)
     assert re.search(r"\*\*\+\d\.\d\d ± \d\.\d\d\*\*", text)
     for words in ("`preceptor quickstart`", "torch 2.7.1", "2026-08-01", "95 % Student-t interval over 10 seeds"):
         assert words in text
@@ -201,7 +209,7 @@ def test_markdown_is_a_table():
 
 def test_markdown_escapes_names():
     rows = [line for line in markdown(CASES["strange names"]).splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {1 + 6 + 2}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {1 + 7 + 2}
     assert not any("<" in row for row in rows)
 
 
@@ -217,18 +225,28 @@ def test_picture_is_1600_pixels_wide(case, tmp_path):
 def test_many_teachers_and_losses(tmp_path):
     study = fake_study(tuple(f"teacher_{i}" for i in range(9)), tuple(f"loss_{i}" for i in range(5)), 3)
     write_picture(study, tmp_path / "picture.png")
-    assert Page(page_of(study, tmp_path)).tags.count("svg") == 1 + 5 + 9
+    assert Page(page_of(study, tmp_path)).tags.count("svg") == 1 + 2 + 9
 
 
-def test_equal_ranks_keep_their_labels_apart(tmp_path):
-    study = fake_study(losses=("kd",))
-    for name in TEACHERS:
-        study["students"]["kd"][name] = study["students"]["kd"]["mse"]
-        study["teachers"][name]["optimum_brier"] = study["teachers"]["mse"]["optimum_brier"]
-    text = page_of(study, tmp_path)
-    panel = re.findall(r"<svg.*?</svg>", text, re.DOTALL)[1]
-    heights = [re.search(rf'y="([\d.]+)"[^>]*>{name}<', panel) for name in TEACHERS]
-    assert len({match and match[1] for match in heights}) == len(TEACHERS)
+def test_each_loss_has_its_dots_and_its_correlation(tmp_path):
+    """In both panels: a path with a marker for each teacher, and a line of the legend."""
+    text = page_of(fake_study(), tmp_path)
+    for panel in re.findall(r"<svg.*?</svg>", text, re.DOTALL)[1:3]:
+        words = Page(panel).text
+        assert all(re.search(rf"{loss} +ρ = −?\d\.\d\d \[", words) for loss in LOSSES)
+        assert "labels alone" in words
+        assert panel.count("<use ") >= len(LOSSES) * len(TEACHERS)
+
+
+def test_a_study_of_an_older_version_is_shown(tmp_path):
+    study = json.loads((Path(__file__).parents[1] / "fixtures" / "schema1" / "study" / "study.json").read_text())
+    page = Page(page_of(study, tmp_path))
+    assert "which an older version has made" in page.text
+    assert page.tags.count("svg") == 1 + 1 + len(study["teachers"])
+    text = markdown(study)
+    assert "| ρ distance |" in text
+    assert "ρ accuracy" not in text + text_of(table(study))
+    assert write_picture(study, tmp_path / "picture.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ class TeacherEntry(Strict):
     """Or: the entry whose other weights this teacher is."""
     weights: Literal["last", "best", "average"] = "last"
     """Which weights."""
+    epoch: Annotated[int, Field(ge=1)] | None = None
+    """The weights after so many epochs instead, which a run with ``training.keep: all`` has kept."""
     calibrated: bool = False
     """At the temperature that its run has fitted."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -28,6 +30,11 @@ class TeacherEntry(Strict):
     def _one_source(self) -> "TeacherEntry":
         if (self.objective is None) == (self.of is None):
             raise ValueError("a teacher of a study needs either 'objective' or 'of', the name of another teacher")
+        if self.epoch is not None and (self.weights != "last" or self.calibrated):
+            raise ValueError(
+                f"a teacher of a study has epoch {self.epoch} and weights '{self.weights}', calibrated "
+                f"{self.calibrated}, which are of other moments; leave these out, or epoch"
+            )
         return self
 
 
@@ -79,6 +86,11 @@ class Study(Strict):
         for name, entry in self.teachers.items():
             if entry.of and entry.of not in trained:
                 raise ValueError(f"teachers.{name}.of is '{entry.of}'; {did_you_mean(entry.of, trained)}")
+            if entry.epoch and entry.epoch not in self.teach_recipe(entry.of or name).training.kept_epochs:
+                raise ValueError(
+                    f"teachers.{name}.epoch is {entry.epoch}, which its training does not keep; set its training.keep "
+                    "to all, and list the epoch in training.checkpoint_epochs"
+                )
             if entry.weights == "average" and not self.teach_recipe(entry.of or name).average:
                 raise ValueError(
                     f"teachers.{name}.weights is 'average', but its training averages none; add average, e.g. "
@@ -151,10 +163,10 @@ def check_trained(what: str, entries: Mapping[str, TeacherEntry], why: str) -> N
     for name, entry in entries.items():
         if entry.objective is None:
             raise ValueError(f"{what}.{name} has no objective; give the one that it is trained under")
-        if entry.weights != "last" or entry.calibrated:
+        if entry.weights != "last" or entry.calibrated or entry.epoch is not None:
             raise ValueError(
-                f"{what}.{name} asks for weights '{entry.weights}', calibrated {entry.calibrated}; {why}, so leave "
-                "both out"
+                f"{what}.{name} asks for weights '{entry.weights}', epoch {entry.epoch}, calibrated "
+                f"{entry.calibrated}; {why}, so leave them out"
             )
 
 

@@ -1,17 +1,23 @@
-"""Pictures of a grid: the heat map of its students, predicted against realised rank, its teachers' reliability."""
+"""Pictures of a grid: the heat map of its students, what they became against what was foretold, its teachers'
+reliability.
+"""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from preceptor.study.grid.statistics import Cell, Statistics, Teacher
+from preceptor.assess.intervals import Estimate
+from preceptor.study.grid.statistics import Cell, Foretold, Statistics, Teacher
 from preceptor.study.pictures import (
     ACCENT,
     INK,
     MUTED,
+    OVER,
     PAPER,
+    UNDER,
     entitle,
     png,
     reliability_panel,
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["heat_map", "points", "rank_panel", "teacher_reliability", "to_png"]
+__all__ = ["foretold_panel", "heat_map", "points", "teacher_reliability", "to_png"]
 
 
 def points(cell: Cell) -> str:
@@ -62,31 +68,39 @@ def heat_map(figure: "Figure | SubFigure", statistics: Statistics) -> None:
         _mark_baseline(bar, baseline, low, high)
 
 
-def rank_panel(axes: "Axes", statistics: Statistics, loss: str) -> None:
-    """Predicted against realised rank of the teachers under one loss.
+def foretold_panel(axes: "Axes", statistics: Statistics, foretold: Foretold) -> None:
+    """What the students became against what held-out labels foretold; up and right are better.
 
-    Every label has a line of its own: equal realised ranks leave the following ranks free, and the labels of those
-    that share a place move up into them, tied to their point by a hair line.
+    Args:
+        foretold: ``statistics.accuracy`` or ``statistics.distance``.
     """
-    cells = [statistics.cells[teacher.name, loss] for teacher in statistics.teachers]
-    known = [cell for cell in cells if cell.predicted_rank and cell.realised_rank]
-    count = max(len(cells), 2)
-    axes.plot([0.5, count + 0.5], [0.5, count + 0.5], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    ordered = sorted(known, key=lambda cell: (cell.realised_rank or 0, cell.predicted_rank or 0))
-    for row, cell in enumerate(ordered, start=1):
-        x, y = cell.predicted_rank or 0, cell.realised_rank or 0
-        side = 1 if x <= (count + 1) / 2 else -1
-        if row != y:
-            axes.plot([x, x + 0.2 * side], [y, row], color=MUTED, linewidth=0.8, zorder=2)
-        label = {"ha": "left" if side > 0 else "right", "va": "center", "fontsize": 9.5, "zorder": 3}
-        paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.85}
-        axes.text(x + 0.22 * side, row, cell.teacher, bbox=paper, **label)
-        axes.plot([x], [y], "o", color=ACCENT, markersize=8, markeredgecolor=PAPER, zorder=4)
-    ticks = range(1, count + 1)
-    axes.set(xlim=(0.4, count + 0.6), ylim=(0.4, count + 0.6), xticks=ticks, yticks=ticks)
-    axes.set(xlabel="predicted rank (1 is best)", ylabel="realised rank (1 is best)")
-    axes.tick_params(length=0)
-    entitle(axes, loss, _rho(statistics, loss))
+    if foretold is statistics.distance:
+        _dots(axes, statistics, foretold, 1.0, statistics.baseline_brier.value)
+        axes.invert_yaxis()
+        axes.set(xlabel="held-out Brier score of the teacher", ylabel="test Brier score of the student")
+        entitle(axes, "How near to the truth?", "better: right and up")
+    else:
+        _dots(axes, statistics, foretold, 100.0, 100 * statistics.baseline.value)
+        axes.set(xlabel="held-out Brier score of the teacher at its best temperature")
+        axes.set(ylabel="test accuracy of the student, %")
+        entitle(axes, "How accurate?", "better: right and up")
+
+
+def _dots(axes: "Axes", statistics: Statistics, foretold: Foretold, scale: float, baseline: float) -> None:
+    """A dot for each teacher and loss, a colour and a shape for each loss; a line for the student of labels alone."""
+    styles = itertools.cycle(zip((ACCENT, OVER, UNDER, INK, MUTED), "osD^v", strict=True))
+    for loss, x, y, (color, marker) in zip(
+        statistics.losses, foretold.predicted, foretold.realised, styles, strict=False
+    ):
+        label = f"{loss}  {_rho(foretold.correlation[loss])}"
+        axes.plot(x, scale * y, marker, color=color, markeredgecolor=PAPER, markersize=7, alpha=0.85, label=label)
+    if np.isfinite(baseline):
+        axes.axhline(baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate("labels alone", (0.01, baseline), (0, 4), color=MUTED, fontsize=9.5, **place)
+    axes.invert_xaxis()
+    axes.tick_params(length=3)
+    axes.legend(loc="lower right", frameon=False, fontsize=9.5, handletextpad=0.2, labelspacing=0.3)
 
 
 def teacher_reliability(axes: "Axes", statistics: Statistics, teacher: Teacher) -> None:
@@ -96,20 +110,20 @@ def teacher_reliability(axes: "Axes", statistics: Statistics, teacher: Teacher) 
 
 
 def to_png(statistics: Statistics, path: Path) -> None:
-    """All three pictures in one PNG, 1600 pixels wide, written atomically."""
-    teachers, losses = len(statistics.teachers), len(statistics.losses)
-    columns = min(teachers, 6)
-    upper = max(520, -(-losses // 2) * (25 * teachers + 100))
-    lower = 260 * -(-teachers // columns)
+    """All pictures in one PNG, 1600 pixels wide, written atomically; reliability of the first six teachers alone."""
+    first = statistics.teachers[:6]
+    upper, lower = max(560, 38 * len(statistics.teachers) + 120), 260
     with png(1152, upper + lower, path) as figure:
         top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[upper, lower]), dtype=object)
         left, right = top.subfigures(1, 2, width_ratios=[1, 1.15], wspace=0.02)
         _headline(left, "Student accuracy, and its difference to labels alone in points")
         heat_map(left, statistics)
-        _headline(right, "Predicted against realised rank of the teachers")
-        _fill(right, statistics.losses, 2, lambda axes, loss: rank_panel(axes, statistics, loss))
-        _headline(bottom, "Reliability of the teachers on held-out labels")
-        _fill(bottom, statistics.teachers, columns, lambda axes, item: teacher_reliability(axes, statistics, item))
+        _headline(right, "Foretold from held-out labels, before any student exists")
+        foretold = [each for each in (statistics.accuracy, statistics.distance) if each is not None]
+        _fill(right, foretold, 1, lambda axes, each: foretold_panel(axes, statistics, each))
+        which = "the teachers" if len(first) == len(statistics.teachers) else "the first six teachers"
+        _headline(bottom, f"Reliability of {which} on held-out labels")
+        _fill(bottom, first, len(first), lambda axes, teacher: teacher_reliability(axes, statistics, teacher))
 
 
 def _headline(figure: "SubFigure", text: str) -> None:
@@ -158,9 +172,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
 
 
-def _rho(statistics: Statistics, loss: str) -> str:
-    rho = statistics.correlation[loss]
+def _rho(rho: Estimate) -> str:
     if np.isnan(rho.value):
         return "ρ = –"
-    interval = f"  [{rho.low:.2f}, {rho.high:.2f}]" if np.isfinite(rho.low) else ""
+    interval = f" [{rho.low:.2f}, {rho.high:.2f}]" if np.isfinite(rho.low) else ""
     return typographic(f"ρ = {rho.value:.2f}{interval}")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preceptor.assess.intervals import Estimate
 from preceptor.runs import files
 from preceptor.study import page, text
 from preceptor.study.grid import pictures
-from preceptor.study.grid.statistics import Cell, Statistics, summarize
+from preceptor.study.grid.statistics import Cell, Foretold, Statistics, summarize
 from preceptor.study.statistics import differs
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["markdown", "table", "write_picture", "write_report"]
 
-_HEADERS = ("acc %", "Brier", "NLL", "ECE %")
+_HEADERS = ("acc %", "Brier", "at best T", "NLL", "ECE %")
+_SHORT = ("acc", "Brier", "at\nbest T")  # a terminal is narrow
 
 
 def table(result: Mapping[str, Any]) -> "Table":
@@ -48,14 +50,18 @@ def table(result: Mapping[str, Any]) -> "Table":
     )
     rendered.add_column("#", justify="right")
     rendered.add_column("teacher", no_wrap=True)
-    for header in _HEADERS:
-        rendered.add_column(header.removesuffix(" %"), justify="right", no_wrap=True)
+    for header in _SHORT:
+        rendered.add_column(header, justify="right", no_wrap=True)
     # Where the terminal is narrow these wrap, and nothing is cut off.
     for loss in statistics.losses:
         rendered.add_column(Text(loss), justify="right", min_width=6)
     for row in _rows(statistics):
         gains = [Text(_gain(cell), style=_style(cell)) for cell in row.cells]
-        rendered.add_row(row.rank, Text(row.teacher), *row.scores, *gains)
+        rendered.add_row(row.rank, Text(row.teacher), *row.scores[: len(_SHORT)], *gains)
+    rendered.add_section()
+    for label, foretold in _foretold(statistics):
+        found = [page.number(foretold.correlation[loss].value, 2) for loss in statistics.losses]
+        rendered.add_row("", Text(label), *[""] * len(_SHORT), *found)
     return rendered
 
 
@@ -71,12 +77,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         [row.rank, text.markdown_text(row.teacher), *row.scores, *(text.difference(c.difference) for c in row.cells)]
         for row in _rows(statistics)
     ]
+    for label, foretold in _foretold(statistics):
+        rows.append(["", label, *[""] * len(_HEADERS), *map(_correlation, foretold.correlation.values())])
     grid = text.markdown_table(headers, rows, left=1)
     return f"{grid}\n\n{_caption(statistics)}\n\n{text.made_by(result)}\n"
 
 
 def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
-    """Write the study as one HTML file that needs no network: findings, three pictures, table, how it was made.
+    """Write the study as one HTML file that needs no network: findings, pictures, table, how it was made.
 
     Args:
         result: the content of ``study.json``.
@@ -90,10 +98,11 @@ def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
         "statistics": statistics,
         "findings": list(_findings(statistics)),
         "heat_map": _heat_map(statistics),
-        "rank_panels": [_rank_panel(statistics, loss) for loss in statistics.losses],
+        "foretold_panels": [_foretold_panel(statistics, label, each) for label, each in _foretold(statistics)],
         "reliability_panels": [_reliability_panel(statistics, i) for i in range(len(statistics.teachers))],
         "headers": _HEADERS,
         "rows": _rows(statistics),
+        "foretold": [(label, [*map(_correlation, f.correlation.values())]) for label, f in _foretold(statistics)],
         "gain": _gain,
         "style": _style,
         "caption": _caption(statistics),
@@ -104,7 +113,7 @@ def write_report(result: Mapping[str, Any], path: Path | str) -> Path:
 
 
 def write_picture(result: Mapping[str, Any], path: Path | str) -> Path:
-    """Write the three pictures of the report as one PNG, 1600 pixels wide, on white.
+    """Write the pictures of the report as one PNG, 1600 pixels wide, on white.
 
     Args:
         result: the content of ``study.json``.
@@ -135,6 +144,7 @@ def _rows(statistics: Statistics) -> list[_Row]:
             scores=(
                 page.number(100 * teacher.scores["accuracy"].value, 1),
                 page.number(teacher.scores["brier"].value, 3),
+                page.number(teacher.scores["brier_recalibrated"].value, 3),
                 page.number(teacher.scores["nll"].value, 3),
                 page.number(100 * teacher.scores["calibration_error"].value, 1),
             ),
@@ -142,6 +152,19 @@ def _rows(statistics: Statistics) -> list[_Row]:
         )
         for teacher in statistics.teachers
     ]
+
+
+def _foretold(statistics: Statistics) -> Iterator[tuple[str, Foretold]]:
+    """What held-out labels foretell, by what the tables call its correlation."""
+    if statistics.accuracy is not None:
+        yield "ρ accuracy", statistics.accuracy
+    yield "ρ distance", statistics.distance
+
+
+def _correlation(rho: Estimate) -> str:
+    if not math.isfinite(rho.low):
+        return page.number(rho.value, 2)
+    return f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
 
 
 def _gain(cell: Cell) -> str:
@@ -158,14 +181,24 @@ def _style(cell: Cell) -> str:
 def _caption(statistics: Statistics) -> str:
     """What the columns are, in full sentences."""
     baseline = f"Student on labels alone: {text.plus_minus(text.percent(statistics.baseline))} % test accuracy."
-    scores = "acc, Brier, NLL, ECE (calibration error): the teacher on held-out labels; #: the rank its Brier predicts."
+    known = statistics.accuracy is not None
+    at_best = "Brier at best T (the best temperature), " if known else ""
+    scores = (
+        f"acc, Brier, {at_best}NLL, ECE (calibration error): the teacher on held-out labels; #: the rank that its Brier"
+        f"{' at best T' * known} predicts."
+    )
+    rho = (
+        "ρ: Spearman's correlation over the teachers of held-out scores of what the loss makes of them with what their "
+        f"students became; {'accuracy: Brier at best T with test accuracy; ' * known}distance: Brier with test Brier, "
+        "which tells how near to the truth they are."
+    )
     if statistics.num_seeds == 1:
-        return f"{baseline} {scores} One seed: no interval, and no difference can be told from luck."
+        return f"{baseline} {scores} {rho} One seed: no interval, and no difference can be told from luck."
     spread = (
         f"±: half the 95 % Student-t interval over {statistics.num_seeds} seeds, of the difference to labels alone "
         "paired by seed; bold where it excludes 0."
     )
-    return f"{baseline} {scores} {spread}"
+    return f"{baseline} {scores} {spread} {rho}"
 
 
 # The page
@@ -185,18 +218,21 @@ def _findings(statistics: Statistics) -> "Iterator[Markup]":
     yield from _best_pair(statistics)
     if statistics.num_seeds > 1:
         yield _tally(statistics)
-    yield _agreement(statistics)
+    yield from _agreement(statistics)
 
 
 def _predicted(statistics: Statistics) -> "Markup":
     best, *others = statistics.teachers
     if best.rank is None:
         return page.sentence("No teacher is predicted to be the best.")
-    name, score = page.strong(best.name), page.interval(best.scores["brier"], 3)
+    key, where = ("brier", "") if statistics.accuracy is None else ("brier_recalibrated", " at the best temperature")
+    name, score = page.strong(best.name), page.interval(best.scores[key], 3)
     if not others or statistics.predicted_lead is None:
-        return page.sentence("The only teacher to rank, {}, has a Brier score of {} on held-out labels.", name, score)
+        return page.sentence(
+            f"The only teacher to rank, {{}}, has a Brier score{where} of {{}} on held-out labels.", name, score
+        )
     return page.sentence(
-        "Predicted best: {}, with the lowest Brier score on held-out labels, {}. "
+        f"Predicted best: {{}}, with the lowest Brier score{where} on held-out labels, {{}}. "
         + page.lead(statistics.predicted_lead),
         name,
         score,
@@ -252,23 +288,38 @@ def _tally(statistics: Statistics) -> "Markup":
     )
 
 
-def _agreement(statistics: Statistics) -> "Markup":
-    rho = statistics.pooled
+def _agreement(statistics: Statistics) -> "Iterator[Markup]":
+    if statistics.accuracy is None:
+        yield page.sentence(
+            "What predicts the accuracy, the Brier score at the best temperature, is not in this study, which an older "
+            "version has made; run it again to see that prediction."
+        )
+    else:
+        what = "their students' accuracy, by the Brier score at the best temperature"
+        yield _foretelling(statistics.accuracy.pooled, what, statistics)
+    yield _foretelling(
+        statistics.distance.pooled, "how near to the truth their students come, by the Brier score", statistics
+    )
+
+
+def _foretelling(rho: Estimate, what: str, statistics: Statistics) -> "Markup":
+    """One prediction: how well it ranks the teachers."""
     if math.isnan(rho.value):
-        return page.sentence("The teachers have no two distinct ranks, so nothing can be said about predicting them.")
+        return page.sentence("The teachers have no two distinct ranks: nothing can be said about predicting {}.", what)
     if math.isnan(rho.low):
         verdict = "Without an interval this is no evidence either way."
     elif not differs(rho):
-        verdict = "The interval contains 0: this study does not show that held-out labels foretell the better teacher."
+        verdict = "The interval contains 0: this study does not show that held-out labels foretell it."
     elif rho.value > 0:
-        verdict = "The interval excludes 0: here, teachers that held-out labels rank higher had the better students."
+        verdict = "The interval excludes 0: here, held-out labels foretold it."
     else:
         verdict = "The interval excludes 0 on the wrong side: here, the prediction was misleading."
     return page.sentence(
-        "Predicted and realised ranks correlate with Spearman's ρ = {}, all losses taken together. "
+        "Predicted and realised order of the teachers for {} agree with Spearman's ρ = {}, all losses taken together. "
         + verdict
         # An interval over seeds is easily read as one over teachers.
         + " It speaks of {} only: other teachers may rank otherwise.",
+        what,
         page.interval(rho, 2),
         f"these {len(statistics.teachers)} teachers",
     )
@@ -282,12 +333,10 @@ def _heat_map(statistics: Statistics) -> "Markup":
     return page.svg(lambda figure: pictures.heat_map(figure, statistics), width, height, alt, axes=False)
 
 
-def _rank_panel(statistics: Statistics, loss: str) -> "Markup":
-    cells = [statistics.cells[teacher.name, loss] for teacher in statistics.teachers]
-    pairs = (f"{c.teacher} {c.predicted_rank or page.MISSING} to {c.realised_rank or page.MISSING}" for c in cells)
-    alt = f"Predicted to realised rank under {loss}: {', '.join(pairs)}."
-    height = max(26 * len(cells), 100) + 104
-    return page.svg(lambda axes: pictures.rank_panel(axes, statistics, loss), 352, height, alt)
+def _foretold_panel(statistics: Statistics, label: str, foretold: Foretold) -> "Markup":
+    pairs = (f"{loss} {_correlation(rho)}" for loss, rho in foretold.correlation.items())
+    alt = f"What students became against what held-out labels foretold; {label}: {', '.join(pairs)}."
+    return page.svg(lambda axes: pictures.foretold_panel(axes, statistics, foretold), 640, 340, alt)
 
 
 def _reliability_panel(statistics: Statistics, index: int) -> "Markup":

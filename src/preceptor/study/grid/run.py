@@ -11,17 +11,20 @@ from torch import Tensor
 
 from preceptor import assess, runs
 from preceptor.names import assessed_as
-from preceptor.recipe import TeachRecipe
+from preceptor.recipe import TeacherRef, TeachRecipe
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
+from preceptor.runs.weights import model_of
 from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.statistics import SCHEMA, SCORES
 from preceptor.study.outputs import data_with_test, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import setup
+from preceptor.training.cohort import Cohort
 from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import score
+from preceptor.training.evaluate import Evaluator, score
+from preceptor.training.setup import Samples
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]
@@ -129,9 +132,10 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
     entry = study.teachers[name]
     run = folder / "teachers" / (entry.of or name)
     recipe = study.teach_recipe(entry.of or name)
+    samples = [setup.cut(recipe, data, seed) for seed in study.seeds]
     if study.stack_teachers:
-        return _stack_outputs(study, entry, recipe, run, data)
-    parts = [_single_outputs(entry, recipe, run / f"seed-{seed}", data, seed) for seed in study.seeds]
+        return _of_run(entry, recipe, run, samples, list(range(len(samples))))
+    parts = [_of_run(entry, recipe, run / f"seed-{each.seed}", [each], None) for each in samples]
     return Outputs(
         torch.stack([p.heldout for p in parts]),
         torch.stack([p.heldout_labels for p in parts]),
@@ -141,29 +145,38 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
     )
 
 
-def _stack_outputs(study: Study, entry: TeacherEntry, recipe: TeachRecipe, run: Path, data: Any) -> Outputs:
-    samples = [setup.cut(recipe, data, seed) for seed in study.seeds]
-    path = run / f"{entry.weights}.safetensors"
-    weights = runs.read_weights(path)
-    model = runs.stack_of(weights, f"'{path}'")
-    indices = torch.stack([s.for_students for s in samples])
+def _of_run(
+    entry: TeacherEntry, recipe: TeachRecipe, run: Path, samples: list[Samples], source_of: list[int] | None
+) -> Outputs:
+    """What the model, or the stack, of one run says."""
+    reference = TeacherRef(run=run, weights=entry.weights, epoch=entry.epoch)
+    weights, source = runs.teacher_weights(reference)
+    model = model_of(reference)[0] if source_of is None else runs.stack_of(weights, source)
+    cohort = Cohort(model, samples, source_of)
+    seen = [each.for_students for each in samples]
+    indices = seen[0] if source_of is None else torch.stack(seen)
     table = table_of(recipe, model, weights, samples[0].train, indices, calibrated=entry.calibrated)
-    return _with_scores(entry, weights, run, table)
+    said = _computed(recipe, cohort, weights) if entry.epoch else _stored(entry, run, weights)
+    scores = {part: _score(*each) for part, each in said.items()}
+    return Outputs(*said["heldout"], scores, table, (fingerprint(weights.tensors),))
 
 
-def _single_outputs(entry: TeacherEntry, recipe: TeachRecipe, run: Path, data: Any, seed: int) -> Outputs:
-    samples = setup.cut(recipe, data, seed)
-    model, weights = runs.load_model(run / f"{entry.weights}.safetensors")
-    table = table_of(recipe, model, weights, samples.train, samples.for_students, calibrated=entry.calibrated)
-    return _with_scores(entry, weights, run, table)
-
-
-def _with_scores(entry: TeacherEntry, weights: runs.Weights, run: Path, table: Tensor) -> Outputs:
+def _stored(entry: TeacherEntry, run: Path, weights: runs.Weights) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs and labels by part, as the run has written them."""
     stored, _ = load_tensors(run / "predictions.safetensors")
     temperature = torch.tensor(weights.temperature if entry.calibrated else 1.0)[..., None, None]
-    logits = {part: stored[f"{part}/{entry.weights}"] / temperature for part in ("heldout", "test")}
-    scores = {part: _score(logits[part], stored[f"{part}/labels"]) for part in logits}
-    return Outputs(logits["heldout"], stored["heldout/labels"], scores, table, (fingerprint(weights.tensors),))
+    kind = entry.weights
+    return {part: (stored[f"{part}/{kind}"] / temperature, stored[f"{part}/labels"]) for part in ("heldout", "test")}
+
+
+def _computed(recipe: TeachRecipe, cohort: Cohort, weights: runs.Weights) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same of an epoch, whose outputs no run writes."""
+    accelerator = make_accelerator(recipe.training)
+    model = cohort.module.to(accelerator.device)
+    return {
+        part: Evaluator(cohort, part, accelerator, distribution=weights.distribution).predictions(model)
+        for part in ("heldout", "test")
+    }
 
 
 def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -172,20 +185,25 @@ def _score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def _assessed(study: Study, outputs: Outputs) -> dict[str, Any]:
-    """Held-out scores, reliability, and the prediction for each loss: the Brier score of its student's optimum."""
-    log_probs = outputs.heldout.double().log_softmax(-1)
-    pooled = assess.reliability(log_probs.flatten(0, 1), outputs.heldout_labels.flatten())
+    """Held-out scores, reliability, and the predictions for each loss: the Brier score of its student's optimum, which
+    is of the student's distance to the truth, and the same at the best temperature, which is of its accuracy.
+    """
+    log_probs, labels = outputs.heldout.double().log_softmax(-1), outputs.heldout_labels
+    pooled = assess.reliability(log_probs.flatten(0, 1), labels.flatten())
+    optima = {name: optimum_of(entry, log_probs) for name, entry in study.losses.items()}
     return {
         **outputs.scores,
         "reliability": {key: value.tolist() for key, value in asdict(pooled).items()},
-        "optimum_brier": {
-            name: _optimum_brier(entry, log_probs, outputs.heldout_labels) for name, entry in study.losses.items()
-        },
+        "brier_recalibrated": _recalibrated(log_probs, labels),
+        "optimum_brier": {name: assess.brier(each, labels).mean(-1).tolist() for name, each in optima.items()},
+        "optimum_brier_recalibrated": {name: _recalibrated(each, labels) for name, each in optima.items()},
     }
 
 
-def _optimum_brier(entry: LossEntry, log_probs: Tensor, labels: Tensor) -> list[float]:
-    return assess.brier(optimum_of(entry, log_probs), labels).mean(-1).tolist()
+def _recalibrated(log_probs: Tensor, labels: Tensor) -> list[float]:
+    """The Brier score at the best temperature, one value a seed."""
+    pairs = zip(log_probs, labels, strict=True)
+    return [float(assess.brier(assess.recalibrated(rows, y), y).mean()) for rows, y in pairs]
 
 
 def optimum_of(entry: LossEntry, log_probs: Tensor) -> Any:

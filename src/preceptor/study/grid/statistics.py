@@ -1,10 +1,13 @@
-"""What a study found: predicted and realised ranks, paired differences, and whether the one predicts the other.
+"""What a study found: paired differences, and whether held-out labels foretold what the students became.
 
 Pure functions of ``study.json``. Every list in it holds one value a seed, in the order of ``seeds``; a value that is
 not finite is null there and NaN here, and makes NaN whatever rests on it: no seed is dropped in silence.
 
-**Predicted** is what held-out labels say before any student exists: the Brier score of what a loss makes the student's
-optimum. **Realised** is the accuracy of the students on the test part.
+Before any student exists, held-out labels predict two things of it, both from the Brier score of what the loss makes
+of the teacher. The score itself predicts how near to the truth the student comes. Realised is the student's Brier
+score on the test part: the difference of two students' Brier scores is an unbiased estimate of the difference of their
+squared distances to the true label distribution. The score **at the best temperature** predicts how accurate the
+student is, as no temperature changes the most probable class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +30,7 @@ from preceptor.study.statistics import (
     values_at,
 )
 
-__all__ = ["SCHEMA", "SCORES", "Cell", "Statistics", "Teacher", "check", "ranks", "summarize"]
+__all__ = ["SCHEMA", "SCORES", "Cell", "Foretold", "Statistics", "Teacher", "check", "ranks", "summarize"]
 
 SCHEMA = 1
 """Of ``study.json``."""
@@ -55,9 +58,11 @@ class Teacher:
 
     name: str
     scores: Mapping[str, Estimate]
-    """Held-out accuracy, Brier score, NLL and calibration error: mean over seeds, 95 % Student-t interval."""
+    """Held-out accuracy, Brier score, NLL, calibration error and ``brier_recalibrated``, the Brier score at the best
+    temperature (NaN in an older study): mean over seeds, 95 % Student-t interval."""
     rank: int | None
-    """Predicted: 1 is the lowest mean held-out Brier score; equal scores share a rank; None if not finite."""
+    """Predicted: 1 is the lowest mean held-out Brier score at the best temperature (in an older study, the lowest Brier
+    score); equal scores share a rank; None if not finite."""
     students: Estimate
     """Test accuracy of its students, averaged over the losses: mean over seeds, 95 % Student-t interval."""
     bins: Mapping[str, np.ndarray]
@@ -75,10 +80,20 @@ class Cell:
     difference: Estimate
     """Accuracy minus that of the student of the same seed trained on the labels alone, in percentage points: mean
     over seeds and 95 % Student-t interval, one at a time (no correction for the number of cells)."""
-    predicted_rank: int | None
-    """Within the loss, by the mean held-out Brier score of the student's optimum; None if not finite."""
-    realised_rank: int | None
-    """Within the loss, by mean test accuracy; None if not finite."""
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """One prediction, and what became of it."""
+
+    predicted: Float64[np.ndarray, "losses teachers"]
+    """A held-out Brier score of what the loss makes of the teacher, mean over seeds; less is better."""
+    realised: Float64[np.ndarray, "losses teachers"]
+    """The students' test score, mean over seeds."""
+    correlation: Mapping[str, Estimate]
+    """Spearman's rank correlation over the teachers, by loss, 1 if all are in the predicted order; see `summarize`."""
+    pooled: Estimate
+    """The same over all losses: correlation of the ranks within each loss."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +103,19 @@ class Statistics:
     num_seeds: int
     baseline: Estimate
     """Test accuracy of the student trained on the labels alone: mean over seeds, 95 % Student-t interval."""
+    baseline_brier: Estimate
+    """Its Brier score, likewise."""
     teachers: tuple[Teacher, ...]
     """Best predicted first; equals, and those without a rank, in the order of the study."""
     losses: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
     """By (teacher, loss)."""
-    correlation: Mapping[str, Estimate]
-    """Spearman's rank correlation of predicted with realised over the teachers, by loss; see `summarize`."""
-    pooled: Estimate
-    """The same over all losses: correlation of the ranks within each loss."""
+    accuracy: Foretold | None
+    """By the Brier score at the best temperature; None in an older study, which has no such score."""
+    distance: Foretold
+    """By the Brier score, the students' test Brier score. Arrays are in the order of `losses` and of `teachers`."""
     predicted_lead: Estimate | None
-    """Held-out Brier score of the teacher predicted second best minus that of the best: paired, 95 % Student-t."""
+    """The score that ranks, of the teacher predicted second best minus that of the best: paired, 95 % Student-t."""
     realised_lead: Estimate | None
     """Mean test accuracy of the best teacher's students minus the second best's, in points: paired, likewise."""
 
@@ -124,31 +141,52 @@ def summarize(result: Mapping[str, Any], *, resamples: int = _RESAMPLES, seed: i
     check(result)
     names, losses = list(result["teachers"]), tuple(result["students"])
     baseline = values_at(result, "baseline", "test", "accuracy")
-    brier = np.stack([values_at(result, "teachers", name, "heldout", "brier") for name in names])
-    optimum = _grid(result, lambda loss, name: ("teachers", name, "optimum_brier", loss))
-    accuracy = _grid(result, lambda loss, name: ("students", loss, name, "test", "accuracy"))
-    correlations = _correlations(optimum, accuracy, resamples, seed)
-    rank, realised = ranks(brier.mean(-1)), accuracy.mean(0)
-    teachers = [
-        Teacher(
-            name=name,
-            scores={score: mean_interval(values_at(result, "teachers", name, "heldout", score)) for score in SCORES},
-            rank=rank[i],
-            students=mean_interval(realised[i]),
-            bins=_bins(result, name),
-        )
-        for i, name in enumerate(names)
-    ]
+    ranking = np.stack([_ranking(result, name) for name in names])
+    rank = ranks(ranking.mean(-1))
+    order = sorted(range(len(names)), key=lambda i: rank[i] or len(names) + 1)
+    accuracy = _students(result, "accuracy")
+
+    def foretold(key: str, realised: np.ndarray, sign: int) -> Foretold:
+        predicted = _grid(result, lambda loss, name: ("teachers", name, key, loss))
+        *each, pooled = _correlations(predicted, sign * realised, resamples, seed)
+        by_loss = dict(zip(losses, each, strict=True))
+        return Foretold(predicted.mean(-1)[:, order], realised.mean(-1)[:, order], by_loss, pooled)
+
     return Statistics(
         num_seeds=len(baseline),
         baseline=mean_interval(baseline),
-        teachers=tuple(sorted(teachers, key=lambda teacher: teacher.rank or len(names) + 1)),
+        baseline_brier=mean_interval(values_at(result, "baseline", "test", "brier")),
+        teachers=tuple(_teacher(result, names[i], rank[i], accuracy[:, i].mean(0)) for i in order),
         losses=losses,
-        cells=_cells(names, losses, optimum, accuracy, baseline),
-        correlation=dict(zip(losses, correlations, strict=False)),
-        pooled=correlations[-1],
-        predicted_lead=_lead(-brier),
-        realised_lead=_lead(100 * realised),
+        cells=_cells(names, losses, accuracy, baseline),
+        accuracy=foretold("optimum_brier_recalibrated", accuracy, -1) if _has_recalibrated(result) else None,
+        distance=foretold("optimum_brier", _students(result, "brier"), 1),
+        predicted_lead=_lead(-ranking),
+        realised_lead=_lead(100 * accuracy.mean(0)),
+    )
+
+
+def _has_recalibrated(result: Mapping[str, Any]) -> bool:
+    """Whether the study was made by a version that stores the Brier score at the best temperature."""
+    return any("brier_recalibrated" in teacher for teacher in result["teachers"].values())
+
+
+def _ranking(result: Mapping[str, Any], name: str) -> Float64[np.ndarray, "seeds"]:
+    """The score that a teacher is ranked by."""
+    path = ("brier_recalibrated",) if _has_recalibrated(result) else ("heldout", "brier")
+    return values_at(result, "teachers", name, *path)
+
+
+def _teacher(result: Mapping[str, Any], name: str, rank: int | None, students: np.ndarray) -> Teacher:
+    scores = {score: values_at(result, "teachers", name, "heldout", score) for score in SCORES}
+    at_best = _ranking(result, name) if _has_recalibrated(result) else np.full(len(students), np.nan)
+    scores["brier_recalibrated"] = at_best
+    return Teacher(
+        name=name,
+        scores={score: mean_interval(values) for score, values in scores.items()},
+        rank=rank,
+        students=mean_interval(students),
+        bins=_bins(result, name),
     )
 
 
@@ -181,6 +219,10 @@ def _grid(
     )
 
 
+def _students(result: Mapping[str, Any], score: str) -> Float64[np.ndarray, "losses teachers seeds"]:
+    return _grid(result, lambda loss, name: ("students", loss, name, "test", score))
+
+
 def _bins(result: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     keys = ("count", "confidence", "accuracy")
     bins = {key: values_at(result, "teachers", name, "reliability", key) for key in keys}
@@ -190,21 +232,13 @@ def _bins(result: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
 
 
 def _cells(
-    names: Sequence[str], losses: Sequence[str], optimum: np.ndarray, accuracy: np.ndarray, baseline: np.ndarray
+    names: Sequence[str], losses: Sequence[str], accuracy: np.ndarray, baseline: np.ndarray
 ) -> dict[tuple[str, str], Cell]:
-    cells = {}
-    for i, loss in enumerate(losses):
-        predicted, realised = ranks(optimum[i].mean(-1)), ranks(-accuracy[i].mean(-1))
-        for j, name in enumerate(names):
-            cells[name, loss] = Cell(
-                teacher=name,
-                loss=loss,
-                accuracy=mean_interval(accuracy[i, j]),
-                difference=mean_interval(100 * (accuracy[i, j] - baseline)),
-                predicted_rank=predicted[j],
-                realised_rank=realised[j],
-            )
-    return cells
+    return {
+        (name, loss): Cell(name, loss, mean_interval(accuracy[i, j]), mean_interval(100 * (accuracy[i, j] - baseline)))
+        for i, loss in enumerate(losses)
+        for j, name in enumerate(names)
+    }
 
 
 def _lead(values: Float64[np.ndarray, "teachers seeds"]) -> Estimate | None:
@@ -214,12 +248,12 @@ def _lead(values: Float64[np.ndarray, "teachers seeds"]) -> Estimate | None:
     return mean_interval(values[order[0]] - values[order[1]]) if len(order) > 1 else None
 
 
-def _correlations(optimum: np.ndarray, accuracy: np.ndarray, resamples: int, seed: int) -> list[Estimate]:
-    """Correlation of predicted with realised rank for each loss, and last for all of them together."""
-    weights = seed_weights(optimum.shape[-1], resamples, seed)
+def _correlations(predicted: np.ndarray, realised: np.ndarray, resamples: int, seed: int) -> list[Estimate]:
+    """Correlation of the ranks for each loss, and last for all of them together; of both less is better."""
+    weights = seed_weights(predicted.shape[-1], resamples, seed)
     pairs = []
-    for brier, accurate in zip(optimum, accuracy, strict=True):
-        known = np.isfinite(brier.mean(-1) + accurate.mean(-1))
-        pairs.append((centred_ranks(weights @ brier[known].T), centred_ranks(weights @ -accurate[known].T)))
+    for said, became in zip(predicted, realised, strict=True):
+        known = np.isfinite(said.mean(-1) + became.mean(-1))
+        pairs.append((centred_ranks(weights @ said[known].T), centred_ranks(weights @ became[known].T)))
     pairs.append(tuple(np.concatenate(side, -1) for side in zip(*pairs, strict=True)))
-    return [percentile(row_correlations(predicted, realised)) for predicted, realised in pairs]
+    return [percentile(row_correlations(*pair)) for pair in pairs]
