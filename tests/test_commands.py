@@ -226,7 +226,7 @@ def test_assess_for_several_losses_with_a_page(teacher: Path, other: Path, tmp_p
     outcome = run("assess", teacher, f"{teacher}:best+{other}", *options, "--page", page, "--json")
     content = json.loads(outcome.stdout)
     assert [ranking["loss"] for ranking in content["rankings"]] == ["kd", "wttm", "ptloss"]
-    assert [len(references) for references in content["candidates"].values()] == [1, 2]
+    assert sorted(len(references) for references in content["candidates"].values()) == [1, 2]
     first = content["rankings"][0]["teachers"][0]
     assert first["students_see"].keys() == {"train", "transfer"}
     assert "were selected on these held-out samples" in content["notes"][0]
@@ -286,16 +286,16 @@ def test_assess_with_counts_and_ids(tmp_path: Path) -> None:
     assert "bring all teachers into one order" in refused("assess", *files, "--data", tmp_path / "turned.npz")
     np.save(tmp_path / "wrong.npy", labels + 1)
     assert "as there are 3 classes" in refused("assess", tmp_path / "bad.npy", "--labels", tmp_path / "wrong.npy")
-    assert "cannot read" in refused("assess", tmp_path / "bad.npy", "--labels", tmp_path / "nowhere.npy")
+    assert "cannot be read" in refused("assess", tmp_path / "bad.npy", "--labels", tmp_path / "nowhere.npy")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--loss", "wttm"], "--temperature 4"),
+        (["--loss", "wttm"], "(on the command line: --temperature)"),
         (["--loss", "wtm"], "did you mean 'wttm'"),
         (["--loss", "ptloss"], "coefficients"),
-        (["--coefficients", "0.1"], "add --loss ptloss"),
+        (["--coefficients", "0.1"], "takes no coefficients, only ptloss"),
         (["--loss", "ptloss", "--coefficients", "a,b"], "numbers with commas"),
         (["--level", "95"], "level is 95"),
     ],
@@ -356,7 +356,7 @@ def test_an_error_names_the_flag_of_its_argument_where_the_verb_has_one(monkeypa
         def refuse(*arguments: object, **options: object) -> None:
             raise InputError("so", argument=argument)
 
-        monkeypatch.setattr("preceptor.study.teachers.assess_files", refuse)
+        monkeypatch.setattr("preceptor.study.teachers.assess_teachers", refuse)
         return refused("assess", "nowhere")
 
     for argument in ("losses", "loss"):
@@ -416,7 +416,7 @@ def test_ctrl_c_promises_nothing_where_nothing_is_saved(
         raise KeyboardInterrupt
 
     (tmp_path / "study.json").write_text("{}")
-    monkeypatch.setattr("preceptor.study.teachers.assess_files", interrupted)
+    monkeypatch.setattr("preceptor.study.teachers.assess_teachers", interrupted)
     monkeypatch.setattr("preceptor.runs.files.read_json", interrupted)
     outcome = run(verb, tmp_path)
     assert outcome.exit_code == 130

@@ -15,10 +15,9 @@ from foretold.truth import Truth
 from preceptor import assess, runs
 from preceptor.assess import Choice, choose, crossfitted, forecast, search_transform
 from preceptor.assess.families import FAMILIES
-from preceptor.assess.optimum import check_loss
+from preceptor.assess.optimum import with_options
 from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
-from preceptor.names import assessed_as
 from preceptor.outputs import average_probabilities, read_logits, transformed
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
@@ -110,8 +109,7 @@ def _check_methods(study: PredictionStudy, num_classes: int) -> None:
         setup.new_objective(study.teach_recipe(name).objective, num_classes)
     for entry in study.losses.values():
         setup.new_loss(entry.loss, num_classes)
-        name, options = assessed_as(entry.loss)
-        check_loss(name, options.get("temperature"))
+        with_options(assess.assessed_as(entry.loss))
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,8 +301,7 @@ def _choose(entry: LossEntry, outputs: LogProbs, labels: Tensor, cut: Samples) -
     """What ``--teacher auto`` would choose: from held-out labels alone."""
     heldout = cut.parts["heldout"]
     heldout_outputs = {member: rows[heldout] for member, rows in outputs.items()}
-    name, options = assessed_as(entry.loss)
-    return choose(heldout_outputs, labels[heldout], loss=name, temperature=options.get("temperature"))
+    return choose(heldout_outputs, labels[heldout], loss=assess.assessed_as(entry.loss))
 
 
 def _students(

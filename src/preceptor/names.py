@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from preceptor.assess.optimum import SOFTENING, stand_in
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Component
 
@@ -89,17 +88,6 @@ def option(room: str, component: Component, name: str, otherwise: Any) -> Any:
     if name in component.options:
         return component.options[name]
     return _default(find(room, component.name), name, otherwise)
-
-
-def assessed_as(loss: Component) -> tuple[str, dict[str, Any]]:
-    """The loss of known optimum that a loss is assessed as, and those of its options that shape this optimum.
-
-    >>> assessed_as(Component(name="ttm", temperature=3.0)), assessed_as(Component(name="dist"))
-    (('ttm', {'temperature': 3.0}), ('kd', {}))
-    """
-    name = stand_in(loss.name)
-    shaping = {"temperature": name in SOFTENING, "coefficients": name == "ptloss"}
-    return name, {key: option("loss", loss, key, None) for key, does in shaping.items() if does}
 
 
 def _default(function: Callable[..., Any], name: str, otherwise: Any = None) -> Any:

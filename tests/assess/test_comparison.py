@@ -304,7 +304,7 @@ def test_agreeing_ids_and_class_names_pass():
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"loss": "wttm", "temperature": 0.0}, "temperature is 0.0"),
         ({"loss": "wttm"}, "'wttm' has no optimum without its temperature: pass temperature"),
-        ({"loss": "ptloss"}, "'ptloss' needs its coefficients"),
+        ({"loss": "ptloss"}, "'ptloss' has no optimum without its coefficients"),
         ({"coefficients": [0.1]}, "'kd' takes no coefficients"),
         ({"loss": "dist"}, "'dist' has no known optimum"),
         ({"level": 95}, "level is 95"),

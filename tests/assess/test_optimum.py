@@ -58,7 +58,7 @@ def test_ptloss_leads_to_the_proxy_teacher():
     [
         ({"loss": "wtm"}, "did you mean 'wttm'"),
         ({"loss": "ttm", "temperature": 0.0}, "above 0"),
-        ({"loss": "ptloss"}, "needs its coefficients"),
+        ({"loss": "ptloss"}, "no optimum without its coefficients"),
         ({"loss": "kd", "coefficients": [1.0]}, "takes no coefficients"),
     ],
 )

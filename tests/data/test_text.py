@@ -202,6 +202,6 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "a.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        InputError, match=r"a\.parquet: Parquet files need pyarrow; run pip install 'preceptor\[text\]'"
+        InputError, match=r"a\.parquet: Parquet files need pyarrow; run pip install 'preceptor\[parquet\]'"
     ):
         text(path=tmp_path / "a.parquet")

@@ -18,9 +18,8 @@ from preceptor.losses import kd
 from preceptor.outputs import average_probabilities, transformed
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
 from preceptor.runs import load_teacher, read_recipe, read_result, read_weights
-from preceptor.study.teachers import auto, choose_teacher, keep_teaching
-from preceptor.study.teachers.candidates import read_candidates
-from preceptor.tasks.teacher import Transformed
+from preceptor.study.teachers import auto, choose_teacher, keep_teaching, read_candidates
+from preceptor.tasks.teacher import Transformed, as_teacher
 from preceptor.training import distill
 
 SPLIT = ["split={train: 300, heldout: 300, test: 200}", "training.device=cpu", "training.batch_size=64"]
@@ -58,7 +57,7 @@ def heldout(teacher, run_folder: Path) -> torch.Tensor:
 
 def test_the_run_keeps_the_epoch_that_teaches_best_with_its_transform(runs):
     kept, _ = runs
-    told = read_result(kept)["teaching"]
+    told = keep_teaching(kept)["teaching"]
     candidates = read_candidates([f"{kept}:epochs"])
     labels = candidates[0].labels
     assert labels is not None
@@ -82,7 +81,7 @@ def test_the_live_the_assessed_and_the_stored_teacher_are_one(runs):
     try:
         reference = parse(DistillRecipe, {"data": "digits", "model": "mlp", "teacher": {"run": str(kept)}}).teacher[0]
         plain = heldout(
-            load_teacher(reference.model_copy(update={"epoch": read_result(kept)["teaching"]["epoch"]})), kept
+            load_teacher(reference.model_copy(update={"epoch": keep_teaching(kept)["teaching"]["epoch"]})), kept
         )
         live = heldout(load_teacher(reference.model_copy(update={"weights": "average"})), kept)
         torch.testing.assert_close(live, (plain / 2.5).log_softmax(-1))
@@ -142,9 +141,7 @@ def test_the_live_teacher_is_what_was_chosen(runs):
     assert isinstance(choice, Choice)
     members = {c.name: c for c in read_candidates([f"{kept}:epochs", plain])}
     expected = choice.log_probs({name: torch.tensor(members[name].logits) for name in choice.weights})
-    from preceptor.training.verbs import _load_teachers
-
-    live = _load_teachers(loaded)
+    live = as_teacher([(load_teacher(reference), reference.weight) for reference in loaded.teacher])
     live = live if loaded.transform is None else Transformed(live, loaded.transform)
     np.testing.assert_allclose(heldout(live, kept).double().log_softmax(-1), expected.log_softmax(-1), atol=1e-4)
 
@@ -232,7 +229,17 @@ def test_a_transform_for_other_classes_is_refused_before_training(runs, tmp_path
 
 def test_keeping_twice_changes_nothing(runs):
     kept, _ = runs
-    assert keep_teaching(kept) == read_result(kept)
+    before = {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()}
+    assert keep_teaching(kept) == read_result(kept) | {"teaching": auto.read_teaching(kept)}
+    assert {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()} == before
+
+
+def test_a_choice_that_was_changed_is_refused(runs, tmp_path):
+    kept, _ = runs
+    written = (kept / "choice.json").read_text()
+    (tmp_path / "choice.json").write_text(written.replace('"epoch": ', '"epoch": 1'))
+    with pytest.raises(InputError, match=r"choice.json' is damaged"):
+        auto.read_teaching(tmp_path)
 
 
 def test_there_must_be_something_to_choose_from(runs):

@@ -14,7 +14,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
-from preceptor.study.teachers.candidates import Candidate, read_candidates
+from preceptor.study.teachers import Candidate, read_candidates
 from preceptor.study.teachers.tables import read_table
 from preceptor.training import as_teacher, load_teacher, setup, teach
 from training.toys import teach_recipe
@@ -215,11 +215,11 @@ def test_parquet_holds_what_npz_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ({"logits": [[1.0, 2.0], [1.0]]}, "'logits' of '{path}' has 1 numbers in row 1 and 2 in row 0"),
-        ({"logits": [[1.0, 2.0], None]}, "'logits' of '{path}' is empty in row 1"),
-        ({"logits": [[1.0, 2.0]] * 2, "label": [0, None]}, "'label' of '{path}' is empty in row 1"),
-        ({"other": [1, 2]}, "'{path}' has no 'logits', 'labels', 'ids', 'counts' or 'truth'; it holds: other"),
-        ({"label": [1, 2]}, "'{path}' has no 'logits', only what --data takes"),
+        ({"logits": [[1.0, 2.0], [1.0]]}, "{path}: the column 'logits' has 1 numbers in row 1 and 2 in row 0"),
+        ({"logits": [[1.0, 2.0], None]}, "{path}: the column 'logits' is empty in row 1"),
+        ({"logits": [[1.0, 2.0]] * 2, "label": [0, None]}, "{path}: the column 'label' is empty in row 1"),
+        ({"other": [1, 2]}, "{path}: there is no 'logits', 'labels', 'ids', 'counts' or 'truth', only other"),
+        ({"label": [1, 2]}, "'{path}' has no 'logits', and is no teacher"),
     ],
 )
 def test_bad_parquet(column: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_parquet_that_is_none_and_parquet_without_pyarrow(tmp_path: Path, monkey
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 or not")
     pytest.importorskip("pyarrow")
-    assert "as a Parquet file" in refused(path)
+    assert "cannot be read as Parquet" in refused(path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert "needs pyarrow; run pip install 'preceptor[parquet]'" in refused(path)
+    assert "need pyarrow; run pip install 'preceptor[parquet]'" in refused(path)
 
 
 def test_probabilities_in_files_beside_a_run(folder: Path, tmp_path: Path) -> None:
@@ -254,12 +254,12 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.npz", logits=np.zeros((500, 3))).read_bytes()
     for name, content in (("text.npz", b"hello"), ("cut.npz", whole[:-50]), ("turned.npz", whole[:300] + whole[200:])):
         (tmp_path / name).write_bytes(content)
-        assert "is damaged, or holds Python objects" in refused(tmp_path / name)
+        assert "truncated, damaged or no .npz file" in refused(tmp_path / name)
     (tmp_path / "npy.npz").write_bytes(b"")
     refused(tmp_path / "npy.npz")
     np.save(tmp_path / "x.npy", np.zeros((5, 3)))
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
-    assert "is a .npy file by another name" in refused(tmp_path / "x.npz")
+    assert "this is a single array (.npy)" in refused(tmp_path / "x.npz")
     (tmp_path / "whole.npz").rename(tmp_path / "y.npy")
     assert "holds several arrays; give a .npy file" in refused(tmp_path / "y.npy")
     shutil.copytree(folder / "a", tmp_path / "run")
@@ -288,7 +288,7 @@ def test_a_file_without_rows_or_of_another_kind(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"logits": nothing}), tmp_path / "n.parquet")
     assert "has no rows" in refused(tmp_path / "n.parquet")
     (tmp_path / "x.txt").write_text("0.1 0.2\n")
-    assert "is no file of arrays; give one of .npz, .npy, .parquet" in refused(tmp_path / "x.txt")
+    assert "truncated, damaged or no .npz file" in refused(tmp_path / "x.txt")
 
 
 def test_the_same_member_twice(tmp_path: Path) -> None:

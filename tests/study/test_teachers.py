@@ -10,12 +10,20 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from preceptor import assess
-from preceptor.assess.comparison import CRITERIA
+from preceptor.assess import Comparison, SeenScore
+from preceptor.assess.comparison import WHICH_PREDICTS
+from preceptor.assess.question import CRITERIA
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
-from preceptor.study.teachers.candidates import Candidate, Predictions, read_candidates
+from preceptor.study.teachers import (
+    Assessment,
+    Candidate,
+    Predictions,
+    assess_candidates,
+    assess_teachers,
+    read_candidates,
+)
 from preceptor.study.teachers.page import write_page
-from preceptor.study.teachers.ranking import WHICH_PREDICTS, Assessment, assess_candidates, assess_files
 from preceptor.training import teach
 from study.html_page import Page, assert_no_network
 from training.toys import teach_recipe
@@ -55,6 +63,11 @@ def three() -> list[Candidate]:
     return drawn(good=0.3, twin=0.31, bad=2.0)
 
 
+def seen_by(comparison: Comparison, part: str, teacher: str) -> SeenScore:
+    [found] = [each for each in comparison.teachers if each.name == teacher]
+    return found.students_see[part]
+
+
 def refused(candidates: list[Candidate], **options: Any) -> str:
     with pytest.raises(InputError) as caught:
         assess_candidates(candidates, **options)
@@ -69,8 +82,8 @@ def test_counts_that_disagree_are_refused_in_any_order(three: list[Candidate]) -
     assert "the counts of 'good' are not those of 'twin'" in refused([candidates[1], candidates[0]])
     whole = rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400)
     agreeing = [dataclasses.replace(three[0], counts=whole), dataclasses.replace(three[1], counts=whole[:200])]
-    assert assess_candidates(agreeing).rankings[0].students_see["train"]["good"].measure == "distance"
-    assert assess_candidates(candidates, counts=one).rankings[0].comparison.criterion == "distance"
+    assert seen_by(assess_candidates(agreeing)[0], "train", "good").measure == "distance"
+    assert assess_candidates(candidates, counts=one)[0].criterion == "distance"
 
 
 def test_counts_or_a_truth_alone_are_enough(three: list[Candidate]) -> None:
@@ -83,28 +96,28 @@ def test_counts_or_a_truth_alone_are_enough(three: list[Candidate]) -> None:
         with_labels = assess_candidates(bare, labels=np.zeros(200, int), **known)  # type: ignore[arg-type]
         assert "No labels were given" in found.notes[0]
         assert not any("No labels" in note for note in with_labels.notes)
-        one, other = (each.rankings[0].comparison for each in (found, with_labels))
+        one, other = (each[0] for each in (found, with_labels))
         assert [t.scores["distance"] for t in one.teachers] == [t.scores["distance"] for t in other.teachers]
         # The labels are draws: an accuracy is what the distribution says of the top class.
         top = bare[0].logits.argmax(1)
         expected = truth[np.arange(200), top].mean()
         accuracy = next(t for t in one.teachers if t.name == "good").scores["accuracy"]
         assert accuracy.low < expected < accuracy.high
-    assert "there are no labels: give --labels, --counts or --truth" in refused(bare)
+    assert "there are no labels: give labels, counts or truth" in refused(bare)
 
 
 def test_options_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(InputError, match="there is no criterion 'bier'; did you mean 'brier'"):
-        assess_files(["nothing"], criterion="bier")
+    with pytest.raises(InputError, match="There is no criterion 'bier'; did you mean 'brier'"):
+        assess_teachers(["nothing"], criterion="bier")
     with pytest.raises(InputError, match="level is 2"):
-        assess_files(["nothing"], level=2)
+        assess_teachers(["nothing"], level=2)
 
 
 def test_a_ranking_for_each_loss(three: list[Candidate]) -> None:
     found = assess_candidates(three, losses=["kd", "wttm", "ptloss"], temperature=3.0, coefficients=[0.2])
     logits = {candidate.name: candidate.logits for candidate in three}
     labels = three[0].labels
-    kd, wttm, ptloss = (ranking.comparison for ranking in found.rankings)
+    kd, wttm, ptloss = found
     assert kd == assess.compare(logits, labels, temperature=3.0)
     assert wttm == assess.compare(logits, labels, loss="wttm", temperature=3.0)
     assert ptloss == assess.compare(logits, labels, loss="ptloss", coefficients=[0.2])
@@ -113,31 +126,31 @@ def test_a_ranking_for_each_loss(three: list[Candidate]) -> None:
 
 @pytest.mark.parametrize("loss", ["kd", "ttm"])
 def test_where_students_learn_the_same_thing_is_scored(loss: str, three: list[Candidate]) -> None:
-    found = assess_candidates(three, losses=[loss], temperature=2.0).rankings[0]
+    found = assess_candidates(three, losses=[loss], temperature=2.0)[0]
     for candidate in three:
         for part, seen in candidate.students_see.items():
             probs = softmax(seen.logits / (2.0 if loss == "ttm" else 1.0), -1)
-            score = found.students_see[part][candidate.name]
+            score = seen_by(found, part, candidate.name)
             expected = ((probs - np.eye(CLASSES)[seen.labels]) ** 2).sum(-1).mean()
             assert score.estimate.value == pytest.approx(expected)
             assert score.estimate.low < expected < score.estimate.high
             assert (score.measure, score.num_samples) == ("brier", 100)
     # What the note says: the training samples flatter, the transfer samples do not.
-    train, transfer = (found.students_see[part]["good"].estimate for part in ("train", "transfer"))
+    train, transfer = (seen_by(found, part, "good").estimate for part in ("train", "transfer"))
     assert train.high < transfer.low
 
 
 def test_counts_for_every_sample_of_the_data_set(three: list[Candidate]) -> None:
     counts = np.random.default_rng(1).multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400)
-    found = assess_candidates(three, counts=counts).rankings[0]
-    assert found.comparison.criterion == "distance"
-    assert found.comparison == assess_candidates(three, counts=counts[:200]).rankings[0].comparison
-    score = found.students_see["transfer"]["bad"]
+    found = assess_candidates(three, counts=counts)[0]
+    assert found.criterion == "distance"
+    assert found == assess_candidates(three, counts=counts[:200])[0]
+    score = seen_by(found, "transfer", "bad")
     probs = np.exp(three[2].students_see["transfer"].logits)
     assert score.measure == "distance"
     assert score.estimate.value == pytest.approx(assess.rater_distance(probs, counts[300:]).mean())
-    only_heldout = assess_candidates(three, counts=counts[:200]).rankings[0]
-    assert only_heldout.students_see["transfer"]["bad"].measure == "brier"
+    only_heldout = assess_candidates(three, counts=counts[:200])[0]
+    assert seen_by(only_heldout, "transfer", "bad").measure == "brier"
     assert "Row 3 of the counts is empty" in refused(three, counts=counts[:200] * (np.arange(200) != 3)[:, None])
     assert "The counts have shape (150, 4)" in refused(three, counts=counts[:150])
 
@@ -148,21 +161,21 @@ def test_samples_of_unknown_truth_among_those_that_students_learn_from(three: li
     counts[399], truth[399] = 0, np.nan
     for known in ({"counts": counts}, {"truth": truth}):
         found = assess_candidates(three, **known)
-        assert found.rankings[0].comparison.criterion == "distance"
-        assert found.rankings[0].students_see["transfer"]["bad"].measure == "brier"
+        assert found[0].criterion == "distance"
+        assert seen_by(found[0], "transfer", "bad").measure == "brier"
         assert "fewer than two raters or no truth" in " ".join(found.notes)
     rare = rng.multinomial(5, np.full(CLASSES, 1 / CLASSES), size=400)
     rare[0] = np.eye(CLASSES)[0]  # held out, where one rating is enough to rank by
     found = assess_candidates(three, counts=rare)
-    assert found.rankings[0].students_see["transfer"]["bad"].measure == "distance"
+    assert seen_by(found[0], "transfer", "bad").measure == "distance"
     assert "fewer than two raters" not in " ".join(found.notes)
 
 
 def test_the_truth_of_every_sample_of_the_data_set(three: list[Candidate]) -> None:
     truth = np.random.default_rng(1).dirichlet(np.ones(CLASSES), size=400)
-    found = assess_candidates(three, truth=truth).rankings[0]
-    assert found.comparison == assess_candidates(three, truth=truth[:200]).rankings[0].comparison
-    score, view = found.students_see["transfer"]["bad"], three[2].students_see["transfer"]
+    found = assess_candidates(three, truth=truth)[0]
+    assert found == assess_candidates(three, truth=truth[:200])[0]
+    score, view = seen_by(found, "transfer", "bad"), three[2].students_see["transfer"]
     assert score.measure == "distance"
     assert score.estimate.value == pytest.approx(((np.exp(view.logits) - truth[300:]) ** 2).sum(1).mean())
     assert "The true label distributions have shape (150, 4)" in refused(three, truth=truth[:150])
@@ -183,7 +196,7 @@ def test_ids_are_compared_among_those_who_have_them(three: list[Candidate]) -> N
         assert "bring all teachers into one order" in refused(candidates)
     fitting = bare(good, ids=np.arange(200))
     assert assess_candidates([good, fitting]).notes == ()
-    assert "The ids of teacher 'good' have 0 in place 0 where '--data' has 1" in refused(three, ids=np.arange(200) + 1)
+    assert "The ids of teacher 'good' have 0 in place 0 where 'samples' has 1" in refused(three, ids=np.arange(200) + 1)
     [note] = assess_candidates([good, bare(good)]).notes
     assert "The order of the samples of 'file' could not be checked" in note
     assert assess_candidates([good, bare(good, labels=good.labels)]).notes == ()
@@ -195,13 +208,13 @@ def test_labels_of_all_must_agree_and_others_may_be_given(three: list[Candidate]
     assert good.labels is not None
     turned = (good.labels + 1) % CLASSES
     assert "labels of teacher 'file'" in refused([good, bare(good, labels=turned)])
-    assert "there are no labels: give --labels, --counts or --truth" in refused([bare(good)])
+    assert "there are no labels: give labels, counts or truth" in refused([bare(good)])
     relabelled = good.labels.copy()
     relabelled[:7] = turned[:7]
     found = assess_candidates([good], labels=relabelled)
     assert "The labels given differ from those of good in 7 samples; those given were used." in found.notes
     expected = assess.brier(good.logits, relabelled).mean()
-    assert found.rankings[0].comparison.teachers[0].scores["brier"].value == pytest.approx(expected)
+    assert found[0].teachers[0].scores["brier"].value == pytest.approx(expected)
 
 
 def test_a_teacher_that_saw_the_held_out_samples(three: list[Candidate]) -> None:
@@ -220,7 +233,7 @@ def test_best_weights_were_selected_on_the_held_out_samples(three: list[Candidat
 def test_class_names_in_another_order(three: list[Candidate]) -> None:
     ours, theirs = (dataclasses.replace(three[i], class_names=tuple(n)) for i, n in ((0, "abcd"), (1, "abdc")))
     assert "class_names of teacher 'twin' have d in place 2 where 'good' has c" in refused([ours, three[2], theirs])
-    assert assess_candidates([ours, three[2]]).rankings[0].comparison.class_names == tuple("abcd")
+    assert assess_candidates([ours, three[2]])[0].class_names == tuple("abcd")
 
 
 @pytest.mark.parametrize(
@@ -230,9 +243,9 @@ def test_class_names_in_another_order(three: list[Candidate]) -> None:
         ({"losses": ["kd", "kd"]}, "give at least one, and each once"),
         ({"losses": []}, "give at least one"),
         ({"losses": ["dist"]}, "'dist' has no known optimum"),
-        ({"losses": ["ptloss"]}, "'ptloss' needs its coefficients"),
-        ({"coefficients": [0.1]}, "only ptloss takes them"),
-        ({"losses": ["ptloss"], "coefficients": [0.1], "temperature": 2.0}, "leave --temperature out"),
+        ({"losses": ["ptloss"]}, "'ptloss' has no optimum without its coefficients"),
+        ({"coefficients": [0.1]}, "takes no coefficients, only ptloss"),
+        ({"losses": ["ptloss"], "coefficients": [0.1], "temperature": 2.0}, "leave temperature out"),
         ({"level": 95}, "level is 95"),
     ],
 )
@@ -250,7 +263,7 @@ def test_unlike_shapes_few_samples_and_broken_rows(three: list[Candidate]) -> No
     assert "The logits of teacher 'file' are not finite in row 5" in refused([good, bare(good, logits=broken)])
     probabilities = refused([good, bare(good, logits=np.exp(good.logits))])
     assert "The logits of teacher 'file' look like probabilities" in probabilities
-    assert "--probabilities" in probabilities
+    assert "pass probabilities=True" in probabilities
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -326,25 +339,25 @@ def test_from_files_and_runs(tmp_path: Path) -> None:
     recipe = teach_recipe("training.keep=all", "split.transfer=40")
     teach(recipe, tmp_path / "run")
     name = str(tmp_path / "run")
-    found = assess_files([name, f"{name}:epoch-1"])
-    [ranking] = found.rankings
-    assert ranking.students_see.keys() == {"train", "transfer"}
+    found = assess_teachers([name, f"{name}:epoch-1"])
+    [comparison] = found
+    assert comparison.parts_seen.keys() == {"train", "transfer"}
     assert found.remarks[0] == WHICH_PREDICTS
     [run] = read_candidates([name])
     data, logits = tmp_path / "data.npz", tmp_path / "theirs.npy"
     np.savez(data, labels=run.labels, ids=run.ids)  # type: ignore[arg-type]
     np.save(logits, run.logits)
     np.save(tmp_path / "eps.npy", np.full((10, 1), 0.1))
-    same = assess_files(
+    same = assess_teachers(
         [logits, name], samples=data, losses=["ptloss"], coefficients=str(tmp_path / "eps.npy"), transfer=False
     )
-    assert same.rankings[0].comparison.tie_groups == [["theirs", name]]
-    assert same.rankings[0].students_see == {}
+    assert same[0].tie_groups == [["theirs", name]]
+    assert same[0].parts_seen == {}
     np.savez(data, labels=run.labels, ids=run.ids[::-1])  # type: ignore[index]
-    with pytest.raises(InputError, match="where '--data' has"):
-        assess_files([name], samples=data, transfer=False)
+    with pytest.raises(InputError, match="where 'samples' has"):
+        assess_teachers([name], samples=data, transfer=False)
     with pytest.raises(InputError, match=r"the coefficients are '0\.1;0\.2'; give numbers with commas"):
-        assess_files([name], losses=["ptloss"], coefficients="0.1;0.2")
-    unreachable = assess_files([name], data=[(np.zeros((1, 8, 8)), i % 10) for i in range(20)])
-    assert unreachable.rankings[0].students_see == {}
+        assess_teachers([name], losses=["ptloss"], coefficients="0.1;0.2")
+    unreachable = assess_teachers([name], data=[(np.zeros((1, 8, 8)), i % 10) for i in range(20)])
+    assert unreachable[0].parts_seen == {}
     assert "gives other labels for the held-out samples" in unreachable.notes[0]

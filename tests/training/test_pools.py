@@ -15,7 +15,7 @@ from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeachRecipe, parse
 from preceptor.runs import parts_of
 from preceptor.runs.files import load_tensors
-from preceptor.study.teachers.candidates import read_candidates
+from preceptor.study.teachers import read_candidates
 from preceptor.training import distill, setup, teach
 from training.test_streams_of_samples import Digits
 from training.toys import RECIPE, snapshot, stopped_at

@@ -13,13 +13,14 @@ from preceptor.assess.calibration import (
     reliability,
 )
 from preceptor.assess.choice import Choice, Step, choose, mixture_weights
-from preceptor.assess.comparison import Comparison, Difference, TeacherScores, compare
+from preceptor.assess.comparison import Comparison, Difference, SeenScore, TeacherScores
 from preceptor.assess.distance import (
     rater_distance,
     rater_distance_difference,
     rater_frequencies,
     squared_distance,
 )
+from preceptor.assess.evidence import Evidence
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Forecast, forecast
 from preceptor.assess.intervals import (
@@ -30,7 +31,9 @@ from preceptor.assess.intervals import (
     proportion_interval,
     simultaneous_differences,
 )
-from preceptor.assess.optimum import optimum
+from preceptor.assess.optimum import OPTIMA, Optimum, assessed_as, optimum
+from preceptor.assess.question import Question
+from preceptor.assess.ranking import compare
 from preceptor.assess.scores import (
     accuracy,
     brier,
@@ -46,18 +49,24 @@ from preceptor.outputs import ProxyTeacher, proxy_teacher, transformed
 
 __all__ = [
     "FAMILIES",
+    "OPTIMA",
     "BrierParts",
     "Choice",
     "Comparison",
     "Difference",
     "Estimate",
+    "Evidence",
     "Forecast",
+    "Optimum",
     "ProxyTeacher",
+    "Question",
     "Reliability",
     "Search",
+    "SeenScore",
     "Step",
     "TeacherScores",
     "accuracy",
+    "assessed_as",
     "bootstrap_interval",
     "bootstrap_means",
     "brier",

@@ -15,11 +15,11 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 from torch import Tensor
 
-from preceptor.assess.comparison import common_shape
+from preceptor.assess.evidence import common_shape
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
-from preceptor.assess.optimum import SOFTENING, check_loss
+from preceptor.assess.optimum import LossLike, Student, student_of_transformed, with_options
 from preceptor.assess.scores import brier
 from preceptor.assess.search import (
     fitted,
@@ -28,6 +28,7 @@ from preceptor.assess.search import (
     gain_over_folds,
     recalibrated,
 )
+from preceptor.assess.text import as_text
 from preceptor.errors import InputError, did_you_mean
 from preceptor.outputs import average_probabilities, transformed
 from preceptor.schema import Proxy, Transform
@@ -60,7 +61,7 @@ class Choice:
 
     Attributes:
         loss: the student's loss that this was chosen for.
-        temperature: at which that loss shows a teacher to the student; 1 but for `ttm` and `wttm`.
+        temperature: at which that loss shows a teacher to the student; 1 but for those that soften it.
         single: the best single teacher.
         weights: of the teachers in the mixture, by name; they sum to 1.
         transform: of the mixture's output; None leaves it as it is.
@@ -85,6 +86,9 @@ class Choice:
     def log_probs(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The chosen teacher's log-probabilities `(..., C)`, from the outputs of those it is made of."""
         return transformed(_mixed(outputs, self.weights), self.transform)
+
+    def __str__(self) -> str:
+        return as_text(self.table())
 
     def table(self) -> "Table":
         """What was tried and what was taken, as a `rich` table."""
@@ -126,7 +130,7 @@ def choose(
     teachers: Mapping[str, Array | Forecast],
     labels: Array,
     *,
-    loss: str = "kd",
+    loss: LossLike = "kd",
     temperature: float | None = None,
     families: Sequence[str] | None = None,
     mix: bool = True,
@@ -149,10 +153,9 @@ def choose(
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
             several runs, or the checkpoints of one.
         labels: class indices `(N,)`.
-        loss: what the student will minimise. Under `ptloss` a proxy's coefficients are the loss's own; with any other
-            transform, or none, they are to be 0, which makes it plain KL.
-        temperature: of `ttm` and `wttm`, which need it: their students see the teacher softened by it; others look
-            at the teacher as it is.
+        loss: what the student will minimise, as in `optimum`. Under `ptloss` a proxy's coefficients are the loss's own;
+            with any other transform, or none, they are to be 0, which makes it plain KL.
+        temperature: of the losses that need it, as `ttm` and `wttm`: their students see the teacher softened by it.
         families: of transforms to search (`search_transform`); all of them by default.
         mix: consider mixtures.
         folds: of the cross-fitting.
@@ -170,22 +173,25 @@ def choose(
     >>> choice.single, choice.transform.kind
     ('sure', 'temperature')
     """
-    softened, wanted = _options(loss, temperature, families)
+    sought = with_options(loss, searched=True, temperature=temperature)
+    student = student_of_transformed(sought)
+    wanted = _checked_families(families)
     check_level(level)
     targets = check_labels(labels, common_shape(teachers))
     outputs = {str(k): forecast(logits, what=f"The logits of teacher {str(k)!r}") for k, logits in teachers.items()}
     parts = folds_of(len(targets), folds, seed)
-    trial = _Trial(outputs, targets, parts, "temperature" if "temperature" in wanted else None, softened, level)
+    trial = _Trial(outputs, targets, parts, "temperature" if "temperature" in wanted else None, student, level)
     singles = made = trial.singles()
     if trial.free and len(outputs) > 1:
         singles = made = trial.taken("single at its best temperature", singles, trial.singles_at_best_temperature())
     if mix and len(outputs) > 1:
         made = trial.taken("mixture", singles, trial.mixtures())
     family, chosen = trial.family(made, wanted)
-    transform = fitted(_mixed(trial.tensors, made[0]), targets, family, softened) if family else None
+    transform = fitted(_mixed(trial.tensors, made[0]), targets, family, student) if family else None
     [name] = singles[0]
     scores = trial.score(trial.seen(singles)), trial.score(chosen)
-    return Choice(loss, softened, name, made[0], transform, tuple(trial.steps), scores)
+    shown_at = float(sought.options.get("temperature", 1.0))
+    return Choice(sought.name, shown_at, name, made[0], transform, tuple(trial.steps), scores)
 
 
 @dataclass(eq=False)
@@ -202,7 +208,7 @@ class _Trial:
     labels: np.ndarray
     parts: Sequence[np.ndarray]
     free: str | None
-    temperature: float
+    student: Student
     level: float
     steps: list[Step] = field(default_factory=list)
 
@@ -219,8 +225,9 @@ class _Trial:
 
     def singles(self) -> _Made:
         """The teacher with the lowest Brier score as it is."""
-        shown = 1.0 if self.free else self.temperature
-        return self._lowest({name: forecast(found.log_probs / shown) for name, found in self.outputs.items()})
+        if self.free:
+            return self._lowest(self.outputs)
+        return self._lowest({name: forecast(self.student(found)) for name, found in self.tensors.items()})
 
     def singles_at_best_temperature(self) -> _Made:
         """The teacher with the lowest score at its best temperature: one number, fitted to all samples at once."""
@@ -257,7 +264,7 @@ class _Trial:
     def seen(self, made: _Made, family: str | None = None) -> list[Forecast]:
         """What students see of a selection, for each part: of no sample what its own label helped to choose."""
         bases = [_mixed(self.tensors, weights) for weights in made[1:]]
-        return forecasts_over_folds(bases, self.parts, self.labels, family, self.temperature)
+        return forecasts_over_folds(bases, self.parts, self.labels, family, self.student)
 
     def score(self, seen: Sequence[Forecast]) -> float:
         """The mean Brier score of one forecast for each part."""
@@ -272,16 +279,15 @@ class _Trial:
         return [{min(scores, key=lambda name: scores[name][rows].mean()): 1.0} for rows in self.selections]
 
 
-def _options(loss: str, temperature: float | None, families: Sequence[str] | None) -> tuple[float, list[str]]:
-    """The temperature at which students see the teacher, and the families to search."""
-    check_loss(loss, temperature)
-    wanted = list(FAMILIES) if families is None else families
-    if isinstance(wanted, str):
-        raise InputError(f"families is {wanted!r}: give a list of them, [{wanted!r}].")
+def _checked_families(families: Sequence[str] | None) -> list[str]:
+    """The families of transforms to search."""
+    if isinstance(families, str):
+        raise InputError(f"families is {families!r}: give a list of them, [{families!r}].", argument="families")
+    wanted = list(FAMILIES if families is None else families)
     for family in wanted:
         if family not in FAMILIES:
             raise InputError(f"There is no family {family!r} of transforms: {did_you_mean(family, FAMILIES)}")
-    return (float(temperature) if loss in SOFTENING and temperature else 1.0), list(wanted)
+    return wanted
 
 
 def _mixed(outputs: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

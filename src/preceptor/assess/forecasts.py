@@ -141,10 +141,11 @@ def _refuse_probabilities(values: np.ndarray, what: str) -> None:
         if values.max() > whole * (1 + _ROUNDED) or alike.mean() < _MOST:
             continue
         shown = "every row" if alike.all() else f"{alike.sum()} of {alike.size} rows, not row {first_row(~alike)},"
-        remedy = "pass probabilities=True (on the command line --probabilities)" if whole == 1 else "divide them by 100"
+        remedy = "pass probabilities=True" if whole == 1 else "divide them by 100"
         raise InputError(
             f"{what} look like {name} (no number is negative and {shown} sums to about {whole}): {remedy}, or hand in "
-            "logits or log-probabilities."
+            "logits or log-probabilities.",
+            argument="probabilities" if whole == 1 else None,
         )
 
 

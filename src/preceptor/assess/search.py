@@ -23,6 +23,7 @@ from torch import Tensor
 from preceptor.assess.families import FAMILIES, Family
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
+from preceptor.assess.optimum import LossLike, Student, as_it_is, student_of_transformed, with_options
 from preceptor.assess.scores import brier, sharpness
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Transform
@@ -62,7 +63,8 @@ def search_transform(
     labels: Array,
     family: str,
     *,
-    temperature: float = 1.0,
+    loss: LossLike | None = None,
+    temperature: float | None = None,
     folds: int = 5,
     level: float = 0.95,
     seed: int = 0,
@@ -79,7 +81,9 @@ def search_transform(
         logits: the teacher's logits or log-probabilities on held-out samples, `(N, C)`.
         labels: class indices `(N,)`.
         family: one of `FAMILIES`.
-        temperature: at which the student's loss softens what it is given (TTM and WTTM; 1 for KD and PTLoss).
+        loss: what the student will minimise, as in `optimum`; PTLoss's coefficients are what a proxy is, and not given.
+            By default one that shows the teacher at the temperature, as TTM does.
+        temperature: of the loss; 1 by default.
         folds: of the cross-fitting.
         level: of the one-sided bound of the gain.
         seed: of the folds.
@@ -93,12 +97,13 @@ def search_transform(
     >>> found.worthwhile, round(found.transform.temperature, 2)
     (True, 5.46)
     """
-    base, targets = _checked(logits, labels, temperature)
+    student = _student(loss, temperature)
+    base, targets = _checked(logits, labels)
     check_level(level)
     parts = folds_of(len(targets), folds, seed)
-    before, after = (forecasts_over_folds([base] * folds, parts, targets, each, temperature) for each in (None, family))
+    before, after = (forecasts_over_folds([base] * folds, parts, targets, each, student) for each in (None, family))
     gain = gain_over_folds(before, after, parts, targets, level)
-    return Search(family, fitted(base, targets, family, temperature), gain)
+    return Search(family, fitted(base, targets, family, student), gain)
 
 
 def crossfitted(
@@ -106,7 +111,8 @@ def crossfitted(
     labels: Array,
     family: str,
     *,
-    temperature: float = 1.0,
+    loss: LossLike | None = None,
+    temperature: float | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> Float64[np.ndarray, "N C"]:
@@ -118,7 +124,7 @@ def crossfitted(
     Args:
         logits: the teacher's logits or log-probabilities on held-out samples, `(N, C)`.
         labels: class indices `(N,)`.
-        family, temperature, folds, seed: as for `search_transform`, whose gain is that of these outputs.
+        family, loss, temperature, folds, seed: as for `search_transform`, whose gain is that of these outputs.
 
     Returns:
         Log-probabilities `(N, C)` in float64, before the student's loss softens them.
@@ -130,36 +136,38 @@ def crossfitted(
     >>> np.exp(crossfitted(sure, [0, 0, 0, 1] * 100, "temperature")).mean(0).round(2).tolist()
     [0.75, 0.25]
     """
-    base, targets = _checked(logits, labels, temperature)
+    student = _student(loss, temperature)
+    base, targets = _checked(logits, labels)
     parts = folds_of(len(targets), folds, seed)
     result = torch.empty_like(base)
-    for part, teacher, parameters in _fits([base] * folds, parts, targets, _family(family), temperature):
+    for part, teacher, parameters in _fits([base] * folds, parts, targets, _family(family), student):
         result[part] = _family(family).apply(teacher[part], torch.as_tensor(parameters))
     return result.numpy()
 
 
-def fitted(base: Tensor, labels: np.ndarray, family: str, temperature: float) -> Transform:
+def fitted(base: Tensor, labels: np.ndarray, family: str, student: Student) -> Transform:
     """The transform of a family with the lowest Brier score of what the loss makes of a teacher (N, C)."""
     found = _family(family)
     with _one_thread_each():
-        parameters = _Problem(base, torch.tensor(labels), temperature).minimise(found)
+        parameters = _Problem(base, torch.tensor(labels), student).minimise(found)
     return found.transform(_rounded(parameters), base.shape[-1])
 
 
 def forecasts_over_folds(
-    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: str | None, temperature: float
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: str | None, student: Student
 ) -> list[Forecast]:
     """What the loss makes of each part's teacher: as it is, or under a transform fitted to it on the other parts.
 
     Args:
         bases: for each of the parts that are scored, a teacher (N, C) made without its labels.
+        student: what the loss makes of a teacher.
     """
     if family is None:
         rows = zip(bases, parts, strict=True)
-        return [_Problem(base[part], torch.tensor(labels[part]), temperature).forecast(None) for base, part in rows]
+        return [_Problem(base[part], torch.tensor(labels[part]), student).forecast(None) for base, part in rows]
     return [
-        _Problem(base[part], torch.tensor(labels[part]), temperature).forecast(_family(family), parameters)
-        for part, base, parameters in _fits(bases, parts, labels, _family(family), temperature)
+        _Problem(base[part], torch.tensor(labels[part]), student).forecast(_family(family), parameters)
+        for part, base, parameters in _fits(bases, parts, labels, _family(family), student)
     ]
 
 
@@ -174,13 +182,17 @@ def gain_over_folds(
     return lower_bound(gain, min(worst), level)
 
 
-def _checked(logits: Array | Forecast, labels: Array, temperature: float) -> tuple[Tensor, np.ndarray]:
+def _student(loss: LossLike | None, temperature: float | None) -> Student:
+    if loss is None:
+        loss, temperature = "ttm", 1.0 if temperature is None else temperature
+    return student_of_transformed(with_options(loss, searched=True, temperature=temperature))
+
+
+def _checked(logits: Array | Forecast, labels: Array) -> tuple[Tensor, np.ndarray]:
     """One teacher's log-probabilities (N, C) and the labels (N,)."""
     log_probs = forecast(logits).log_probs
     if log_probs.ndim != 2:
         raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}; it must be above 0")
     return torch.tensor(log_probs), check_labels(labels, log_probs.shape)
 
 
@@ -191,13 +203,13 @@ def _family(name: str) -> Family:
 
 
 def _fits(
-    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: Family, temperature: float
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: Family, student: Student
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Each part, its teacher, and the parameters fitted to that teacher on the other parts."""
 
     def fit(part: np.ndarray, teacher: Tensor) -> np.ndarray:
         rest = np.setdiff1d(np.arange(len(labels)), part)
-        return _Problem(teacher[rest], torch.tensor(labels[rest]), temperature).minimise(family)
+        return _Problem(teacher[rest], torch.tensor(labels[rest]), student).minimise(family)
 
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(fit, parts, bases))
@@ -239,8 +251,8 @@ def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:
     >>> recalibrated(sure, [0, 0, 0, 1] * 100).probs[0].round(2).tolist()
     [0.75, 0.25]
     """
-    base, targets = _checked(logits, labels, 1.0)
-    problem = _Problem(base, torch.tensor(targets), 1.0)
+    base, targets = _checked(logits, labels)
+    problem = _Problem(base, torch.tensor(targets), as_it_is)
     family = FAMILIES["temperature"]
     return problem.forecast(family, problem.minimise(family))
 
@@ -275,7 +287,7 @@ class _Problem:
 
     log_probs: Tensor
     labels: Tensor
-    temperature: float
+    student: Student
 
     def forecast(self, family: Family | None, parameters: Any = None) -> Forecast:
         """What the loss makes of the teacher, or of a transform of it."""
@@ -289,8 +301,7 @@ class _Problem:
         return (torch.linalg.vecdot(probs, probs) - 2 * at_label + 1).mean()
 
     def _optimum(self, family: Family | None, parameters: Tensor | None) -> Tensor:
-        log_probs = self.log_probs if family is None else family.apply(self.log_probs, parameters)  # type: ignore[arg-type]
-        return log_probs if self.temperature == 1.0 else (log_probs / self.temperature).log_softmax(-1)
+        return self.student(self.log_probs if family is None else family.apply(self.log_probs, parameters))  # type: ignore[arg-type]
 
     def minimise(self, family: Family) -> np.ndarray:
         """The parameters with the lowest mean Brier score that are found: on a line by trying, else by gradient."""
@@ -306,7 +317,7 @@ class _Problem:
         grid = np.linspace(low, high, _GRID)
         few = np.linspace(0, len(self.labels) - 1, min(len(self.labels), _FEW)).astype(int)
         for rows in (few, np.arange(len(self.labels))):
-            part = _Problem(self.log_probs[rows], self.labels[rows], self.temperature)
+            part = _Problem(self.log_probs[rows], self.labels[rows], self.student)
             best = int(np.argmin([part._at(family, value) for value in grid]))
             ends = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
             solved: Any = minimize_scalar(

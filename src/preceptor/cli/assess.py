@@ -69,9 +69,9 @@ def assess(
     The held-out score predicts the student, where its labels served nothing else.
     Shown beside it, on a teacher's own training samples, is one that is too good.
     """
-    from preceptor.study.teachers import assess_files
+    from preceptor.study.teachers import assess_teachers
 
-    assessment = assess_files(
+    assessment = assess_teachers(
         candidates,
         losses=losses or ["kd"],
         temperature=temperature,
@@ -94,7 +94,7 @@ def assess(
     if as_json:
         show_json(assessment.to_dict())
         return
-    for ranking in assessment.rankings:
-        show_table(ranking.table())
+    for comparison in assessment:
+        show_table(comparison.table())
     for note in assessment.remarks:
         say(f"note: {note}")

@@ -1,7 +1,5 @@
 """Any arrays, from a NumPy `.npz` file."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preceptor.data.arrays import read_npz
 from preceptor.data.dataset import ArrayDataset, Data, with_heldout
 from preceptor.data.files import blamed_on
 from preceptor.data.labels import check_labels
@@ -55,7 +54,7 @@ def npz(
     """
     path = Path(path).expanduser()
     with blamed_on(path):
-        return _data(_load(path), mean, std, divide_by)
+        return _data(read_npz(path), mean, std, divide_by)
 
 
 def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None) -> Data:
@@ -80,34 +79,6 @@ def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[f
     sets = {part: dataset(*pair) for part, pair in others.items()}
     data = Data(dataset(inputs, labels), sets.get("test"), class_names, normalize.as_json() if normalize else {})
     return with_heldout(data, sets["heldout"]) if "heldout" in sets else data
-
-
-def _load(path: Path) -> Arrays:
-    try:
-        with open(path, "rb") as opened:  # numpy leaves it open where it is no zip file
-            file = np.load(opened, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise InputError("this is a single array (.npy); save named arrays with numpy.savez")
-            return {name: _member(file, name) for name in file.files}
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"the file cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"the file is truncated, damaged or no .npz file ({error})") from error
-
-
-def _member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    try:
-        array = file[name]
-        return array.astype(array.dtype.newbyteorder("="), copy=False)  # torch takes the machine's byte order only
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise InputError(
-            f"the array '{name}' holds Python objects, which would have to be unpickled; save numbers, or "
-            "strings of one length (dtype 'U')"
-        ) from None
 
 
 def _pair(arrays: Arrays, prefix: str) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preceptor.data.arrays import Parquet
 from preceptor.data.dataset import ArrayDataset, Data, shortened
 from preceptor.data.files import blamed_on, read_bytes
 from preceptor.errors import InputError, did_you_mean
@@ -198,16 +199,7 @@ def _csv(content: bytes) -> Iterator[tuple[int, Row]]:
 
 
 def _parquet(content: bytes) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise InputError("Parquet files need pyarrow; run pip install 'preceptor[text]'") from None
-    try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content), use_threads=False).to_pylist()
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise InputError(f"the file cannot be read as Parquet ({' '.join(str(error).split())})") from error
-    return enumerate(rows, 1)
+    return enumerate(Parquet(content).rows(), 1)
 
 
 _READERS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from preceptor import assess, runs
-from preceptor.names import assessed_as
 from preceptor.recipe import TeacherRef, TeachRecipe
 from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
@@ -208,8 +207,7 @@ def _recalibrated(log_probs: Tensor, labels: Tensor) -> list[float]:
 
 def optimum_of(entry: LossEntry, log_probs: Tensor) -> Any:
     """What a study's loss makes of a teacher: the log-probabilities of its optimal student."""
-    name, options = assessed_as(entry.loss)
-    return assess.optimum(log_probs, name, **options)
+    return assess.optimum(log_probs, assess.assessed_as(entry.loss))
 
 
 # -- distill ----------------------------------------------------------------------------------------------------------

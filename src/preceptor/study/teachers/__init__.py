@@ -1,21 +1,28 @@
-"""Teachers by name (runs, their epochs, ensembles, files of logits): ranked, chosen from, shown on a page."""
+"""Teachers by name (runs, their epochs, ensembles, files of logits): compared, chosen from, shown on a page."""
 
+from typing import Any
+
+from preceptor.study.teachers.assessing import assess_candidates, assess_teachers
+from preceptor.study.teachers.assessment import Assessment
 from preceptor.study.teachers.auto import choose_teacher, keep_teaching
-from preceptor.study.teachers.candidates import Candidate, Predictions, read_candidates
-from preceptor.study.teachers.ranking import Assessment, Ranking, SeenScore, assess_candidates, assess_files
-
-assess_teachers = assess_files
+from preceptor.study.teachers.candidates import Candidate, Predictions
+from preceptor.study.teachers.reading import read_candidates
 
 __all__ = [
     "Assessment",
     "Candidate",
     "Predictions",
-    "Ranking",
-    "SeenScore",
     "assess_candidates",
-    "assess_files",
     "assess_teachers",
     "choose_teacher",
     "keep_teaching",
     "read_candidates",
 ]
+
+
+def assess_files(*arguments: Any, **options: Any) -> Assessment:
+    """Deprecated: `assess_teachers`."""
+    import warnings
+
+    warnings.warn("'assess_files' is now 'assess_teachers'", DeprecationWarning, stacklevel=2)
+    return assess_teachers(*arguments, **options)

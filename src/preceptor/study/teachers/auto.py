@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from preceptor import runs
-from preceptor.assess import Choice, choose
+from preceptor.assess import OPTIMA, Choice, assessed_as, choose
+from preceptor.assess.evidence import common_shape
 from preceptor.errors import InputError
-from preceptor.names import assessed_as
 from preceptor.recipe import DistillRecipe, TeacherRef
-from preceptor.runs import files
+from preceptor.runs import files, integrity
 from preceptor.runs.files import read_json, write_json
 from preceptor.schema import Component, Transform
-from preceptor.study.teachers.candidates import Candidate, agree, read_candidates, refuse_seen
+from preceptor.study.teachers.candidates import Candidate, check_same_samples
+from preceptor.study.teachers.reading import read_candidates
 
-__all__ = ["choose_teacher", "keep_teaching", "student_task"]
+__all__ = ["choose_teacher", "keep_teaching", "read_teaching", "student_task"]
 
 
 def choose_teacher(
@@ -49,11 +50,10 @@ def choose_teacher(
             which would judge it.
     """
     if not names:
-        raise InputError("there is no run to choose a teacher from; give at least one run folder after --teacher auto")
+        raise InputError("there is no run to choose a teacher from; give at least one run folder", argument="names")
     wanted = [term for name in names for term in _expanded(str(name))]
     candidates = read_candidates(wanted, data=data, data_dir=data_dir, progress=progress)
-    name, options = assessed_as(recipe.loss)
-    choice = _choose(candidates, name, options.get("temperature"))
+    choice = _choose(candidates, assessed_as(recipe.loss))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
@@ -73,14 +73,15 @@ def keep_teaching(
         progress: show a progress bar.
 
     Returns:
-        The run's result, which under ``teaching`` now says which epoch (None for the average), and why.
+        The run's result, with ``teaching``: which epoch (None for the average), and why. It stays in ``choice.json``.
 
     Raises:
-        InputError: the run has not kept several epochs.
+        InputError: the run has not kept several epochs, or ``choice.json`` is damaged.
     """
     result = runs.read_result(folder)
-    if "teaching" in result and (folder / "teaching.safetensors").exists():
-        return result
+    found = read_teaching(folder)
+    if found is not None and (folder / "teaching.safetensors").exists():
+        return result | {"teaching": found}
     kept = len(runs.kept_epochs(folder))
     if kept < 2:
         raise InputError(
@@ -88,7 +89,7 @@ def keep_teaching(
             "training.keep=all, and for several epochs"
         )
     candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, progress=progress)
-    choice = _choose(candidates, "kd", None, mix=False)
+    choice = _choose(candidates, Component(name="kd"), mix=False)
     [reference] = next(c.references for c in candidates if c.name == choice.single)
     weights, _ = runs.teacher_weights(reference)
     metadata = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)[1:]}
@@ -96,9 +97,22 @@ def keep_teaching(
     metadata["transform"] = None if choice.transform is None else choice.transform.model_dump(mode="json")
     runs.save_weights(folder / "teaching.safetensors", weights.tensors, metadata)
     teaching = {"epoch": reference.epoch, "choice": choice.to_dict()}
-    result = read_json(folder / "result.json") | {"teaching": teaching}
-    write_json(folder / "result.json", result)
-    return files.finite(result)
+    write_json(folder / "choice.json", integrity.sealed({"schema_version": runs.SCHEMA, "teaching": teaching}))
+    return result | {"teaching": files.finite(teaching)}
+
+
+def read_teaching(folder: Path) -> dict[str, Any] | None:
+    """Which epoch of a run was kept as the one that teaches best, and why; None if none was.
+
+    Raises:
+        InputError: ``choice.json`` is damaged.
+    """
+    path = folder / "choice.json"
+    if not path.is_file():
+        return runs.read_result(folder).get("teaching")  # of runs of format 1
+    content = read_json(path)
+    integrity.check_seal(content, path)
+    return content["teaching"]
 
 
 def _expanded(name: str) -> list[str]:
@@ -110,21 +124,19 @@ def _expanded(name: str) -> list[str]:
     return [*weights, *([f"{name}:average"] if (run / "average.safetensors").is_file() else [])]
 
 
-def _choose(candidates: Sequence[Candidate], loss: str, temperature: float | None, *, mix: bool = True) -> Choice:
+def _choose(candidates: Sequence[Candidate], loss: Component, *, mix: bool = True) -> Choice:
     for candidate in candidates:
         if not candidate.references:
             raise InputError(
                 f"'{candidate.name}' is a file of logits, and no teacher that a student could learn from; "
                 "give run folders"
             )
-    refuse_seen(candidates)
+    common_shape({candidate.name: candidate.logits for candidate in candidates})
+    check_same_samples(candidates)
     first = candidates[0]
-    for what in ("ids", "labels"):
-        agree(what, {c.name: getattr(c, what) for c in candidates}, len(first.logits))
-    agree("class_names", {c.name: c.class_names for c in candidates}, first.logits.shape[-1])
     assert first.labels is not None
     teachers = {candidate.name: candidate.logits for candidate in candidates}
-    return choose(teachers, first.labels, loss=loss, temperature=temperature, mix=mix)
+    return choose(teachers, first.labels, loss=loss, mix=mix)
 
 
 def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple[TeacherRef, ...]]) -> DistillRecipe:
@@ -141,9 +153,12 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
 def student_task(loss: Component, choice: Choice) -> tuple[Component, Transform | None]:
     """The student's loss after a choice, and the transform of the teacher's output that it is shown.
 
-    Under PTLoss a proxy is the loss's own; with any other transform, or none, its coefficients are 0.
+    Where a transform may be the loss's own options, as PTLoss's coefficients are a proxy, one of that kind becomes
+    them; with any other, or none, they are those that leave the teacher as it is.
     """
-    if choice.loss != "ptloss":
+    own = OPTIMA[choice.loss].own
+    if own is None:
         return loss, choice.transform
-    options = loss.options | {"coefficients": choice.coefficients or (0.0,)}
-    return Component(name=loss.name, **options), None if choice.coefficients else choice.transform
+    chosen = choice.transform if isinstance(choice.transform, type(own)) else None
+    options = (chosen or own).model_dump(exclude={"kind"})
+    return Component(name=loss.name, **(loss.options | options)), None if chosen else choice.transform

@@ -1,34 +1,16 @@
-"""The teachers that ``preceptor assess`` is given: runs, their checkpoints, files of logits, ensembles of these."""
+"""What is known of a teacher that is to be assessed, and whether several are of the same samples."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from preceptor import assess, runs
-from preceptor.assess.comparison import common_order
-from preceptor.assess.forecasts import to_numpy
-from preceptor.data.dataset import Data, Indexed, labels_of
+from preceptor.assess.evidence import common_order
 from preceptor.errors import InputError
-from preceptor.outputs import average_probabilities, read_logits
-from preceptor.recipe import Recipe, TeacherRef
-from preceptor.runs import files
-from preceptor.runs.references import Source, name_of, terms_of
-from preceptor.schema import Component
-from preceptor.study.teachers import tables
-from preceptor.training import setup
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import predict, refuse_not_finite
-from preceptor.training.progress import progress_bar
+from preceptor.recipe import TeacherRef
 
-__all__ = ["Candidate", "Predictions", "read_candidates"]
-
-# Those whose held-out predictions a run has stored.
-_STORED = ("last", "best", "average")
+__all__ = ["Candidate", "Predictions", "agree", "agreed", "check_same_samples", "heldout_rows", "refuse_seen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,56 +52,19 @@ class Candidate:
     """Why there are none, where a run would have them."""
 
 
-def read_candidates(
-    names: Sequence[str | Path],
-    *,
-    data: Any = None,
-    data_dir: Path | str | None = None,
-    probabilities: bool = False,
-    transfer: bool | None = False,
-    progress: bool = False,
-) -> list[Candidate]:
-    """Read teachers by name.
-
-    ``RUN`` is a run folder's last weights; ``RUN:best`` and ``RUN:average`` are others; ``RUN:epoch-4`` the weights
-    after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
-    ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
-    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
-    and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
-    these: the mean of their probabilities.
-
-    Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
-    all others are computed from the weights on the run's data set. Nothing is written.
+def check_same_samples(candidates: Sequence[Candidate], ids: Any = None) -> None:
+    """Refuse candidates that are not of the same samples and classes in one order, or that were fitted to them.
 
     Args:
-        names: see above.
-        data: your own data set, in place of the one that the runs' recipes name.
-        data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
-        probabilities: the files hold probabilities.
-        transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
-            and otherwise notes why not in `Candidate.unseen`.
-        progress: show a progress bar.
-
-    Raises:
-        InputError: a file or run that cannot be read, weights or an epoch that is not there, a data set that is not the
-            one of the run, or members of an ensemble that predict other samples.
+        candidates: with logits of one shape.
+        ids: of the samples, if they are given beside the candidates' own.
     """
-    groups = [terms_of(str(name)) for name in names]
-    sources = [source for group in groups for term in group for source in term]
-    loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
-    read: list[Candidate] = []
-    with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
-        for source in sources:
-            read.append(loader.read(source))
-            step(len(read), len(sources), {})
-    following, found = iter(read), []
-    for name, group in zip(names, groups, strict=True):
-        members = [next(following) for term in group for _ in term]
-        found += [_ensemble(str(name), members)] if len(group) > 1 else members
-    repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
-    if repeated:
-        raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
-    return found
+    refuse_seen(candidates)
+    samples, classes = candidates[0].logits.shape
+    given = {} if ids is None else {"samples": ids}
+    agree("ids", given | {c.name: c.ids for c in candidates}, samples)
+    agree("labels", {c.name: c.labels for c in candidates}, samples)
+    agree("class_names", {c.name: c.class_names for c in candidates}, classes)
 
 
 def refuse_seen(candidates: Sequence[Candidate]) -> None:
@@ -153,7 +98,7 @@ def agree(what: str, given: Mapping[str, Any], length: int) -> None:
         common_order(what, known, list(known), length)
 
 
-def agreed(what: str, candidates: Sequence["Candidate"]) -> np.ndarray | None:
+def agreed(what: str, candidates: Sequence[Candidate]) -> np.ndarray | None:
     """The `counts` or `truth` of several candidates for the same samples, or None where none has any.
 
     Raises:
@@ -165,7 +110,8 @@ def agreed(what: str, candidates: Sequence["Candidate"]) -> np.ndarray | None:
         first, expected = next(iter(heldout.items()))
         if not np.array_equal(rows, expected, equal_nan=rows.dtype.kind == "f"):
             raise InputError(
-                f"the {what} of '{name}' are not those of '{first}'; give both the same, or --{what} FILE.npy for all"
+                f"the {what} of '{name}' are not those of '{first}'; give both the same, or {what} for all",
+                argument=what,
             )
     return max((values for values, _ in given.values()), key=len, default=None)
 
@@ -175,208 +121,3 @@ def heldout_rows(table: np.ndarray, positions: np.ndarray | None, num_samples: i
     if positions is None or len(table) == num_samples or len(table) <= positions.max():
         return table
     return table[positions]
-
-
-# -- names ------------------------------------------------------------------------------------------------------------
-
-
-def _file_names(sources: Sequence[Source]) -> dict[Path, str]:
-    """A file is called by its stem, or by its path where two files have one stem."""
-    paths = {source for source in sources if isinstance(source, Path)}
-    stems = [path.stem for path in paths]
-    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}
-
-
-# -- predictions ------------------------------------------------------------------------------------------------------
-
-
-class _Loader:
-    """Reads one source after another; each data set is loaded once."""
-
-    def __init__(
-        self,
-        data: Any,
-        data_dir: Path | str | None,
-        probabilities: bool,
-        transfer: bool | None,
-        file_names: Mapping[Path, str],
-    ) -> None:
-        self.data, self.data_dir, self.file_names = data, data_dir, file_names
-        self.probabilities, self.transfer = probabilities, transfer
-        self._loaded: dict[str, tuple[Data, Tensor]] = {}
-
-    def read(self, source: Source) -> Candidate:
-        """One teacher."""
-        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
-
-    def _read_file(self, path: Path) -> Candidate:
-        name, table = self.file_names[path], tables.read_table(path)
-        if table.logits is None:
-            raise InputError(f"'{path}' has no 'logits', only what --data takes; give a file with a teacher's logits")
-        logits = table.logits
-        if self.probabilities:
-            what = f"The probabilities of teacher {name!r}"
-            logits = assess.forecast(logits, probabilities=True, what=what).log_probs
-        return Candidate(name, logits, table.labels, table.ids, counts=table.counts, truth=table.truth)
-
-    def _read_run(self, reference: TeacherRef) -> Candidate:
-        weights, _ = runs.teacher_weights(reference)
-        parts = runs.parts_of(reference.run, reference.member)
-        computed = reference.epoch is not None or reference.weights not in _STORED
-        wanted = {"heldout"} if computed else set()
-        if self.transfer is not False:
-            wanted |= {"train", "transfer"}
-        predicted, unseen = {}, None
-        try:
-            predicted = self._predict(reference, {n: index for n, index in parts.items() if n in wanted})
-        except InputError as error:
-            if self.transfer or computed:
-                raise
-            unseen = str(error)
-        temperature = runs.temperature_of(reference, weights)
-        heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"], temperature)
-        # Many epochs times a whole training set: in the precision that the model computed in.
-        seen = {part: replace(each, logits=each.logits.astype(np.float32)) for part, each in predicted.items()}
-        numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
-        return Candidate(
-            name_of(reference),
-            heldout.logits,
-            heldout.labels,
-            heldout.ids,
-            parts["train"].numpy(),
-            (reference,),
-            counts=self._counts(reference),
-            class_names=None if weights.class_names == numbers else weights.class_names,
-            students_see=seen,
-            unseen=unseen,
-        )
-
-    def _predict(self, reference: TeacherRef, parts: Mapping[str, Tensor]) -> dict[str, Predictions]:
-        """What a run's teacher says to some parts of its data."""
-        if not parts:
-            return {}
-        recipe = runs.read_recipe(reference.run)
-        data = self._data_of(recipe, reference)
-        teacher = runs.load_teacher(reference)
-        accelerator = make_accelerator(recipe.training)
-        dataset = Indexed(data.train, num_classes=data.num_classes)
-        indices = torch.cat(list(parts.values()))
-        logits, labels = predict(teacher.model.to(accelerator.device), dataset, indices, accelerator)
-        refuse_not_finite(logits, indices)
-        logits = read_logits(logits, teacher.distribution).double()
-        seen = read_logits(logits, temperature=teacher.temperature, transform=teacher.transform)
-        sizes = [len(index) for index in parts.values()]
-        split = zip(parts, seen.split(sizes), labels.split(sizes), parts.values(), strict=True)
-        return {name: _predictions(*tensors) for name, *tensors in split}
-
-    def _counts(self, reference: TeacherRef) -> np.ndarray | None:
-        """What raters said of the run's data set, if it was read and knows; of one rater, no more than the label."""
-        read = self._loaded.get(self._key(runs.read_recipe(reference.run)))
-        counts = None if read is None else getattr(read[0].train, "counts", None)
-        return None if counts is None or (counts.sum(-1) < 2).any() else to_numpy(counts)
-
-    def _component(self, recipe: Recipe) -> Component | None:
-        if self.data_dir is None or recipe.data is None:
-            return recipe.data
-        return Component(**(recipe.data.model_dump() | {"data_dir": str(self.data_dir)}))
-
-    def _key(self, recipe: Recipe) -> str:
-        component = self._component(recipe)
-        return "" if component is None else component.model_dump_json()
-
-    def _data_of(self, recipe: Recipe, reference: TeacherRef) -> Data:
-        """The data set of a run, once it is sure that it is still the one that the run was trained on."""
-        component, key = self._component(recipe), self._key(recipe)
-        if key not in self._loaded:
-            found = setup.load_data(recipe.model_copy(update={"data": component}), self.data)
-            self._loaded[key] = found, labels_of(found.train, found.num_classes)
-        data, labels = self._loaded[key]
-        stored = _stored(
-            reference.model_copy(update={"epoch": None, "weights": "last"}),
-            runs.parts_of(reference.run, reference.member)["heldout"],
-        )
-        if stored.ids.max() >= len(labels) or (labels.numpy()[stored.ids] != stored.labels).any():
-            raise InputError(
-                f"the data set '{recipe.data_name}' gives other labels for the held-out samples than the run "
-                f"'{reference.run}' has recorded; give the data that it was trained on, with --data-dir or data="
-            )
-        return data
-
-
-def _stored(reference: TeacherRef, index: Tensor, temperature: float = 1.0) -> Predictions:
-    """The held-out predictions that a run has stored, at a temperature."""
-    path = reference.run / "predictions.safetensors"
-    if not path.is_file():
-        raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
-    stored, _ = files.load_tensors(path)
-    try:
-        logits, labels = stored[f"heldout/{reference.weights}"], stored["heldout/labels"]
-    except KeyError as error:
-        raise InputError(f"'{path}' lacks {error}; it is damaged or was not written by Preceptor") from None
-    if reference.member is not None:
-        logits, labels = logits[reference.member], labels[reference.member]
-    return _predictions(read_logits(logits.double(), temperature=temperature), labels, index)
-
-
-def _predictions(logits: Tensor, labels: Tensor, index: Tensor) -> Predictions:
-    # Log-probabilities whatever the distribution: raw scores of a squared-error teacher may look like probabilities.
-    return Predictions(logits.double().log_softmax(-1).numpy(), labels.numpy(), index.numpy())
-
-
-# -- ensembles --------------------------------------------------------------------------------------------------------
-
-
-def _ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
-    """The mean of the members' probabilities, of those that predict the same samples."""
-    first = members[0]
-    for member in members:
-        if member.logits.shape != first.logits.shape:
-            raise InputError(
-                f"the members of the ensemble '{name}' have unlike shapes: '{member.name}' {member.logits.shape} and "
-                f"'{first.name}' {first.logits.shape}; give predictions for the same samples and classes"
-            )
-        if sum(other.name == member.name for other in members) > 1:
-            raise InputError(f"the ensemble '{name}' has '{member.name}' twice; give each member once")
-    refuse_seen(members)
-    for what in ("ids", "labels"):
-        agree(what, {member.name: getattr(member, what) for member in members}, len(first.logits))
-    agree("class_names", {member.name: member.class_names for member in members}, first.logits.shape[-1])
-    trained = [member.trained_on for member in members if member.trained_on is not None]
-    live = all(member.references for member in members)
-    seen, unseen = _seen_by_all(members)
-    return Candidate(
-        name,
-        _mean([assess.forecast(m.logits, what=f"The logits of teacher {m.name!r}").log_probs for m in members]),
-        _first(member.labels for member in members),
-        _first(member.ids for member in members),
-        np.unique(np.concatenate(trained)) if trained else None,
-        tuple(reference for member in members for reference in member.references) if live else (),
-        agreed("counts", members),
-        agreed("truth", members),
-        _first(member.class_names for member in members),
-        seen,
-        unseen,
-    )
-
-
-def _seen_by_all(members: Sequence[Candidate]) -> tuple[dict[str, Predictions], str | None]:
-    """What the ensemble says to the samples of a part, where that part is the same for every member."""
-    found: dict[str, Predictions] = {}
-    for part, first in members[0].students_see.items():
-        views = [member.students_see.get(part) for member in members]
-        same = [view for view in views if view is not None and np.array_equal(view.ids, first.ids)]
-        if len(same) == len(members):
-            found[part] = Predictions(_mean([view.logits for view in same]), first.labels, first.ids)
-    # A file holds held-out predictions alone, which is no secret to whoever names it.
-    unlike = all(member.students_see for member in members) and not found
-    reason = "its members were not trained on the same samples" if unlike else None
-    return found, _first([*(member.unseen for member in members), reason])
-
-
-def _mean(log_probs: Sequence[np.ndarray]) -> np.ndarray:
-    return average_probabilities([torch.from_numpy(each) for each in log_probs]).numpy()
-
-
-def _first(values: Iterable[Any]) -> Any:
-    """The first that is known, or None."""
-    return next((value for value in values if value is not None), None)

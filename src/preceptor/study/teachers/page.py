@@ -10,9 +10,8 @@ from preceptor.assess import Comparison, Estimate, TeacherScores
 from preceptor.runs import circumstances
 from preceptor.runs.references import name_of
 from preceptor.study import page, pictures
-from preceptor.study.teachers.candidates import Candidate
+from preceptor.study.teachers.assessment import Assessment
 from preceptor.study.teachers.pictures import epochs_panel, score_panel
-from preceptor.study.teachers.ranking import Assessment, Ranking
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -43,16 +42,16 @@ def write_page(assessment: Assessment, path: Path | str, *, command: str | None 
     """Write an assessment as one HTML file that needs no network.
 
     Args:
-        assessment: made by `assess_candidates`.
+        assessment: made by `assess_teachers`.
         path: of the page; its folder is made if need be, and the file is whole or absent.
         command: that made it.
     """
-    first = assessment.rankings[0].comparison
+    first = assessment[0]
     values = {
         "first": first,
-        "count": len(assessment.candidates),
+        "count": len(first.teachers),
         "findings": [*_findings(assessment), *assessment.remarks],
-        "sections": [_section(ranking, assessment.candidates) for ranking in assessment.rankings],
+        "sections": [_section(comparison) for comparison in assessment],
         "made": _made(first, command),
     }
     return page.write("teachers/assessment.html.j2", path, values)
@@ -60,7 +59,7 @@ def write_page(assessment: Assessment, path: Path | str, *, command: str | None 
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page shows of one ranking."""
+    """What the page shows of one comparison."""
 
     loss: str
     scored: str
@@ -75,17 +74,17 @@ class _Section:
     top_k: int
 
 
-def _section(ranking: Ranking, candidates: Sequence[Candidate]) -> _Section:
-    comparison, names = ranking.comparison, _shortener(candidates)
+def _section(comparison: Comparison) -> _Section:
+    names = _shortener(comparison)
     shown = comparison.teachers[:_MOST_DIAGRAMS]
-    headers, rows = _table(ranking)
+    headers, rows = _table(comparison)
     return _Section(
         loss=comparison.loss,
         scored=comparison.scored,
         measure=_measure_name(comparison),
         dots=_dot_plot(comparison, names),
-        epochs=_along_epochs(comparison, candidates, names),
-        diagrams=_diagrams(ranking, shown, names),
+        epochs=_along_epochs(comparison, names),
+        diagrams=_diagrams(shown, names),
         left_out=len(comparison.teachers) - len(shown),
         undotted=max(0, len(comparison.teachers) - _MOST_DOTS),
         headers=headers,
@@ -98,12 +97,11 @@ def _section(ranking: Ranking, candidates: Sequence[Candidate]) -> _Section:
 
 
 def _findings(assessment: Assessment) -> "Iterator[Markup]":
-    if len(assessment.candidates) == 1:
+    if len(assessment[0].teachers) == 1:
         yield page.sentence("There is one teacher: it is scored and not ranked.")
         return
-    for ranking in assessment.rankings:
-        yield _winner(ranking.comparison)
-    best = {ranking.comparison.best for ranking in assessment.rankings}
+    yield from map(_winner, assessment)
+    best = {comparison.best for comparison in assessment}
     if len(best) > 1:
         yield page.sentence(
             "The losses disagree on the best: each makes something else of a teacher, so a ranking holds for its loss."
@@ -153,16 +151,13 @@ def _dot_plot(comparison: Comparison, names: Callable[[str], str]) -> "Markup":
     return page.svg(draw, 680, 26 * len(rows) + 64, alt, axes=False)
 
 
-def _along_epochs(
-    comparison: Comparison, candidates: Sequence[Candidate], names: Callable[[str], str]
-) -> "Markup | None":
-    """The score along the epochs of every run of which several are among the candidates."""
-    scores = {teacher.name: teacher.scores[_measure(comparison)] for teacher in comparison.teachers}
+def _along_epochs(comparison: Comparison, names: Callable[[str], str]) -> "Markup | None":
+    """The score along the epochs of every run of which several are among the teachers."""
     series: dict[str, list[tuple[int, Estimate]]] = {}
-    for candidate in candidates:
-        if len(candidate.references) == 1 and (epoch := candidate.references[0].epoch) is not None:
-            run = name_of(candidate.references[0].model_copy(update={"epoch": None}))
-            series.setdefault(names(run), []).append((epoch, scores[candidate.name]))
+    for teacher in comparison.teachers:
+        if len(teacher.references) == 1 and (epoch := teacher.references[0].epoch) is not None:
+            run = name_of(teacher.references[0].model_copy(update={"epoch": None}))
+            series.setdefault(names(run), []).append((epoch, teacher.scores[_measure(comparison)]))
     series = {name: sorted(points, key=lambda point: point[0]) for name, points in series.items() if len(points) > 1}
     if not series:
         return None
@@ -175,8 +170,8 @@ def _along_epochs(
     return page.svg(lambda figure: epochs_panel(figure.subplots(), series, label), 680, 280, alt, axes=False)
 
 
-def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Callable[[str], str]) -> "list[Markup]":
-    bins = {teacher.name: asdict(ranking.reliability[teacher.name]) for teacher in teachers}
+def _diagrams(teachers: Sequence[TeacherScores], names: Callable[[str], str]) -> "list[Markup]":
+    bins = {teacher.name: asdict(teacher.reliability) for teacher in teachers}
     scale = pictures.reliability_scale(list(bins.values()))
     found = []
     for teacher in teachers:
@@ -190,9 +185,9 @@ def _diagrams(ranking: Ranking, teachers: Sequence[TeacherScores], names: Callab
     return found
 
 
-def _shortener(candidates: Sequence[Candidate]) -> Callable[[str], str]:
+def _shortener(comparison: Comparison) -> Callable[[str], str]:
     """Shortens names: without the folder that all runs lie in, so that pictures have room for them."""
-    folders = [os.path.dirname(reference.run) for candidate in candidates for reference in candidate.references]
+    folders = [os.path.dirname(reference.run) for teacher in comparison.teachers for reference in teacher.references]
     alike = len({os.path.isabs(folder) for folder in folders}) == 1
     common = os.path.commonpath(folders) if alike else ""
     prefix = os.path.join(common, "") if common.strip(os.sep) else ""
@@ -207,20 +202,19 @@ def _cut(name: str, most: int) -> str:
 # The table
 
 
-def _table(ranking: Ranking) -> tuple[list[str], list[tuple[str, str, list[tuple[str, str]]]]]:
+def _table(comparison: Comparison) -> tuple[list[str], list[tuple[str, str, list[tuple[str, str]]]]]:
     """Headers, and of each teacher rank, name and cells of a value and its interval."""
-    comparison = ranking.comparison
     columns = [column for column in _COLUMNS if column[0] in comparison.teachers[0].scores]
     # Where students learn stands beside the held-out score that ranks.
     place = next(i for i, column in enumerate(columns) if column[0] == _measure(comparison)) + 1
     headers = [header for _, header, *_ in columns]
-    if ranking.students_see:
+    if comparison.parts_seen:
         headers[place - 1] += " held out"
-    headers[place:place] = [ranking.header(part) for part in ranking.students_see]
+    headers[place:place] = comparison.parts_seen.values()
     rows = []
     for teacher in comparison.teachers:
         cells = [_cell(teacher.scores[key], factor, digits, shown) for key, _, factor, digits, shown in columns]
-        known = [scores.get(teacher.name) for scores in ranking.students_see.values()]
+        known = [teacher.students_see.get(part) for part in comparison.parts_seen]
         cells[place:place] = [_cell(s.estimate, 1, 4, True) if s else (page.MISSING, "") for s in known]
         rows.append((str(teacher.rank or page.MISSING), teacher.name, cells))
     return headers, rows

@@ -1,0 +1,225 @@
+"""The teachers that ``preceptor assess`` is given, read: runs, their checkpoints, files of logits, ensembles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor import assess, runs
+from preceptor.assess.forecasts import to_numpy
+from preceptor.data.dataset import Data, Indexed, labels_of
+from preceptor.errors import InputError
+from preceptor.outputs import read_logits
+from preceptor.recipe import Recipe, TeacherRef
+from preceptor.runs import files
+from preceptor.runs.references import Source, name_of, terms_of
+from preceptor.schema import Component
+from preceptor.study.teachers import tables
+from preceptor.study.teachers.candidates import Candidate, Predictions
+from preceptor.study.teachers.ensembles import ensemble
+from preceptor.training import setup
+from preceptor.training.device import make_accelerator
+from preceptor.training.evaluate import predict, refuse_not_finite
+from preceptor.training.progress import progress_bar
+
+__all__ = ["read_candidates"]
+
+# Weights whose held-out predictions a run has stored.
+_STORED = ("last", "best", "average")
+
+
+def read_candidates(
+    names: Sequence[str | Path],
+    *,
+    data: Any = None,
+    data_dir: Path | str | None = None,
+    probabilities: bool = False,
+    transfer: bool | None = False,
+    progress: bool = False,
+) -> list[Candidate]:
+    """Read teachers by name.
+
+    ``RUN`` is a run folder's last weights; ``RUN:best`` and ``RUN:average`` are others; ``RUN:epoch-4`` the weights
+    after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
+    ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
+    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
+    and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
+    these: the mean of their probabilities.
+
+    Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
+    all others are computed from the weights on the run's data set. Nothing is written.
+
+    Args:
+        names: see above.
+        data: your own data set, in place of the one that the runs' recipes name.
+        data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
+        probabilities: the files hold probabilities.
+        transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
+            and otherwise notes why not in `Candidate.unseen`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a file or run that cannot be read, weights or an epoch that is not there, a data set that is not the
+            one of the run, or members of an ensemble that predict other samples.
+    """
+    groups = [terms_of(str(name)) for name in names]
+    sources = [source for group in groups for term in group for source in term]
+    loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
+    read: list[Candidate] = []
+    with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
+        for source in sources:
+            read.append(loader.read(source))
+            step(len(read), len(sources), {})
+    following, found = iter(read), []
+    for name, group in zip(names, groups, strict=True):
+        members = [next(following) for term in group for _ in term]
+        found += [ensemble(str(name), members)] if len(group) > 1 else members
+    repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
+    if repeated:
+        raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
+    return found
+
+
+def _file_names(sources: Sequence[Source]) -> dict[Path, str]:
+    """A file is called by its stem, or by its path where two files have one stem."""
+    paths = {source for source in sources if isinstance(source, Path)}
+    stems = [path.stem for path in paths]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}
+
+
+class _Loader:
+    """Reads one source after another; each data set is loaded once."""
+
+    def __init__(
+        self,
+        data: Any,
+        data_dir: Path | str | None,
+        probabilities: bool,
+        transfer: bool | None,
+        file_names: Mapping[Path, str],
+    ) -> None:
+        self.data, self.data_dir, self.file_names = data, data_dir, file_names
+        self.probabilities, self.transfer = probabilities, transfer
+        self._loaded: dict[str, tuple[Data, Tensor]] = {}
+
+    def read(self, source: Source) -> Candidate:
+        """One teacher."""
+        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
+
+    def _read_file(self, path: Path) -> Candidate:
+        name, table = self.file_names[path], tables.read_table(path)
+        if table.logits is None:
+            raise InputError(f"'{path}' has no 'logits', and is no teacher; give a file with a teacher's logits")
+        logits = table.logits
+        if self.probabilities:
+            what = f"The probabilities of teacher {name!r}"
+            logits = assess.forecast(logits, probabilities=True, what=what).log_probs
+        return Candidate(name, logits, table.labels, table.ids, counts=table.counts, truth=table.truth)
+
+    def _read_run(self, reference: TeacherRef) -> Candidate:
+        weights, _ = runs.teacher_weights(reference)
+        parts = runs.parts_of(reference.run, reference.member)
+        computed = reference.epoch is not None or reference.weights not in _STORED
+        wanted = {"heldout"} if computed else set()
+        if self.transfer is not False:
+            wanted |= {"train", "transfer"}
+        predicted, unseen = {}, None
+        try:
+            predicted = self._predict(reference, {n: index for n, index in parts.items() if n in wanted})
+        except InputError as error:
+            if self.transfer or computed:
+                raise
+            unseen = str(error)
+        temperature = runs.temperature_of(reference, weights)
+        heldout = predicted.pop("heldout", None) or _stored(reference, parts["heldout"], temperature)
+        # Many epochs times a whole training set: in the precision that the model computed in.
+        seen = {part: replace(each, logits=each.logits.astype(np.float32)) for part, each in predicted.items()}
+        numbers = tuple(map(str, range(weights.num_classes)))  # what a data set without names has
+        return Candidate(
+            name_of(reference),
+            heldout.logits,
+            heldout.labels,
+            heldout.ids,
+            parts["train"].numpy(),
+            (reference,),
+            counts=self._counts(reference),
+            class_names=None if weights.class_names == numbers else weights.class_names,
+            students_see=seen,
+            unseen=unseen,
+        )
+
+    def _predict(self, reference: TeacherRef, parts: Mapping[str, Tensor]) -> dict[str, Predictions]:
+        """What a run's teacher says to some parts of its data."""
+        if not parts:
+            return {}
+        recipe = runs.read_recipe(reference.run)
+        data = self._data_of(recipe, reference)
+        teacher = runs.load_teacher(reference)
+        accelerator = make_accelerator(recipe.training)
+        dataset = Indexed(data.train, num_classes=data.num_classes)
+        indices = torch.cat(list(parts.values()))
+        logits, labels = predict(teacher.model.to(accelerator.device), dataset, indices, accelerator)
+        refuse_not_finite(logits, indices)
+        logits = read_logits(logits, teacher.distribution).double()
+        seen = read_logits(logits, temperature=teacher.temperature, transform=teacher.transform)
+        sizes = [len(index) for index in parts.values()]
+        split = zip(parts, seen.split(sizes), labels.split(sizes), parts.values(), strict=True)
+        return {name: _predictions(*tensors) for name, *tensors in split}
+
+    def _counts(self, reference: TeacherRef) -> np.ndarray | None:
+        """What raters said of the run's data set, if it was read and knows; of one rater, no more than the label."""
+        read = self._loaded.get(self._key(runs.read_recipe(reference.run)))
+        counts = None if read is None else getattr(read[0].train, "counts", None)
+        return None if counts is None or (counts.sum(-1) < 2).any() else to_numpy(counts)
+
+    def _component(self, recipe: Recipe) -> Component | None:
+        if self.data_dir is None or recipe.data is None:
+            return recipe.data
+        return Component(**(recipe.data.model_dump() | {"data_dir": str(self.data_dir)}))
+
+    def _key(self, recipe: Recipe) -> str:
+        component = self._component(recipe)
+        return "" if component is None else component.model_dump_json()
+
+    def _data_of(self, recipe: Recipe, reference: TeacherRef) -> Data:
+        """The data set of a run, once it is sure that it is still the one that the run was trained on."""
+        component, key = self._component(recipe), self._key(recipe)
+        if key not in self._loaded:
+            found = setup.load_data(recipe.model_copy(update={"data": component}), self.data)
+            self._loaded[key] = found, labels_of(found.train, found.num_classes)
+        data, labels = self._loaded[key]
+        stored = _stored(
+            reference.model_copy(update={"epoch": None, "weights": "last"}),
+            runs.parts_of(reference.run, reference.member)["heldout"],
+        )
+        if stored.ids.max() >= len(labels) or (labels.numpy()[stored.ids] != stored.labels).any():
+            raise InputError(
+                f"the data set '{recipe.data_name}' gives other labels for the held-out samples than the run "
+                f"'{reference.run}' has recorded; give the data that it was trained on",
+                argument="data_dir",
+            )
+        return data
+
+
+def _stored(reference: TeacherRef, index: Tensor, temperature: float = 1.0) -> Predictions:
+    """The held-out predictions that a run has stored, at a temperature."""
+    path = reference.run / "predictions.safetensors"
+    if not path.is_file():
+        raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
+    stored, _ = files.load_tensors(path)
+    try:
+        logits, labels = stored[f"heldout/{reference.weights}"], stored["heldout/labels"]
+    except KeyError as error:
+        raise InputError(f"'{path}' lacks {error}; it is damaged or was not written by Preceptor") from None
+    if reference.member is not None:
+        logits, labels = logits[reference.member], labels[reference.member]
+    return _predictions(read_logits(logits.double(), temperature=temperature), labels, index)
+
+
+def _predictions(logits: Tensor, labels: Tensor, index: Tensor) -> Predictions:
+    # Log-probabilities whatever the distribution: raw scores of a squared-error teacher may look like probabilities.
+    return Predictions(logits.double().log_softmax(-1).numpy(), labels.numpy(), index.numpy())
