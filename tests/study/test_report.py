@@ -43,6 +43,14 @@ def with_nulls():
     return study
 
 
+def one_loss_softens():
+    """Its scores are far from all others: axes are logarithmic."""
+    study = fake_study()
+    for teacher in study["teachers"].values():
+        teacher["optimum_brier"]["wttm"] = [5 * value for value in teacher["optimum_brier"]["wttm"]]
+    return study
+
+
 def all_null():
     study = fake_study(num_seeds=3)
     for scores in (*study["teachers"].values(), study["baseline"], *study["students"]["kd"].values()):
@@ -55,6 +63,7 @@ CASES = {
     "usual": fake_study(),
     "nulls": with_nulls(),
     "all null": all_null(),
+    "one loss softens": one_loss_softens(),
     "two seeds": fake_study(num_seeds=2),
     "one seed": fake_study(num_seeds=1),
     "one teacher, one loss": fake_study(("mse",), ("kd",)),
@@ -213,7 +222,7 @@ def test_markdown_escapes_names():
     assert not any("<" in row for row in rows)
 
 
-@pytest.mark.parametrize("case", ["usual", "nulls", "one of everything", "strange names"])
+@pytest.mark.parametrize("case", ["usual", "nulls", "one loss softens", "one of everything", "strange names"])
 def test_picture_is_1600_pixels_wide(case, tmp_path):
     path = write_picture(CASES[case], tmp_path / "new" / "picture.png")
     head = path.read_bytes()[:24]

@@ -77,7 +77,10 @@ def foretold_panel(axes: "Axes", statistics: Statistics, foretold: Foretold) -> 
     if foretold is statistics.distance:
         _dots(axes, statistics, foretold, 1.0, statistics.baseline_brier.value)
         axes.invert_yaxis()
-        axes.set(xlabel="held-out Brier score of the teacher", ylabel="test Brier score of the student")
+        axes.set(
+            xlabel="held-out Brier score of what the loss makes of the teacher", ylabel="test Brier of the student"
+        )
+        _stretch(axes, foretold)
         entitle(axes, "How near to the truth?", "better: right and up")
     else:
         _dots(axes, statistics, foretold, 100.0, 100 * statistics.baseline.value)
@@ -97,10 +100,24 @@ def _dots(axes: "Axes", statistics: Statistics, foretold: Foretold, scale: float
     if np.isfinite(baseline):
         axes.axhline(baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate("labels alone", (0.01, baseline), (0, 4), color=MUTED, fontsize=9.5, **place)
+        axes.annotate("labels alone", (0.01, baseline), (0, -4), va="top", color=MUTED, fontsize=9.5, **place)
     axes.invert_xaxis()
     axes.tick_params(length=3)
     axes.legend(loc="lower right", frameon=False, fontsize=9.5, handletextpad=0.2, labelspacing=0.3)
+
+
+def _stretch(axes: "Axes", foretold: Foretold) -> None:
+    """Logarithmic axes where one loss softens so much that all others would be crowded in a corner."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    low, high = _limits(foretold.predicted)
+    if not 0 < 3 * low < high or np.nanmin(foretold.realised) <= 0:
+        return
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
 
 
 def teacher_reliability(axes: "Axes", statistics: Statistics, teacher: Teacher) -> None:
