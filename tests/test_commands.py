@@ -148,11 +148,16 @@ def test_a_teacher_with_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shop = importlib.import_module("shop")
-    preceptor.teach("teach-digits", "t", model=shop.net, epochs=1)
+    preceptor.teach("teach-digits", "t", model=shop.net, epochs=2, keep="all")
     student = ["distill", "distill-digits", *QUICK, "--teacher", "t", "--out", "s"]
     assert refused(*student).endswith("(on the command line: --model)")
     assert "there is no model called 'shop'" in refused(*student, "--model", "shop")
     assert run(*student, "--model", "shop:net").exit_code == 0
+    epochs = ["assess", "t:epochs"]
+    assert refused(*epochs).endswith("(on the command line: --model)")
+    assert run(*epochs, "--model", "shop:net").exit_code == 0
+    auto = ["distill", "distill-digits", *QUICK, "--teacher", "auto", "t", "--model", "shop:net", "--out", "chosen"]
+    assert run(*auto).exit_code == 0
 
 
 @pytest.mark.parametrize("loss", ["kd", "ttm", "wttm"])

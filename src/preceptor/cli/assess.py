@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from preceptor.cli.options import DataDir, Json
+from preceptor.cli.options import DataDir, Json, Model, factory
 from preceptor.cli.output import command, say, show_json, show_table
 
 
@@ -20,7 +20,7 @@ def assess(
     ],
     losses: Annotated[
         list[str] | None,
-        typer.Option("--loss", help="kd, dkd, ttm, wttm, ptloss: score what it makes of a teacher, a ranking each."),
+        typer.Option("--loss", help="A loss of students, e.g. wttm: score what it makes of a teacher; a ranking each."),
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the losses that have one.")] = None,
     coefficients: Annotated[
@@ -45,6 +45,7 @@ def assess(
         typer.Option("--data", help="An .npz or .parquet file of labels, counts, truth and ids, for files."),
     ] = None,
     data_dir: DataDir = None,
+    model: Model = None,
     transfer: Annotated[
         bool | None,
         typer.Option(
@@ -81,6 +82,7 @@ def assess(
         truth=truth,
         samples=samples,
         data_dir=data_dir,
+        model=factory(model),
         transfer=transfer,
         criterion=criterion,
         level=level,

@@ -25,6 +25,7 @@ def choose_teacher(
     *,
     data: Any = None,
     data_dir: Path | str | None = None,
+    model: runs.Factory | None = None,
     progress: bool = False,
 ) -> tuple[DistillRecipe, Choice]:
     """Choose what a student should learn from, from the held-out labels of finished runs, and write it into its recipe.
@@ -40,6 +41,7 @@ def choose_teacher(
         names: run folders.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are.
+        model: the factory of runs that were trained with one of your own.
         progress: show a progress bar.
 
     Returns:
@@ -52,13 +54,18 @@ def choose_teacher(
     if not names:
         raise InputError("there is no run to choose a teacher from; give at least one run folder", argument="names")
     wanted = [term for name in names for term in _expanded(str(name))]
-    candidates = read_candidates(wanted, data=data, data_dir=data_dir, progress=progress)
+    candidates = read_candidates(wanted, data=data, data_dir=data_dir, model=model, progress=progress)
     choice = _choose(candidates, assessed_as(recipe.loss))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
 def keep_teaching(
-    folder: Path, *, data: Any = None, data_dir: Path | str | None = None, progress: bool = False
+    folder: Path,
+    *,
+    data: Any = None,
+    data_dir: Path | str | None = None,
+    model: runs.Factory | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Keep, beside a run's other weights, those of the epoch that teaches best: ``teaching.safetensors``.
 
@@ -70,6 +77,7 @@ def keep_teaching(
         folder: a complete run of a single model.
         data: your own data set, in place of the recipe's.
         data_dir: where the data set's files are.
+        model: the factory of runs that were trained with one of your own.
         progress: show a progress bar.
 
     Returns:
@@ -88,7 +96,7 @@ def keep_teaching(
             f"the run '{folder}' has kept {kept} of its epochs, so that there is nothing to choose from; train with "
             "training.keep=all, and for several epochs"
         )
-    candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, progress=progress)
+    candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, model=model, progress=progress)
     choice = _choose(candidates, Component(name="kd"), mix=False)
     [reference] = next(c.references for c in candidates if c.name == choice.single)
     weights, _ = runs.teacher_weights(reference)

@@ -37,6 +37,7 @@ def read_candidates(
     *,
     data: Any = None,
     data_dir: Path | str | None = None,
+    model: runs.Factory | None = None,
     probabilities: bool = False,
     transfer: bool | None = False,
     progress: bool = False,
@@ -57,6 +58,7 @@ def read_candidates(
         names: see above.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
+        model: the factory of runs that were trained with one of your own.
         probabilities: the files hold probabilities.
         transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
             and otherwise notes why not in `Candidate.unseen`.
@@ -68,7 +70,7 @@ def read_candidates(
     """
     groups = [terms_of(str(name)) for name in names]
     sources = [source for group in groups for term in group for source in term]
-    loader = _Loader(data, data_dir, probabilities, transfer, _file_names(sources))
+    loader = _Loader(data, data_dir, model, probabilities, transfer, _file_names(sources))
     read: list[Candidate] = []
     with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
         for source in sources:
@@ -98,11 +100,12 @@ class _Loader:
         self,
         data: Any,
         data_dir: Path | str | None,
+        model: runs.Factory | None,
         probabilities: bool,
         transfer: bool | None,
         file_names: Mapping[Path, str],
     ) -> None:
-        self.data, self.data_dir, self.file_names = data, data_dir, file_names
+        self.data, self.data_dir, self.model, self.file_names = data, data_dir, model, file_names
         self.probabilities, self.transfer = probabilities, transfer
         self._loaded: dict[str, tuple[Data, Tensor]] = {}
 
@@ -158,7 +161,7 @@ class _Loader:
             return {}
         recipe = runs.read_recipe(reference.run)
         data = self._data_of(recipe, reference)
-        teacher = runs.load_teacher(reference)
+        teacher = runs.load_teacher(reference, model=self.model)
         accelerator = make_accelerator(recipe.training)
         dataset = Indexed(data.train, num_classes=data.num_classes)
         indices = torch.cat(list(parts.values()))
