@@ -158,6 +158,12 @@ def test_the_choice_is_plain_data() -> None:
     assert written["steps"][0]["taken"]
 
 
+def test_print_shows_what_was_tried() -> None:
+    logits, labels = calibrated(500, 3, 6)
+    choice = choose({"a[b]": 4 * logits}, labels, families=["temperature"])
+    assert "Taken: 1.00 a[b], under temperature" in " ".join(str(choice).split())
+
+
 @pytest.mark.parametrize(
     ("teachers", "sentence"),
     [

@@ -263,6 +263,26 @@ def test_table(comparison):
     assert str(gap) in text
 
 
+def test_print_shows_the_table_and_the_notes(drawn, comparison, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    shown = str(comparison)
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(rows) == 4
+    assert all(str(teacher.scores["brier"]) in row for teacher, row in zip(comparison.teachers, rows, strict=True))
+    assert "\x1b" not in shown
+    teachers, _, counts = drawn
+    unlabelled = compare({"true": teachers["true"]}, counts=counts)
+    assert str(unlabelled).splitlines()[-1].startswith("note: No labels were given: one a sample was drawn from the c")
+
+
+def test_counts_are_enough(drawn):
+    teachers, labels, counts = drawn
+    alone, beside = compare(teachers, counts=counts), compare(teachers, labels, counts=counts)
+    assert alone.differences == beside.differences
+    assert alone.notes
+    assert not beside.notes
+
+
 def test_comparison_is_frozen(comparison):
     with pytest.raises(dataclasses.FrozenInstanceError):
         comparison.criterion = "accuracy"

@@ -1,10 +1,13 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, rel_entr, softmax
 
-from preceptor.assess import optimum
+from preceptor import losses
+from preceptor.assess import OPTIMA, optimum
 from preceptor.errors import InputError
 from preceptor.losses import dkd
 
@@ -59,9 +62,27 @@ def test_ptloss_leads_to_the_proxy_teacher():
         ({"loss": "wtm"}, "did you mean 'wttm'"),
         ({"loss": "ttm", "temperature": 0.0}, "above 0"),
         ({"loss": "ptloss"}, "no optimum without its coefficients"),
+        ({"loss": {"nam": "kd"}}, "give its name, or its name and options"),
+        ({"loss": {"name": "ttm", "sharpness": 2}}, "takes no sharpness"),
         ({"loss": "kd", "coefficients": [1.0]}, "takes no coefficients"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         optimum(LOGITS, **options)
+
+
+def test_a_loss_with_its_options_as_in_a_recipe():
+    found = optimum(LOGITS, {"name": "ttm", "temperature": 2.5})
+    np.testing.assert_array_equal(found, optimum(LOGITS, "ttm", temperature=2.5))
+
+
+def test_every_optimum_is_of_a_loss_of_ours_that_takes_its_options():
+    for name, known in OPTIMA.items():
+        options = inspect.signature(getattr(losses, name)).parameters
+        assert known.needs.keys() <= options.keys()
+        found = optimum(LOGITS, {"name": name, **known.needs})
+        np.testing.assert_allclose(np.exp(found).sum(-1), 1)
+        if known.own is not None:
+            neutral = optimum(LOGITS, {"name": name, **known.own.model_dump(exclude={"kind"})})
+            np.testing.assert_allclose(neutral, log_softmax(LOGITS, -1), atol=1e-12)

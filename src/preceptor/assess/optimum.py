@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64
+from pydantic import ValidationError
 from torch import Tensor
 
 from preceptor import names
@@ -154,7 +155,14 @@ def with_options(loss: LossLike, *, searched: bool = False, **given: Any) -> Com
 
 def known(loss: LossLike) -> Component:
     """A loss and its options, once it is sure that its optimum is known."""
-    found = Component.model_validate({"name": loss} if isinstance(loss, str) else loss)
+    try:
+        found = Component.model_validate({"name": loss} if isinstance(loss, str) else loss)
+    except ValidationError:
+        raise InputError(
+            f"The loss is {loss!r}: give its name, or its name and options, such as "
+            '{"name": "ttm", "temperature": 4.0}.',
+            argument="loss",
+        ) from None
     if found.name not in OPTIMA:
         raise InputError(
             f"The loss {found.name!r} has no known optimum: {did_you_mean(found.name, OPTIMA)}", argument="loss"

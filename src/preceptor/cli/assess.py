@@ -1,12 +1,13 @@
 """The verb that trains nothing: ``assess``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from preceptor.cli.options import DataDir, Json, Model, factory
 from preceptor.cli.output import command, say, show_json, show_table
+from preceptor.errors import InputError
 
 
 def assess(
@@ -20,7 +21,11 @@ def assess(
     ],
     losses: Annotated[
         list[str] | None,
-        typer.Option("--loss", help="A loss of students, e.g. wttm: score what it makes of a teacher; a ranking each."),
+        typer.Option(
+            "--loss",
+            help="kd, wttm or another of known optimum, or as in a recipe, '{name: wttm, temperature: 4}': score what "
+            "it makes of a teacher, a ranking each.",
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the losses that have one.")] = None,
     coefficients: Annotated[
@@ -74,7 +79,7 @@ def assess(
 
     assessment = assess_teachers(
         candidates,
-        losses=losses or ["kd"],
+        losses=[_loss(text) for text in losses or ["kd"]],
         temperature=temperature,
         coefficients=coefficients,
         labels=labels,
@@ -100,3 +105,17 @@ def assess(
         show_table(comparison.table())
     for note in assessment.remarks:
         say(f"note: {note}")
+
+
+def _loss(text: str) -> Any:
+    """A loss's name, or its name and options in YAML."""
+    if not text.startswith("{"):
+        return text
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"the loss is '{text}', which is not YAML; write such as {{name: wttm, temperature: 4}}"
+        ) from None
