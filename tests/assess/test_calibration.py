@@ -136,6 +136,17 @@ def test_invariant_to_the_order_of_samples_even_with_equal_confidences(error, bi
 
 
 @pytest.mark.parametrize("error", ALL)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_confidences_that_differ_by_rounding_share_a_bin(error, dtype):
+    """A teacher of one confidence is as often right as it says; a constant in its logits changes nothing but digits."""
+    generator = np.random.default_rng(0)
+    labels = generator.permutation(np.arange(1500) >= 1050).astype(int)
+    logits = (np.log([0.7, 0.3]) + generator.normal(0, 10, (1500, 1))).astype(dtype)
+    assert len(set(forecast(logits).probs.max(-1))) > 1
+    assert error(logits, labels) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("error", ALL)
 def test_a_stack_is_scored_as_its_members(error):
     members = [draw(seed, 200) for seed in range(3)]
     stack, labels = (np.stack(part) for part in zip(*members, strict=True))

@@ -1,9 +1,9 @@
 """Calibration: is what a teacher calls 70 % sure right 70 % of the time? Measured in bins.
 
 **Binning.** `mass` (the default) cuts at the quantiles of the confidences, so that bins hold equally many
-samples; equal confidences share a bin. `width` cuts [0, 1] into equal parts, as (Guo et al. 2017), and serves
-comparison with published figures. Either way `bins` is 15 unless told otherwise, and class-wise errors bin
-each class by itself.
+samples; confidences that are equal, but for rounding, share a bin. `width` cuts [0, 1] into equal parts, as (Guo et
+al. 2017), and serves comparison with published figures. Either way `bins` is 15 unless told otherwise, and class-wise
+errors bin each class by itself.
 
 **Bias.** With few samples a bin is off by chance, and an average of absolute gaps counts this noise as error.
 The squared gap can be freed of it, the absolute one cannot: `debiased_calibration_error` and
@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 Binning = Literal["mass", "width"]
-PerModel = Float64[np.ndarray, "*stack"]
+# Log-odds that differ by less may be one number, rounded in the logits: float32 of 100 has steps of 8e-6.
+_ROUNDING = 1e-5
+PerModel = Float64[np.ndarray, "*stack"] | np.float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ class Absolute:
     """Values of samples `(..., N)` whose mean is the error, and a bound `(...)` on its bias."""
 
     values: np.ndarray
-    bias: np.ndarray
+    bias: PerModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,7 @@ class Bins:
         gap = self.gap.ravel()[self.index]
         return gap * (2 * self.residual - gap) - self._mean(self.variance)[..., None]
 
-    def _mean(self, values: np.ndarray) -> np.ndarray:
+    def _mean(self, values: np.ndarray) -> PerModel:
         """Mean over bins, weighted by their size."""
         return (self.count * values).sum(-1) / self.residual.shape[-1]
 
@@ -204,7 +206,7 @@ def classwise_bins(predictions: Forecast, labels: Array, bins: int, binning: Bin
     return _sort_into_bins(np.ascontiguousarray(np.moveaxis(predictions.probs, -1, -2)), is_label, bins, binning)
 
 
-def root(squared: np.ndarray) -> np.ndarray:
+def root(squared: PerModel) -> PerModel:
     """Square root; a debiased square below zero counts as zero."""
     return np.sqrt(np.maximum(squared, 0.0))
 
@@ -228,6 +230,7 @@ def _bin_index(confidence: np.ndarray, bins: int, binning: Binning) -> np.ndarra
     if binning == "mass":
         # Edges are values that occur, so the bins depend on the set of confidences and not on their order.
         edges = np.quantile(rows, inner, axis=-1, method="inverted_cdf").T
+        edges = edges + _ROUNDING * edges * (1 - edges)
     elif binning == "width":
         edges = np.broadcast_to(inner, (len(rows), bins - 1))
     else:

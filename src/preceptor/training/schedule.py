@@ -33,8 +33,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> tor
 def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate at optimizer step `step` (from 0) as a multiple of the base rate.
 
-    Warm-up rises linearly over the first steps; ``cosine`` then falls to ``final`` at the last step; ``step``
-    multiplies by ``factor`` at each milestone.
+    Warm-up rises linearly over the first steps; ``cosine`` then falls towards ``final``, which it would reach one step
+    after the last (of 10 steps the last is at 0.024); ``step`` multiplies by ``factor`` at each milestone.
 
     >>> [round(multiplier(Schedule(), step, steps_per_epoch=2, epochs=2), 3) for step in range(4)]
     [1.0, 0.854, 0.5, 0.146]
