@@ -5,6 +5,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import shapes
+
+
+def pytest_configure() -> None:
+    """Before a test is imported: from here on calls of these rooms are held to their annotations."""
+    shapes.check_packages("preceptor.losses", "preceptor.teaching", "preceptor.assess", "preceptor.outputs")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:

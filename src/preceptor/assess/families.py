@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ _LARGEST_COEFFICIENT = 10.0
 _LARGEST_BIAS = 20.0
 
 
+@runtime_checkable
 class Family(Protocol):
     def box(self, log_probs: Tensor) -> tuple[np.ndarray, list[tuple[float, float]]]:
         """The parameters that change nothing, and the bounds of each, for a teacher's log-probabilities (N, C)."""
