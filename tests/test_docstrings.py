@@ -26,4 +26,4 @@ def test_examples(name: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"preceptor.losses.kd", "preceptor.assess.comparison", "preceptor.outputs.proxy"} <= set(MODULES)
+    assert {"preceptor.losses.kd", "preceptor.assess.optimum", "preceptor.outputs.distribution"} <= set(MODULES)

@@ -222,9 +222,10 @@ def test_a_frozen_encoder_runs_once_for_each_text(
     made = recipe(TeachRecipe, reviews, model, objective="SoTeacher")
     first = teach(made, seeds=[0, 1])
     distinct = len(set(to_texts(text(path=reviews).train.inputs)))  # type: ignore[attr-defined]
-    assert counted == [2, distinct]  # two samples are tried before training
+    assert counted[-1] == distinct
+    assert sum(counted[:-1]) < distinct  # a few samples are tried before training
     alone = teach(made)
-    assert counted == [2, distinct]
+    assert counted.count(distinct) == 1
     assert alone["heldout"]["last"]["nll"] == pytest.approx(first["heldout"]["last"]["nll"][0], abs=1e-5)
 
 

@@ -14,6 +14,7 @@ from preceptor.errors import InputError
 from preceptor.recipe import (
     Component,
     DistillRecipe,
+    TeacherRef,
     TeachRecipe,
     dump,
     find_recipe,
@@ -186,7 +187,7 @@ def test_overrides_that_cannot_be(assignment: str, sentence: str) -> None:
         ({"training": {"epochs": 1.5}}, "'training.epochs' is 1.5: input should be a valid integer"),
         ({"split": {"heldout": 1.5}}, "'split.heldout' is 1.5"),
         ({"split": {"heldout": 0}}, "'split.heldout' is 0"),
-        ({"model": None}, "'model' is None"),
+        ({"seed": None}, "'seed' is None"),
         ({"loss": {"temperature": 2}}, "the recipe lacks the key 'loss.name'"),
         ({"schedule": {"name": "step"}}, "schedule.milestones is empty; a step schedule needs at least one epoch"),
         ({"average": {"start_epoch": 10}}, "average.start_epoch is 10, but training ends after 10 epochs"),
@@ -203,8 +204,8 @@ def test_what_a_recipe_refuses(raw: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(InputError, match=r"the recipe lacks the key 'model'; add it, or give model=\.\.\."):
-        parse(TeachRecipe, {"data": "digits"})
+    with pytest.raises(InputError, match=r"the recipe lacks the key 'run'; add it, or give run=\.\.\."):
+        parse(TeacherRef, {"weights": "best"})
 
 
 @pytest.mark.parametrize(
