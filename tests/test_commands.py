@@ -148,7 +148,7 @@ def test_a_teacher_with_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shop = importlib.import_module("shop")
-    preceptor.teach("teach-digits", "t", model=shop.net, epochs=1)
+    preceptor.teach("teach-digits", "t", model=shop.net, epochs=2, keep="all")
     student = ["distill", "distill-digits", *QUICK, "--teacher", "t", "--out", "s"]
     assert refused(*student).endswith("(on the command line: --model)")
     assert "there is no model called 'shop'" in refused(*student, "--model", "shop")
@@ -158,8 +158,11 @@ def test_a_teacher_with_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.
     assert refused("assess", "t", "--transfer").endswith("(on the command line: --model)")
     seen = json.loads(run("assess", "t", "--model", "shop:net", "--json").stdout)
     assert seen["rankings"][0]["teachers"][0]["students_see"].keys() >= {"train"}
-    chosen = [*student[:-4], "--teacher", "auto", "t", "--out", "u", "--model", "shop:net"]
-    assert run(*chosen).exit_code == 0
+    epochs = ["assess", "t:epochs"]
+    assert refused(*epochs).endswith("(on the command line: --model)")
+    assert run(*epochs, "--model", "shop:net").exit_code == 0
+    auto = ["distill", "distill-digits", *QUICK, "--teacher", "auto", "t", "--model", "shop:net", "--out", "chosen"]
+    assert run(*auto).exit_code == 0
 
 
 @pytest.mark.parametrize("loss", ["kd", "ttm", "wttm"])

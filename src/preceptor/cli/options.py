@@ -34,6 +34,8 @@ def with_data_dir(overrides: list[str] | None, data_dir: Path | None, *parts: st
 
 def factory(model: str | None) -> "Factory | None":
     """What ``--model`` names."""
+    if model is None:
+        return None
     from preceptor.names import find
 
-    return find("model", model) if model else None
+    return find("model", model)

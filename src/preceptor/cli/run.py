@@ -11,6 +11,7 @@ from preceptor.errors import InputError
 
 if TYPE_CHECKING:
     from preceptor.recipe import DistillRecipe, TeachRecipe
+    from preceptor.runs import Factory
 
 
 def teach(
@@ -89,16 +90,16 @@ def distill(
         assignments.append(_teacher_override(teacher))
     path = find_recipe(recipe)
     loaded = load(DistillRecipe, path, assignments)
-    choice = None
+    maker, choice = factory(model), None
     if teacher == "auto":
-        loaded, choice = _choose(loaded, names, data_dir, model, show=dry_run or not as_json, to_stderr=dry_run)
+        loaded, choice = _choose(loaded, names, data_dir, maker, show=dry_run or not as_json, to_stderr=dry_run)
     if dry_run:
         show_recipe(loaded)
         return
     from preceptor import training
 
     folder = folder or Path("runs") / path.stem
-    result = training.distill(loaded, folder, teacher_model=factory(model), choice=choice, progress=True)
+    result = training.distill(loaded, folder, teacher_model=maker, choice=choice, progress=True)
     _show(result, folder, as_json)
 
 
@@ -127,12 +128,18 @@ def _refuse_two_teachers(assignments: list[str]) -> None:
 
 
 def _choose(
-    recipe: "DistillRecipe", names: list[str], data_dir: Path | None, model: str | None, *, show: bool, to_stderr: bool
+    recipe: "DistillRecipe",
+    names: list[str],
+    data_dir: Path | None,
+    model: "Factory | None",
+    *,
+    show: bool,
+    to_stderr: bool,
 ) -> "tuple[DistillRecipe, dict[str, Any]]":
     """The recipe with the teacher that the held-out labels choose, and the choice, which is shown."""
     from preceptor.study.teachers import choose_teacher
 
-    resolved, choice = choose_teacher(recipe, names, data_dir=data_dir, model=factory(model), progress=True)
+    resolved, choice = choose_teacher(recipe, names, data_dir=data_dir, model=model, progress=True)
     if show:
         show_table(choice.table(), to_stderr=to_stderr)
     return resolved, choice.to_dict()

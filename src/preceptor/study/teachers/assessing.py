@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from preceptor import runs
 from preceptor.assess import Comparison, Question, SeenScore, TeacherScores
 from preceptor.assess.evidence import common_shape
 from preceptor.assess.forecasts import Array
 from preceptor.assess.optimum import LossLike
 from preceptor.assess.ranking import compared
 from preceptor.errors import InputError
+from preceptor.runs import Factory
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
 from preceptor.study.teachers.assessment import Assessment
@@ -38,7 +38,7 @@ def assess_teachers(
     samples: Path | str | None = None,
     data: Any = None,
     data_dir: Path | str | None = None,
-    model: runs.Factory | None = None,
+    model: Factory | None = None,
     probabilities: bool = False,
     transfer: bool | None = None,
     criterion: str = "brier",
@@ -63,7 +63,7 @@ def assess_teachers(
         samples: an ``.npz`` or Parquet file of labels, counts, truth and ids; those named above come before it.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes'.
-        model: the factory of runs that were trained with a model of one's own.
+        model: the factory of runs that were trained with one of your own.
         probabilities: the files hold probabilities.
         transfer: score runs on the samples that students learn from, too; None does so where model and data are found.
         criterion: what ranks, as in `preceptor.assess.compare`.

@@ -41,7 +41,7 @@ def choose_teacher(
         names: run folders.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are.
-        model: the factory of runs that were trained with a model of one's own.
+        model: the factory of runs that were trained with one of your own.
         progress: show a progress bar.
 
     Returns:
@@ -77,7 +77,7 @@ def keep_teaching(
         folder: a complete run of a single model.
         data: your own data set, in place of the recipe's.
         data_dir: where the data set's files are.
-        model: the factory of a run that was trained with a model of one's own.
+        model: the factory of runs that were trained with one of your own.
         progress: show a progress bar.
 
     Returns:

@@ -58,7 +58,7 @@ def read_candidates(
         names: see above.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
-        model: the factory of runs that were trained with a model of one's own.
+        model: the factory of runs that were trained with one of your own.
         probabilities: the files hold probabilities.
         transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
             and otherwise notes why not in `Candidate.unseen`.
@@ -105,8 +105,8 @@ class _Loader:
         transfer: bool | None,
         file_names: Mapping[Path, str],
     ) -> None:
-        self.data, self.data_dir, self.file_names = data, data_dir, file_names
-        self.model, self.probabilities, self.transfer = model, probabilities, transfer
+        self.data, self.data_dir, self.model, self.file_names = data, data_dir, model, file_names
+        self.probabilities, self.transfer = probabilities, transfer
         self._loaded: dict[str, tuple[Data, Tensor]] = {}
 
     def read(self, source: Source) -> Candidate:
