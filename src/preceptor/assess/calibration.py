@@ -186,7 +186,7 @@ class Bins:
     def squared(self) -> Float64[np.ndarray, "*rows N"]:
         """The debiased mean squared gap, written as a mean over samples (value plus influence function)."""
         gap = self.gap.ravel()[self.index]
-        return gap * (2 * self.residual - gap) - self._mean(self.variance)[..., None]
+        return gap * (2 * self.residual - gap) - np.asarray(self._mean(self.variance))[..., None]
 
     def _mean(self, values: np.ndarray) -> PerModel:
         """Mean over bins, weighted by their size."""

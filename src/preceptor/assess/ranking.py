@@ -135,7 +135,7 @@ class _Term:
         if self.bias:
             low = max(0.0, low - self.bias)
         ends = np.array([self.values.mean(), low, high])
-        return Estimate(*(calibration.root(ends) if self.rooted else ends).tolist())
+        return Estimate(*np.asarray(calibration.root(ends) if self.rooted else ends).tolist())
 
 
 class _Row(NamedTuple):
