@@ -45,8 +45,8 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (teach, distill, assess, generations, study, quickstart, report):
-    app.command()(verb)
+for _verb in (teach, distill, assess, generations, study, quickstart, report):
+    app.command()(_verb)
 
 
 @app.callback(invoke_without_command=True)

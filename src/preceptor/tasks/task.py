@@ -175,6 +175,10 @@ class DistillTask(Task):
     ['ce', 'distill', 'logits', 'loss']
     """
 
+    ce_weight: float | Tensor
+    distill_weight: float | Tensor
+    labelled: Tensor | None
+
     def __init__(
         self,
         student: nn.Module,

@@ -112,6 +112,12 @@ class Evaluator:
         distribution: how logits are read (`read_logits`).
     """
 
+    cohort: Cohort
+    accelerator: Accelerator
+    distribution: str
+    dataset: Indexed
+    indices: Tensor
+
     def __init__(self, cohort: Cohort, part: str, accelerator: Accelerator, *, distribution: str = "softmax") -> None:
         self.cohort, self.accelerator, self.distribution = cohort, accelerator, distribution
         self.sample: str = "test sample" if part == "test" and cohort.data.test is not None else "sample"

@@ -1,5 +1,5 @@
 """Deprecated: `preceptor.runs.files`."""
 
-from preceptor._renamed import renamed
+from preceptor._renamed import Lookup, renamed
 
-__getattr__ = renamed(__name__, "preceptor.runs.files")
+__getattr__: Lookup = renamed(__name__, "preceptor.runs.files")

@@ -44,6 +44,13 @@ class Loop:
         on_step: called after each optimizer step with (steps done, steps in all, latest scores).
     """
 
+    task: Task
+    batches: Batches | StackedBatches
+    recipe: Recipe
+    evaluate: Evaluate
+    accelerator: Accelerator
+    folder: Path | None
+    on_step: Callable[[int, int, Scores], object]
     best: dict[str, Tensor]
     progress: Progress
 

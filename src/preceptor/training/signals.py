@@ -20,6 +20,9 @@ class Interruption:
             it has had already.
     """
 
+    alone: bool
+    asked: bool
+
     def __init__(self, *, alone: bool) -> None:
         self.alone, self.asked = alone, False
 

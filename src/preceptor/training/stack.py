@@ -1,5 +1,5 @@
 """Deprecated: `preceptor.tasks.stack`."""
 
-from preceptor._renamed import renamed
+from preceptor._renamed import Lookup, renamed
 
-__getattr__ = renamed(__name__, "preceptor.tasks.stack")
+__getattr__: Lookup = renamed(__name__, "preceptor.tasks.stack")

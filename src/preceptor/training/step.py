@@ -33,6 +33,10 @@ class Stepper:
         sums: of each part of the loss over the epoch so far, this process's share.
     """
 
+    task: Task
+    recipe: Recipe
+    accelerator: Accelerator
+
     def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int) -> None:
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
         self.steps_per_epoch = steps_per_epoch

@@ -1,5 +1,5 @@
 """Deprecated: `preceptor.study.teachers`."""
 
-from preceptor._renamed import renamed
+from preceptor._renamed import Lookup, renamed
 
-__getattr__ = renamed(__name__, "preceptor.study.teachers")
+__getattr__: Lookup = renamed(__name__, "preceptor.study.teachers")
