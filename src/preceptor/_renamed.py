@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Lookup = Callable[[str], Any]
+Finder = Callable[[str], Any]
 
 
-def renamed(old: str, new: str | Mapping[str, str]) -> Lookup:
+def renamed(old: str, new: str | Mapping[str, str]) -> Finder:
     """A module's ``__getattr__`` for names that it no longer holds.
 
     Args:

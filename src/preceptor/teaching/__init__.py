@@ -1,6 +1,6 @@
 """What a teacher minimises."""
 
-from preceptor._renamed import Lookup, renamed
+from preceptor._renamed import Finder, renamed
 from preceptor.teaching.classification import confidence_penalty, cross_entropy, label_smoothing
 from preceptor.teaching.consistency import Consistency
 from preceptor.teaching.lipschitz import Lipschitz
@@ -21,7 +21,7 @@ __all__ = [
     "top_score_difference",
 ]
 
-__getattr__: Lookup = renamed(
+__getattr__: Finder = renamed(
     __name__,
     {
         "average_probabilities": "preceptor.outputs",

@@ -1,5 +1,5 @@
 """Deprecated: `preceptor.runs`."""
 
-from preceptor._renamed import Lookup, renamed
+from preceptor._renamed import Finder, renamed
 
-__getattr__: Lookup = renamed(__name__, "preceptor.runs")
+__getattr__: Finder = renamed(__name__, "preceptor.runs")
