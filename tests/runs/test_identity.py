@@ -23,7 +23,7 @@ from preceptor.recipe import Component, Proxy, TeacherRef, Temperature
 from preceptor.runs import read_objects
 from preceptor.runs.identity import fingerprint
 from preceptor.tasks import teacher as teacher_module
-from preceptor.tasks.teacher import Mixture, Teacher, Transformed
+from preceptor.tasks.teacher import Function, Mixture, Teacher, Transformed
 from preceptor.teaching import cross_entropy, mse
 from preceptor.teaching.soteacher import SoTeacher
 from preceptor.training import Lookup, Student, distill, distill_stack, load_model, load_teacher, teach
@@ -213,8 +213,10 @@ def test_fingerprints_tell_apart(one: Any, other: Any) -> None:
 
 TEACHERS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     Teacher: (
-        {"model": net(0), "distribution": "softmax", "temperature": 1.0, "class_names": ["a", "b"], "transform": HOT},
-        {"model": net(1), "distribution": "clip", "temperature": 2.0, "class_names": ["b", "a"], "transform": COLD},
+        {"model": net(0), "distribution": "softmax", "temperature": 1.0, "class_names": ["a", "b"], "transform": HOT}
+        | {"preprocessing": {}, "input_shape": (2,)},
+        {"model": net(1), "distribution": "clip", "temperature": 2.0, "class_names": ["b", "a"], "transform": COLD}
+        | {"preprocessing": {"divide_by": 2.0}, "input_shape": (3,)},
     ),
     Mixture: (
         {"teachers": [ask, net(0)], "weights": [1.0, 2.0]},
@@ -224,9 +226,13 @@ TEACHERS: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
         {"teacher": ask, "transform": HOT},
         {"teacher": ask_otherwise, "transform": Proxy(coefficients=(0.5,))},
     ),
+    Function: (
+        {"function": ask, "distribution": "softmax"},
+        {"function": ask_otherwise, "distribution": "probabilities"},
+    ),
     Lookup: (
-        {"table": torch.zeros(2, 3, 2), "row_of": [0, 1]},
-        {"table": torch.ones(2, 3, 2), "row_of": None},
+        {"table": torch.zeros(2, 3, 2), "row_of": [0, 1], "distribution": "softmax"},
+        {"table": torch.ones(2, 3, 2), "row_of": None, "distribution": "probabilities"},
     ),
 }
 

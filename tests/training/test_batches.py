@@ -146,7 +146,7 @@ def test_students_of_one_seed_are_paired(tmp_path: Any) -> None:
             inits.append(self.linear.weight.detach().clone())
 
         def forward(self, x: Tensor) -> Tensor:
-            if self.training:
+            if self.training and torch.is_grad_enabled():  # a step, and no trial before
                 inputs.append(x)
             return self.linear(x.flatten(1))
 
@@ -203,9 +203,13 @@ def test_random_transforms_reach_a_live_teacher() -> None:
         asked.append(len(batch["index"]))
         return batch["input"][:, :2]
 
+    def steps(sizes: list[int]) -> list[int]:
+        return [size for size in sizes if size in (64, 22)]  # those of 150 samples; trials and scores are of others
+
     distill(distill_recipe("training.epochs=3"), teacher=teacher, data=Noisy())
-    assert sum(asked) == 2 + 3 * 150
+    assert steps(asked) == 3 * [64, 64, 22]
     asked.clear()
     still = [(torch.randn(4), index % 2) for index in range(300)]
     distill(distill_recipe("training.epochs=3"), teacher=teacher, data=still)
-    assert sum(asked) == 2 + 150
+    assert steps(asked) == []
+    assert asked.count(150) == 1  # the table

@@ -70,7 +70,7 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     _refuse_broken_rows(values, what)
     if probabilities:
         return _from_probabilities(values, what, _COARSE_TOLERANCE if coarse else _SUM_TOLERANCE)
-    _refuse_probabilities(values, what)
+    refuse_probabilities(values, what)
     return _from_logits(values)
 
 
@@ -131,7 +131,7 @@ def _refuse_broken_rows(values: np.ndarray, what: str) -> None:
         )
 
 
-def _refuse_probabilities(values: np.ndarray, what: str) -> None:
+def refuse_probabilities(values: np.ndarray, what: str, *, remedy: str = "pass probabilities=True") -> None:
     """Refuse what is nowhere negative and has rows of about one sum, though some may be broken: no logits are so."""
     if (values < 0).any():
         return
@@ -141,11 +141,11 @@ def _refuse_probabilities(values: np.ndarray, what: str) -> None:
         if values.max() > whole * (1 + _ROUNDED) or alike.mean() < _MOST:
             continue
         shown = "every row" if alike.all() else f"{alike.sum()} of {alike.size} rows, not row {first_row(~alike)},"
-        remedy = "pass probabilities=True" if whole == 1 else "divide them by 100"
+        advice = remedy if whole == 1 else "divide them by 100"
         raise InputError(
-            f"{what} look like {name} (no number is negative and {shown} sums to about {whole}): {remedy}, or hand in "
+            f"{what} look like {name} (no number is negative and {shown} sums to about {whole}): {advice}, or hand in "
             "logits or log-probabilities.",
-            argument="probabilities" if whole == 1 else None,
+            argument="probabilities" if "probabilities=True" in advice else None,
         )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from preceptor.data.dataset import Indexed
+from preceptor.outputs.logits import logits_of
 
 
 @torch.no_grad()
@@ -31,7 +32,8 @@ def ask(
     outputs, labels = [], []
     for columns in torch.arange(indices.shape[-1]).split(batch_size):
         batch = _batch(dataset, indices[..., columns])
-        outputs.append(speaker({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu())
+        said = logits_of(speaker({name: tensor.to(device) for name, tensor in batch.items()}))
+        outputs.append(said.float().cpu())
         labels.append(batch["label"])
     return torch.cat(outputs, -2), torch.cat(labels, -1)
 

@@ -46,7 +46,7 @@ def read_logits(
 
     Args:
         logits: the model's own, or log-probabilities, shape (..., C); (M, ..., C) for M models with a temperature each.
-        distribution: what they stand for: `softmax`, or `clip` (`clip_distribution`).
+        distribution: what they stand for: `softmax`, `clip` (`clip_distribution`), or `probabilities` that they are.
         temperature: divides them (post-hoc calibration).
         transform: done last (`transformed`).
 
@@ -61,7 +61,12 @@ def read_logits(
     tensor([[4., 0.],
             [2., 0.]])
     """
-    seen = clip_distribution(logits) if distribution == "clip" else logits
+    seen = logits
+    if distribution == "clip":
+        seen = clip_distribution(logits)
+    elif distribution == "probabilities":  # as they were rounded, they may sum to a little more or less than 1
+        wide = at_least_float32(logits)
+        seen = (wide / wide.sum(-1, keepdim=True)).log()
     if not isinstance(temperature, float | int):
         wide = at_least_float32(seen)
         seen = wide / wide.new_tensor(temperature).reshape(-1, *[1] * (wide.ndim - 1))

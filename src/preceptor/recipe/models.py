@@ -250,6 +250,8 @@ class DistillRecipe(Recipe):
     """Of the cross-entropy to the labels."""
     distill_weight: Annotated[float, Field(ge=0)] = 0.9
     """Of the loss to the teacher."""
+    probabilities: bool = False
+    """The teachers handed over give probabilities, not logits; runs know themselves what they give."""
     cache: bool = True
     """Ask the teacher once for each sample, where its input is the same in every epoch."""
 

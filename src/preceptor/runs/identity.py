@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
-from preceptor.tasks.teacher import Lookup, Mixture, Teacher, Transformed
+from preceptor.tasks.teacher import Function, Lookup, Mixture, Teacher, Transformed
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
 _ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
@@ -31,6 +31,8 @@ def fingerprint(thing: Any) -> str:
     >>> fingerprint(nn.functional.relu) == fingerprint(functools.partial(nn.functional.relu, inplace=True))
     False
     """
+    if isinstance(thing, Function) and thing.distribution == "softmax":
+        return fingerprint(thing.function)  # as if it had been handed over by itself
     parts = list(_parts(thing))
     if not parts:
         return qualified_name(thing)
@@ -65,12 +67,15 @@ def _parts(thing: Any) -> Iterator[Any]:
             yield from (f"{thing.dtype} {tuple(thing.shape)}", _bytes(thing))
         case Teacher():
             yield from (thing.model, thing.distribution, thing.temperature, thing.transform, thing.class_names)
+            yield from (thing.preprocessing, thing.input_shape)
+        case Function():
+            yield from (thing.function, thing.distribution)
         case Mixture():
             yield from (*thing.teachers, *thing.weights)
         case Transformed():
             yield from (thing.teacher, thing.transform)
         case Lookup():
-            yield from (thing.table, thing.row_of)
+            yield from (thing.table, thing.row_of, thing.distribution)
         case BaseModel():
             yield thing.model_dump_json()
         case nn.Module():

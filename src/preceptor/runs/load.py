@@ -7,7 +7,7 @@ from torch import nn
 from preceptor import names
 from preceptor.errors import InputError
 from preceptor.runs.references import teacher_references
-from preceptor.runs.weights import Factory, Weights, load_model, model_of
+from preceptor.runs.weights import Factory, Weights, load_model, model_of, reading_of
 
 
 def load(run: Path | str, *, member: int | None = None, model: Factory | str | None = None) -> nn.Module:
@@ -42,6 +42,7 @@ def load(run: Path | str, *, member: int | None = None, model: Factory | str | N
         found, weights = _of_run(str(run), member, factory)
     found.class_names = weights.class_names  # type: ignore[assignment]
     found.preprocessing = weights.preprocessing  # type: ignore[assignment]
+    found._as_teacher = reading_of(weights)  # type: ignore[assignment]
     return found
 
 

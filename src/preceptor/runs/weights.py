@@ -119,13 +119,13 @@ def load_teacher(reference: TeacherRef, *, model: Factory | None = None) -> Teac
             and `model` is not.
     """
     module, weights = model_of(reference, model=model)
-    return Teacher(
-        module,
-        distribution=weights.distribution,
-        temperature=temperature_of(reference, weights),
-        class_names=weights.class_names,
-        transform=weights.transform,
-    )
+    return Teacher(module, temperature=temperature_of(reference, weights), **reading_of(weights))
+
+
+def reading_of(weights: Weights) -> dict[str, Any]:
+    """How a model of these weights is read as a `Teacher`, and what it was trained on, as its arguments."""
+    wanted = ("distribution", "class_names", "transform", "preprocessing", "input_shape")
+    return {name: getattr(weights, name) for name in wanted}
 
 
 def model_of(reference: TeacherRef, *, model: Factory | None = None) -> tuple[nn.Module, Weights]:

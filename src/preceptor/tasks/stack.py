@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from preceptor.outputs import logits_of
+
 
 class Stack(nn.Module):
     """Several models of one architecture as one module.
@@ -61,7 +63,7 @@ class Stack(nn.Module):
             input = prepare(input)
 
         def one(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(template, dict(tensors), (x,), options)
+            return logits_of(functional_call(template, dict(tensors), (x,), options))
 
         if self._shared:
             return torch.vmap(one, in_dims=(0, None))(self.tensors(), input[0])

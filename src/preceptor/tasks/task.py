@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.outputs import logits_of
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps
@@ -81,7 +82,7 @@ class Task:
         if count is None:
             count = batch["mask"].flatten(self.lead).sum(-1).clamp(min=1)
         with self._taps as features:
-            logits = self.model(batch["input"])
+            logits = logits_of(self.model(batch["input"]))
         return self._losses(batch, logits, features, count) | {"logits": logits}
 
     def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:

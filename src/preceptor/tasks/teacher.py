@@ -3,6 +3,7 @@ them.
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.outputs import average_probabilities, read_logits, transformed
+from preceptor.outputs import average_probabilities, logits_of, read_logits, transformed
 from preceptor.schema import Transform
 
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -22,12 +23,18 @@ class Teacher:
     """A model as a teacher: asked in eval mode and without gradient, and left as it was but for its device.
 
     Args:
-        model: maps ``batch["input"]`` to logits (..., C).
+        model: maps ``batch["input"]`` to logits (..., C), alone or under the name ``logits``.
         distribution: how logits become the teacher's distribution; ``clip`` is for models trained by squared
-            error on the logits (clip to [0, 1], renormalise).
+            error on the logits (clip to [0, 1], renormalise); ``probabilities`` for models that give these.
         temperature: divides the logits (post-hoc calibration).
         class_names: names of the C classes, compared with the student's where both are known.
         transform: done to the output last (`preceptor.assess.transformed`).
+        preprocessing: how raw values became the inputs that it was trained on (`Data.preprocessing`); the same must
+            be true of the student's, or `convert` must make it so. Empty where that is not known.
+        input_shape: of those inputs, without a batch axis; empty where it is not known.
+
+    Attributes:
+        convert: makes the model's own inputs of the student's.
     """
 
     distribution: str
@@ -43,22 +50,47 @@ class Teacher:
         temperature: float = 1.0,
         class_names: Sequence[str] = (),
         transform: Transform | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+        input_shape: Sequence[int] = (),
     ) -> None:
         # Not registered anywhere: a teacher's parameters are no optimizer's business.
         self.model: nn.Module = model
         self.distribution, self.temperature, self.class_names = distribution, temperature, tuple(class_names)
         self.transform = transform
+        self.preprocessing: dict[str, Any] = dict(preprocessing or {})
+        self.input_shape: tuple[int, ...] = tuple(input_shape)
+        self.convert: Callable[[Tensor], Tensor] | None = None
 
     def to(self, device: torch.device | str) -> "Teacher":
-        """Move the model."""
-        self.model.to(device)
+        """Move the model, unless it is spread over several devices."""
+        if len({tensor.device for tensor in (*self.model.parameters(), *self.model.buffers())}) < 2:
+            self.model.to(device)
         return self
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
+    def answer(self, batch: Batch) -> Tensor:
+        """What the model itself says to a batch, before any of it is read."""
+        inputs = batch["input"] if self.convert is None else self.convert(batch["input"])
         with in_eval_mode(self.model):
-            said = read_logits(self.model(batch["input"]), self.distribution, self.temperature)
-        return said if self.transform is None else transformed(said, self.transform)
+            return _floating(logits_of(self.model(_as_weights(inputs, self.model)), "the teacher"))
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        return read_logits(self.answer(batch), self.distribution, self.temperature, self.transform)
+
+
+def _as_weights(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Inputs in the precision of a model that is in half precision throughout."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    half = len(dtypes) == 1 and dtypes <= {torch.float16, torch.bfloat16}
+    return inputs.to(dtype=dtypes.pop()) if half and inputs.is_floating_point() else inputs
+
+
+def _floating(logits: Tensor) -> Tensor:
+    """Whole numbers as floats, and a tensor of `torch.inference_mode` as one that a loss may keep."""
+    if not logits.is_floating_point():
+        return logits.float()
+    return logits.clone() if logits.is_inference() else logits
 
 
 @contextlib.contextmanager
@@ -71,6 +103,26 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+class Function:
+    """Somebody's function from a batch to logits as a teacher.
+
+    Args:
+        function: of the whole batch; its answer is read as a model's is.
+        distribution: as of `Teacher`: ``softmax`` or ``probabilities``.
+    """
+
+    def __init__(self, function: TeacherFn, *, distribution: str = "softmax") -> None:
+        self.function, self.distribution = function, distribution
+
+    @torch.no_grad()
+    def answer(self, batch: Batch) -> Tensor:
+        """What the function says to a batch, before any of it is read."""
+        return _floating(logits_of(self.function(batch), "the teacher"))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return read_logits(self.answer(batch), self.distribution)
 
 
 class Mixture:
@@ -113,12 +165,14 @@ class Lookup:
 
     Args:
         table: logits or log-probabilities (N, C) by sample index, or (U, N, C) for a stack.
+        distribution: as of `Teacher`: ``softmax`` or ``probabilities``.
         row_of: for each model of a stack, the row of `table` that teaches it.
     """
 
-    def __init__(self, table: Tensor, row_of: Sequence[int] | None = None) -> None:
-        self.table = table
+    def __init__(self, table: Tensor, row_of: Sequence[int] | None = None, *, distribution: str = "softmax") -> None:
+        self.table = _floating(table)
         self.row_of = None if row_of is None else torch.tensor(list(row_of))[:, None]
+        self.distribution = distribution
 
     def to(self, device: torch.device | str) -> "Lookup":
         """Move the table."""
@@ -126,17 +180,25 @@ class Lookup:
         self.row_of = None if self.row_of is None else self.row_of.to(device)
         return self
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def answer(self, batch: Batch) -> Tensor:
+        """What stands in the table for a batch, before any of it is read."""
         index = batch["index"]
         return self.table[index] if self.row_of is None else self.table[self.row_of, index]
 
+    def __call__(self, batch: Batch) -> Tensor:
+        return read_logits(self.answer(batch), self.distribution)
+
+
+Leaf: TypeAlias = Teacher | Function | Lookup
+"""A teacher that is not made of others."""
+
 
 def moved(teacher: TeacherFn, device: torch.device | str) -> TeacherFn:
-    """`teacher` on `device`, if it is one of ours; an outsider's callable looks after itself."""
+    """`teacher` on `device`, if it is a model or a table; somebody's function looks after itself."""
     return teacher.to(device) if isinstance(teacher, Teacher | Mixture | Transformed | Lookup) else teacher
 
 
-def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
+def leaves(teacher: TeacherFn) -> Iterator[Leaf]:
     """The teachers that a mixture is made of, or the one there is."""
     if isinstance(teacher, Mixture):
         for part in teacher.teachers:
@@ -144,22 +206,46 @@ def leaves(teacher: TeacherFn) -> Iterator[TeacherFn]:
     elif isinstance(teacher, Transformed):
         yield from leaves(teacher.teacher)
     else:
-        yield teacher
+        yield teacher if isinstance(teacher, Leaf) else Function(teacher)
+
+
+def each_leaf(teacher: TeacherFn, change: Callable[[Leaf], Leaf]) -> TeacherFn:
+    """The same teacher with other leaves; the one given stays as it is."""
+    if isinstance(teacher, Mixture):
+        return Mixture([each_leaf(part, change) for part in teacher.teachers], teacher.weights)
+    if isinstance(teacher, Transformed):
+        return Transformed(each_leaf(teacher.teacher, change), teacher.transform)
+    return change(teacher if isinstance(teacher, Leaf) else Function(teacher))
+
+
+def of_probabilities(teacher: TeacherFn) -> TeacherFn:
+    """A teacher whose leaves give probabilities where logits were expected."""
+
+    def change(leaf: Leaf) -> Leaf:
+        changed = copy.copy(leaf)
+        if leaf.distribution == "softmax":
+            changed.distribution = "probabilities"
+        return changed
+
+    return each_leaf(teacher, change)
 
 
 def as_teacher(teacher: TeacherLike) -> TeacherFn:
     """Any form of teacher as one callable from a batch to logits or log-probabilities.
 
-    A module is given ``batch["input"]``, in eval mode and without gradient; a sequence (of teachers, or of pairs with a
-    weight) becomes the mean of their probabilities.
+    A module is given ``batch["input"]``, in eval mode and without gradient, a function the whole batch; of what they
+    return the ``logits`` are taken. A sequence (of teachers, or of pairs with a weight) becomes the mean of their
+    probabilities.
 
     Raises:
         InputError: an empty list, a weight that is not positive, or something that cannot be called.
     """
     if isinstance(teacher, nn.Module):
-        return Teacher(teacher)
-    if callable(teacher):
+        return _of_module(teacher)
+    if isinstance(teacher, Leaf | Mixture | Transformed):
         return teacher
+    if callable(teacher):
+        return Function(teacher)
     if not isinstance(teacher, Sequence) or isinstance(teacher, str) or not teacher:
         what = "an empty one" if isinstance(teacher, list | tuple) else f"a {type(teacher).__name__}"
         raise InputError(f"a teacher is a callable from batch to logits, a module, or a list of them, not {what}")
@@ -168,3 +254,8 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
     if any(not weight > 0 for weight in weights):
         raise InputError(f"the teachers' weights are {weights}; give positive numbers")
     return Mixture([as_teacher(part) for part, _ in pairs], weights)
+
+
+def _of_module(model: nn.Module) -> Teacher:
+    """A module, with how its run says that it is to be read if it comes from `preceptor.load`."""
+    return Teacher(model, **vars(model).get("_as_teacher", {}))

@@ -27,7 +27,7 @@ class Job:
         folder: the run folder; None keeps nothing.
         distribution: how the models' logits are read.
         calibrate: fit temperatures to the held-out samples.
-        prepare: called before training, and not for a run that is complete.
+        prepare: called before training, and not for a run that is complete; what it gives goes into the result.
         extra: goes into the result.
     """
 
@@ -39,7 +39,7 @@ class Job:
     folder: Path | None
     distribution: str = "softmax"
     calibrate: bool = False
-    prepare: Callable[[], None] = lambda: None
+    prepare: Callable[[], Mapping[str, Any]] = dict
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -18,14 +18,18 @@ from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
-from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved
-from preceptor.training import setup
+from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
+from preceptor.training import probe, setup
+from preceptor.training.caching import same_every_epoch, steady
+from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
+from preceptor.training.preprocessing import with_own_inputs
 from preceptor.training.setup import Samples
+from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
 Function = Callable[..., Tensor]
 
@@ -95,26 +99,35 @@ def distill_job(
         setup.new_loss(recipe.loss, found.num_classes) if loss is None else setup.as_loss(loss, found.num_classes)
     )
     bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model)
-    bare = moved(bare, accelerator.device)
-    given = bare if recipe.transform is None else Transformed(bare, recipe.transform)
-    check_class_names(given, found.class_names)
+    check_class_names(bare, found.class_names)
     if teacher is None:
         refuse_leak(recipe, samples, named=data is None)
-    setup.check_teacher(given, samples, accelerator.device)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
+    few = samples.train[samples.for_students[:2].tolist()]["input"]
+    refuse_shared(student, bare, few)
+    given = _given(recipe, bare, found, accelerator.device)
+    probe.check_teacher(given, samples, accelerator.device)
     objects = _objects(
         folder, recipe, found, model=model, loss=_known_by(loss), teacher=None if teacher is None else bare
     )
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, criterion)
-    tabulated = (
-        recipe.cache and recipe.augmentation is None and not criterion.taps("teacher") and setup.repeats(samples.train)
-    )
 
-    def prepare() -> None:
-        """Ask the teacher once for all, where its answers are the same in every epoch."""
-        table = tabulate(given, samples.train, samples.for_students, accelerator.device)
-        task.teacher = Lookup(table).to(accelerator.device)
+    def prepare() -> dict[str, Any]:
+        """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
+        tabulated = (
+            recipe.cache
+            and recipe.augmentation is None
+            and not criterion.taps("teacher")
+            and not moves_with(student, given, few)
+            and steady(given, samples.train, samples.for_students, accelerator.device)
+            and same_every_epoch(samples.train, samples.for_students)
+        )
+        table = None
+        if tabulated:
+            table = tabulate(given, samples.train, samples.for_students, accelerator.device)
+            task.teacher = Lookup(table).to(accelerator.device)
+        return {"teacher": scored_teacher(given, cohort, accelerator.device, table)}
 
     return Job(
         Identity(recipe, (), objects),
@@ -123,7 +136,7 @@ def distill_job(
         cohort.batches(recipe, [samples.for_students], processes=accelerator.num_processes),
         accelerator,
         folder,
-        prepare=prepare if tabulated else lambda: None,
+        prepare=prepare,
         extra={} if choice is None else {"choice": dict(choice)},
     )
 
@@ -161,9 +174,11 @@ def stack_job(
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin
+    rows = torch.tensor([student.teacher for student in students])
     members = [vars(student) | {"loss": student.loss.model_dump(mode="json")} for student in students]
     batches = cohort.batches(recipe, [s.for_students for s in samples])
-    return Job(Identity(recipe, members, objects), cohort, task, batches, accelerator, folder)
+    prepare = lambda: {"teacher": scored_rows(table, rows, cohort)}  # noqa: E731
+    return Job(Identity(recipe, members, objects), cohort, task, batches, accelerator, folder, prepare=prepare)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -219,13 +234,20 @@ def _module(
     data = samples[0].data
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
     name = setup.model_name(recipe, factory)
-    setup.check_output(models[0], data, name)
+    probe.check_output(models[0], data, name, distribution=getattr(recipe, "distribution", "softmax"))
     if not stacked:
         return models[0]
     try:
         return Stack(models, source_of)
     except ValueError as error:
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
+
+
+def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.device) -> TeacherFn:
+    """A teacher as the student is given it: read, moved, on inputs of its own, transformed."""
+    read = of_probabilities(teacher) if recipe.probabilities else teacher
+    fitted = moved(with_own_inputs(read, data), device)
+    return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
 
 
 def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion) -> DistillTask:

@@ -16,7 +16,6 @@ from preceptor.models.preparation import own_memory_, to_channels_last_
 from preceptor.recipe import Recipe, Split
 from preceptor.schema import Component
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective
-from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
 from preceptor.training.streams import Streams
 
 _HELDOUT = 0.1  # where neither the recipe nor a pool says how many
@@ -174,65 +173,6 @@ def model_name(recipe: Recipe, factory: Callable[..., nn.Module] | None) -> str:
     if factory is not None:
         return getattr(factory, "__name__", type(factory).__name__)
     return recipe.model.name if recipe.model else "given"
-
-
-def check_output(model: nn.Module, data: Data, name: str) -> None:
-    """Refuse a model whose output is not one row of logits with a column for each class."""
-    with torch.random.fork_rng(devices=[]):
-        output = _said(model, Indexed(data.train)[[0, 1]]["input"], name)
-    if not isinstance(output, Tensor):
-        raise InputError(f"the model '{name}' returns a {type(output).__name__}; it must return logits, shape (B, C)")
-    if output.shape[-1] != data.num_classes:
-        raise InputError(
-            f"the model '{name}' has {output.shape[-1]} outputs and the data set {data.num_classes} classes; "
-            "build the model with as many outputs"
-        )
-
-
-def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | str) -> None:
-    """Refuse a teacher whose output does not fit the data set, by asking it, on `device`, for two samples.
-
-    Raises:
-        InputError: no tensor, another number of classes or examples, or a table of another number of samples.
-    """
-    for part in leaves(teacher):
-        if isinstance(part, Lookup) and part.table.shape[-2] != len(samples.train):
-            raise InputError(
-                f"the teacher's table has {part.table.shape[-2]} rows and the data set {len(samples.train)} "
-                "samples; give one row for each sample"
-            )
-    batch = samples.train[samples.for_students[:2].tolist()]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = teacher({name: tensor.to(device) for name, tensor in batch.items()})
-    except RuntimeError as error:
-        shape, reason = tuple(batch["input"].shape[1:]), str(error).partition("\n")[0]
-        raise InputError(
-            f"the teacher cannot read the data set's inputs of shape {shape} ({reason}); distill on the data set that "
-            "the teacher was trained for"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise InputError(f"the teacher returns a {type(output).__name__}; it must return logits or log-probabilities")
-    if output.shape[-1] != samples.data.num_classes:
-        raise InputError(
-            f"the teacher has {output.shape[-1]} classes and the student {samples.data.num_classes}; "
-            "distill on the data set that the teacher was trained for"
-        )
-    if len(output) != 2:
-        raise InputError(
-            f"the teacher's output has shape {tuple(output.shape)} for 2 samples; it must return one row for each"
-        )
-
-
-def repeats(dataset: Indexed) -> bool:
-    """Whether samples are the same in every epoch, tried on a few: transforms may draw at random."""
-    if hasattr(dataset.dataset, "fetch"):  # deterministic by its contract
-        return True
-    few = list(range(min(32, len(dataset))))
-    dataset.epoch = 1
-    later = dataset[few]["input"]
-    dataset.epoch = 0
-    return torch.equal(dataset[few]["input"], later)
 
 
 def new_objective(component: Component, num_classes: int) -> Criterion:

@@ -1,7 +1,7 @@
 """Doing a job: the folder opened, the loop run, what came out written down."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,8 +33,7 @@ def train(job: Job, *, progress: bool = False) -> Result:
     with _opened(job) as result:
         if result:
             return result
-        job.prepare()
-        return _train(job, progress=progress)
+        return _train(job, job.prepare(), progress=progress)
 
 
 @contextlib.contextmanager
@@ -58,7 +57,7 @@ def _opened(job: Job) -> Iterator[Result | None]:
         yield result
 
 
-def _train(job: Job, *, progress: bool) -> Result:
+def _train(job: Job, prepared: Mapping[str, Any], *, progress: bool) -> Result:
     """Run the loop, and write down what came out."""
     main = job.accelerator.is_main_process
     if job.folder and main:
@@ -72,7 +71,12 @@ def _train(job: Job, *, progress: bool) -> Result:
     ):
         loop = Loop(job.task, job.batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
         loop.run()
-    result = finish(job, loop) | {"time_total": round(loop.time_total, 2), **job.extra, "notes": kept_notes()}
+    result = finish(job, loop) | {
+        "time_total": round(loop.time_total, 2),
+        **prepared,
+        **job.extra,
+        "notes": kept_notes(),
+    }
     if job.folder and main:
         runs.write_result(job.folder, result)
     job.accelerator.wait_for_everyone()  # no process may look for files that are still being written

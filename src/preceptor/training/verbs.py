@@ -13,6 +13,7 @@ from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
+from preceptor.training.callers import given_back
 from preceptor.training.outcome import Result
 from preceptor.training.resolve import Student, distill_job, stack_job, teach_job
 from preceptor.training.train import train
@@ -98,7 +99,7 @@ def distill(
     own: Any = None if named else teacher
     keywords, objects = _sorted(keywords, data=data, model=model, loss=loss)
     made = make_recipe(DistillRecipe, recipe, keywords)
-    with notes_kept():
+    with notes_kept(), given_back(own):
         job = distill_job(made, _folder(folder), teacher=own, **objects, teacher_model=teacher_model, choice=choice)
         return train(job, progress=progress)
 

@@ -1,0 +1,145 @@
+"""A teacher's inputs, made as those that it was trained on: converted from the student's, or refused."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor.data.dataset import Data
+from preceptor.errors import InputError
+from preceptor.notices import note
+from preceptor.tasks.teacher import Leaf, Teacher, TeacherFn, each_leaf
+
+Convert = Callable[[Tensor], Tensor]
+Preprocessing = Mapping[str, Any]
+
+_NORMALIZE = {"divide_by", "mean", "std"}
+
+
+def with_own_inputs(teacher: TeacherFn, data: Data) -> TeacherFn:
+    """A teacher whose models are given inputs as they were trained on, where the student's are made otherwise.
+
+    Raises:
+        InputError: the one cannot be computed from the other; both are stated.
+    """
+
+    def fit(leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, Teacher) or not leaf.input_shape:
+            return leaf  # nobody knows what it was trained on
+        fitted = copy.copy(leaf)
+        fitted.convert = conversion(leaf.preprocessing, leaf.input_shape, data.preprocessing, data.input_shape)
+        return fitted
+
+    return each_leaf(teacher, fit)
+
+
+def conversion(
+    theirs: Preprocessing, their_shape: Sequence[int], ours: Preprocessing, our_shape: Sequence[int]
+) -> Convert | None:
+    """From inputs made as `ours` to inputs made as `theirs`; None where they are made alike.
+
+    Args:
+        theirs: the teacher's `Data.preprocessing`.
+        their_shape: of one of its inputs.
+        ours, our_shape: the student's.
+
+    Raises:
+        InputError: it cannot be computed.
+    """
+    if _is_text(theirs, ours):
+        return _of_texts(theirs, their_shape, ours, our_shape)
+    if tuple(their_shape) != tuple(our_shape):
+        note(f"the teacher was trained on inputs of shape {tuple(their_shape)} and is given {tuple(our_shape)}")
+    if theirs == ours:
+        return None
+    if not theirs or not ours:
+        whose, known = ("the teacher", ours) if not theirs else ("the data set", theirs)
+        note(
+            f"how {whose}'s inputs were made is not known (Data.preprocessing); the other side's are "
+            f"{_said(known)}, and must be the same"
+        )
+        return None
+    if theirs.keys() == ours.keys() == _NORMALIZE:
+        return _of_numbers(theirs, ours)
+    raise _other(theirs, ours)
+
+
+def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> Convert | None:
+    """Both are `(raw / divide_by - mean) / std`: `inputs * scale + shift`, per channel."""
+    (their_mean, their_std), (mean, std) = _float64(theirs), _float64(ours)
+    lengths = {len(values) for values in (their_mean, their_std, mean, std)} - {1}
+    if len(lengths) > 1:
+        raise _other(theirs, ours)
+    unit = ours["divide_by"] / theirs["divide_by"]
+    scale, shift = std * unit / their_std, (mean * unit - their_mean) / their_std
+    if torch.allclose(scale, torch.ones_like(scale), rtol=1e-6) and shift.abs().max() < 1e-6:
+        return None
+    note(f"the teacher is given inputs as it was trained on, {_said(theirs)}; the student's are {_said(ours)}")
+
+    def convert(inputs: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (inputs.ndim - 2)
+        return inputs * scale.to(inputs).reshape(shape) + shift.to(inputs).reshape(shape)
+
+    return convert
+
+
+def _float64(normalize: Preprocessing) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(normalize[name], dtype=torch.float64).reshape(-1) for name in ("mean", "std"))
+    return mean, std
+
+
+def _is_text(theirs: Preprocessing, ours: Preprocessing) -> bool:
+    return "max_bytes" in theirs and {**theirs, "max_bytes": 0} == {**ours, "max_bytes": 0}
+
+
+def _of_texts(
+    theirs: Preprocessing, their_shape: Sequence[int], ours: Preprocessing, our_shape: Sequence[int]
+) -> Convert | None:
+    """Texts that the student reads whole, or at greater length than its teacher, are cut as the teacher's were."""
+    most, longest = theirs["max_bytes"], max(their_shape[0], our_shape[0])
+    if most == ours["max_bytes"] or longest < min(most, ours["max_bytes"]):  # then neither has cut a text
+        return None
+    if most > ours["max_bytes"]:
+        raise _other(theirs, ours)
+    note(f"the teacher is given texts cut at {most} bytes, as it was trained on; the student's are {_said(ours)}")
+    return lambda inputs: cut_texts(inputs, most)
+
+
+def cut_texts(texts: Tensor, most: int) -> Tensor:
+    """Rows of UTF-8 bytes cut to at most `most` bytes each, between two characters.
+
+    Args:
+        texts: uint8 (B, L), zeros behind each text.
+
+    >>> cut_texts(torch.tensor([list("aé".encode()), list(b"abc")], dtype=torch.uint8), 2)
+    tensor([[97,  0],
+            [97, 98]], dtype=torch.uint8)
+    """
+    if texts.shape[-1] <= most:
+        return texts
+    cut = texts[..., :most].clone()
+    within = _continues(texts[..., most])  # the character at the cut has begun before it
+    for place in range(most - 1, max(most - 5, -1), -1):
+        begins = ~_continues(cut[..., place])
+        cut[..., place] = cut[..., place].masked_fill(within, 0)
+        within = within & ~begins
+    return cut
+
+
+def _continues(byte: Tensor) -> Tensor:
+    """Whether a byte is within a character of UTF-8, and not its first."""
+    return (byte & 0b1100_0000) == 0b1000_0000
+
+
+def _said(preprocessing: Preprocessing) -> str:
+    return ", ".join(f"{name} {value}" for name, value in preprocessing.items())
+
+
+def _other(theirs: Preprocessing, ours: Preprocessing) -> InputError:
+    return InputError(
+        f"the teacher was trained on inputs with {_said(theirs)}, and the student's have {_said(ours)}; give the "
+        "student's data set the options of the teacher's",
+        argument="data",
+    )

@@ -1,0 +1,161 @@
+"""A model and a teacher asked for a few samples before training, so that what does not fit is refused at once."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.assess.forecasts import forecast, refuse_probabilities
+from preceptor.data.dataset import Data, Indexed
+from preceptor.errors import InputError
+from preceptor.notices import note
+from preceptor.outputs import logits_of
+from preceptor.outputs.logits import others_in
+from preceptor.tasks.teacher import Leaf, Lookup, TeacherFn, leaves
+from preceptor.training.setup import Samples
+
+_FEW = 16
+
+
+def check_output(model: nn.Module, data: Data, name: str, *, distribution: str = "softmax") -> None:
+    """Refuse a model whose output, in eval or in training mode, is not one row of logits with a column for each class.
+
+    Raises:
+        InputError: it fails, gives no logits, another number of them, or probabilities.
+    """
+    whose = f"the model '{name}'"
+    few = Indexed(data.train)[list(range(min(_FEW, len(data.train))))]  # type: ignore[arg-type]
+    was_training = model.training
+    said = logits_of(_answer(model.eval(), few["input"], whose), whose)
+    model.train(was_training)
+    _check_shape(said, few["label"], data.num_classes, whose)
+    if distribution == "softmax":
+        _refuse_scale(said, f"The outputs of {whose}", "leave its softmax out")
+    _check_training(model, few, data, whose)
+
+
+def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, whose: str) -> None:
+    """The same of a copy in training mode: auxiliary heads may answer then, and statistics move."""
+    try:
+        learner = copy.deepcopy(model).train()
+    except Exception:  # such as a tensor of a graph in it: the first step will tell
+        return
+    said = _answer(learner, few["input"][:2], f"{whose} in training mode")
+    _check_shape(logits_of(said, f"{whose} in training mode"), few["label"][:2], data.num_classes, whose)
+    if others_in(said):
+        note(f"{whose} gives {', '.join(others_in(said))} beside its logits in training; only the logits are trained")
+
+
+def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | str) -> None:
+    """Refuse a teacher whose output does not fit the data set, by asking it, on `device`, for a few samples.
+
+    Raises:
+        InputError: it fails; no tensor, another shape than one row of logits for each sample, probabilities where
+            logits are meant or the other way round; or a table of another number of samples.
+    """
+    parts = list(leaves(teacher))
+    for part in parts:
+        if isinstance(part, Lookup) and part.table.shape[-2] != len(samples.train):
+            raise InputError(
+                f"the teacher's table has {part.table.shape[-2]} rows and the data set {len(samples.train)} "
+                "samples; give one row for each sample"
+            )
+    batch = on_device(samples.train[spread(samples.for_students, _FEW)], device)
+    for position, part in enumerate(parts):
+        said = _ask(part.answer, batch)
+        _check_classes(said, samples.data.num_classes)
+        _check_shape(said, batch["label"], samples.data.num_classes, "the teacher")
+        _check_scale(part, said, f"teacher {position}" if len(parts) > 1 else "the teacher")
+    _ask(teacher, batch)  # what is done to their outputs must fit, too
+
+
+def on_device(batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    """A batch, moved."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def spread(indices: Tensor, count: int) -> list[int]:
+    """Up to `count` of some indices, evenly spread over them."""
+    places = torch.linspace(0, len(indices) - 1, min(count, len(indices))).round().long()
+    return indices[places].tolist()
+
+
+@contextmanager
+def drawing_nothing(device: torch.device | str) -> Iterator[None]:
+    """Ask somebody without gradient, and leave the global generators as they are."""
+    device = torch.device(device)
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _answer(model: nn.Module, inputs: Tensor, whose: str) -> Any:
+    try:
+        with drawing_nothing("cpu"):
+            return model(inputs)
+    except Exception as error:
+        raise InputError(f"{whose} cannot take inputs of shape {tuple(inputs.shape)}: {error}") from error
+
+
+def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
+    try:
+        with drawing_nothing(batch["input"].device):
+            return teacher(batch)
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(
+            f"the teacher asks the batch for {error}, and it has {', '.join(batch)}; give a function of these"
+        ) from error
+    except Exception as error:
+        shape, reason = tuple(batch["input"].shape[1:]), str(error).partition("\n")[0]
+        raise InputError(
+            f"the teacher cannot read the data set's inputs of shape {shape} ({reason}); distill on the data set that "
+            "the teacher was trained for"
+        ) from error
+
+
+def _check_classes(said: Tensor, num_classes: int) -> None:
+    if said.ndim == 2 and said.shape[-1] not in (1, num_classes):
+        raise InputError(
+            f"the teacher has {said.shape[-1]} classes and the student {num_classes}; "
+            "distill on the data set that the teacher was trained for"
+        )
+
+
+def _check_shape(said: Tensor, labels: Tensor, num_classes: int, whose: str) -> None:
+    shape, wanted = tuple(said.shape), (*labels.shape, num_classes)
+    if shape == wanted:
+        return
+    if num_classes == 2 and shape in (tuple(labels.shape), (*labels.shape, 1)):
+        raise InputError(
+            f"{whose} gives one number for each sample, shape {shape}, and there are 2 classes; give two logits: for "
+            "the logit z of class 1 these are [0, z]"
+        )
+    if whose != "the teacher" and shape[:-1] == wanted[:-1]:
+        raise InputError(
+            f"{whose} has {shape[-1]} outputs and the data set {num_classes} classes; "
+            "build the model with as many outputs"
+        )
+    raise InputError(
+        f"{whose}'s output has shape {shape} for {len(labels)} samples; it must be {wanted}, one row of {num_classes} "
+        "logits for each"
+    )
+
+
+def _check_scale(part: Leaf, said: Tensor, whose: str) -> None:
+    """Refuse probabilities that are to be read as logits, and logits that are to be read as probabilities."""
+    if part.distribution == "softmax":
+        _refuse_scale(said, f"The outputs of {whose}", "pass probabilities=True")
+    elif part.distribution == "probabilities":
+        known = said[~said.isnan().any(-1)]
+        if len(known):
+            forecast(known, probabilities=True, what=f"The outputs of {whose}")
+
+
+def _refuse_scale(said: Tensor, what: str, remedy: str) -> None:
+    known = said[said.amax(-1).isfinite()]
+    if len(known):
+        refuse_probabilities(known.detach().double().cpu().numpy(), what, remedy=remedy)
