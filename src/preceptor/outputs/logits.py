@@ -42,7 +42,10 @@ def others_in(output: Any) -> list[str]:
     """What a model's answer holds beside its logits, by name."""
     if isinstance(output, Tensor):
         return []
-    names = output.keys() if isinstance(output, Mapping) else getattr(output, "_fields", vars(output))
+    if isinstance(output, Mapping):
+        names = output.keys()
+    else:
+        names = getattr(output, "_fields", ()) or getattr(output, "__dict__", ())
     return [str(name) for name in names if name != "logits"]
 
 
