@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 import preceptor
+from preceptor.cli.output import score_table, show_table
 from preceptor.data.dataset import ArrayDataset, Data, Indexed
 from preceptor.errors import InputError
 from preceptor.outputs import logits_of
@@ -561,3 +562,10 @@ def test_a_callers_module_goes_back_to_its_device() -> None:
     with given_back([net, lambda batch: batch]):
         net.to_empty(device="cpu")
     assert net.weight.device.type == "meta"
+
+
+def test_the_teachers_scores_stand_beside_the_students(capsys: pytest.CaptureFixture[str]) -> None:
+    result = learn(RIGHT)
+    show_table(score_table(result, "run"))
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "teacher" in line]
+    assert f"{result['teacher']['accuracy']:.4f}" in row

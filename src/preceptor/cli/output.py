@@ -45,7 +45,7 @@ def show_table(table: Any, *, to_stderr: bool = False) -> None:
 
 
 def score_table(result: dict[str, Any], folder: Any) -> Any:
-    """A run's scores, a row for each of its weights on each part."""
+    """A run's scores, a row for each of its weights on each part; above them a student's teacher."""
     from rich.table import Table
 
     table = Table(
@@ -53,10 +53,14 @@ def score_table(result: dict[str, Any], folder: Any) -> Any:
     )
     for column in ("weights", "part", "accuracy", "Brier", "NLL", "calibration error"):
         table.add_column(column, justify="left" if column in ("weights", "part") else "right")
-    for part in ("heldout", "test"):
-        for weights, scores in (result[part] or {}).items():
-            values = [scores[key] for key in ("accuracy", "brier", "nll", "calibration_error")]
-            table.add_row(weights, part, *("–" if v is None else f"{v:.4f}" for v in values))
+    teacher = result.get("teacher")
+    rows = [("teacher", teacher["part"], teacher)] if teacher else []
+    rows += [
+        (weights, part, scores) for part in ("heldout", "test") for weights, scores in (result[part] or {}).items()
+    ]
+    for weights, part, scores in rows:
+        values = [scores[key] for key in ("accuracy", "brier", "nll", "calibration_error")]
+        table.add_row(weights, part, *("–" if v is None else f"{v:.4f}" for v in values))
     return table
 
 
