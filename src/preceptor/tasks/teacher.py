@@ -113,6 +113,9 @@ class Function:
         distribution: as of `Teacher`: ``softmax`` or ``probabilities``.
     """
 
+    function: TeacherFn
+    distribution: str
+
     def __init__(self, function: TeacherFn, *, distribution: str = "softmax") -> None:
         self.function, self.distribution = function, distribution
 
