@@ -132,7 +132,7 @@ def test_same_seed_same_intervals(drawn):
     teachers, labels, _ = drawn
     first, second, other = (compare(teachers, labels, resamples=50, seed=seed) for seed in (1, 1, 2))
     assert first == second
-    assert first.teachers[0].scores["brier"] != other.teachers[0].scores["brier"]
+    assert first.teachers[0].scores["sharpness"] != other.teachers[0].scores["sharpness"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -10,7 +10,7 @@ from preceptor.assess import (
     proportion_interval,
     simultaneous_differences,
 )
-from preceptor.assess.intervals import ranks
+from preceptor.assess.intervals import ranks, studentised_intervals
 from preceptor.errors import InputError
 
 
@@ -115,7 +115,8 @@ def test_equal_rows_are_tied_without_a_warning():
     values = np.random.default_rng(10).normal(size=20)
     rows = np.stack([values, values, values + 5])
     differences = simultaneous_differences(rows, bootstrap_means(rows))
-    assert differences[0, 1] == Estimate(0.0, 0.0, 0.0)
+    assert differences[0, 1].value == 0
+    assert 0 in differences[0, 1]
     assert ranks(differences, 3) == [1, 1, 3]
 
 
@@ -143,15 +144,43 @@ def test_the_interval_of_a_proportion_is_scipys(successes: int, n: int, level: f
     assert found.value == successes / n
 
 
-def test_one_unseen_sample_widens_and_does_not_move() -> None:
+def test_what_was_not_seen_widens_and_does_not_move() -> None:
     values = np.zeros((2, 50))
     values[1] = 1e-4
-    means = bootstrap_means(values)
-    plain = simultaneous_differences(values, means)[0, 1]
-    wide = simultaneous_differences(values, means, unseen=np.where(np.arange(50) < 1, [[2.0], [1.5]], 2.0))[0, 1]
+    plain, wide = (
+        simultaneous_differences(values, unseen=np.full((2, 50), worst), best=np.zeros((2, 50)))[0, 1]
+        for worst in (0.0, 2.0)
+    )
     assert 0 not in plain
     assert 0 in wide
     assert plain.value == wide.value
+    # Two samples that were not seen, of 2 each: nothing else has any spread.
+    assert wide.high - wide.value == pytest.approx(stats.t.ppf(0.975, 49) * np.sqrt(2) * 2 / 50)
+
+
+def test_studentised_intervals_against_scipy_where_nothing_is_unseen() -> None:
+    """The bootstrap-t of a skewed sample, with each resample's own error."""
+    values = np.random.default_rng(12).exponential(size=60)
+    [found] = studentised_intervals(values[None], np.zeros(1), resamples=4000)
+    rng = np.random.default_rng(13)
+    drawn = rng.choice(values, (20_000, 60))
+    t = np.abs(drawn.mean(-1) - values.mean()) / (drawn.std(-1, ddof=1) / np.sqrt(60))
+    wanted = np.quantile(t, 0.95) * values.std(ddof=1) / np.sqrt(60)
+    assert found.high - found.value == pytest.approx(wanted, rel=0.05)
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+
+
+@pytest.mark.parametrize("samples", [50, 200])
+def test_differences_on_few_samples_are_covered(samples: int) -> None:
+    """Two classifiers that differ on 3 % of the samples, where the one is right in 3 of 4: a difference of 0.015."""
+    rng = np.random.default_rng(samples)
+    covered = []
+    for _ in range(400):
+        differ = rng.random(samples) < 0.03
+        first_right = np.where(differ, rng.random(samples) < 0.75, True)
+        rows = np.stack([first_right, np.where(differ, ~first_right, True)]).astype(float)
+        covered.append(0.015 in simultaneous_differences(rows, resamples=200)[0, 1])
+    assert np.mean(covered) >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / 400)
 
 
 def test_two_samples_decide_nothing() -> None:

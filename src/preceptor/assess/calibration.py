@@ -2,8 +2,8 @@
 
 **Binning.** `mass` (the default) cuts at the quantiles of the confidences, so that bins hold equally many
 samples; confidences that are equal, but for rounding, share a bin. `width` cuts [0, 1] into equal parts, as (Guo et
-al. 2017), and serves comparison with published figures. Either way `bins` is 15 unless told otherwise, and class-wise
-errors bin each class by itself.
+al. 2017), and serves comparison with published figures. Either way `bins` is 15 unless told otherwise, and
+class-wise errors bin each class by itself.
 
 **Bias.** With few samples a bin is off by chance, and an average of absolute gaps counts this noise as error.
 The squared gap can be freed of it, the absolute one cannot: `debiased_calibration_error` and
@@ -11,11 +11,12 @@ The squared gap can be freed of it, the absolute one cannot: `debiased_calibrati
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.scores import brier
@@ -32,9 +33,12 @@ __all__ = [
 ]
 
 Binning = Literal["mass", "width"]
+PerModel = Float64[np.ndarray, "*stack"] | np.float64
+
 # Log-odds that differ by less may be one number, rounded in the logits: float32 of 100 has steps of 8e-6.
 _ROUNDING = 1e-5
-PerModel = Float64[np.ndarray, "*stack"] | np.float64
+# Classes whose probabilities are copied at a time.
+_COLUMNS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ def calibration_error(
     >>> float(calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.25
     """
-    return top_label_bins(forecast(logits), labels, bins, binning).absolute().values.mean(-1)
+    return _of_each(lambda p, y: top_label_bins(p, y, bins, binning).absolute().values.mean(), logits, labels)
 
 
 def debiased_calibration_error(
@@ -95,7 +99,8 @@ def debiased_calibration_error(
     >>> float(debiased_calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.0
     """
-    return root(top_label_bins(forecast(logits), labels, bins, binning).squared().mean(-1))
+    squared = _of_each(lambda p, y: top_label_bins(p, y, bins, binning).squared().mean(), logits, labels)
+    return root(squared)
 
 
 def classwise_calibration_error(
@@ -111,7 +116,7 @@ def classwise_calibration_error(
     >>> float(classwise_calibration_error([[0.0, 0.0]] * 4, [0, 0, 0, 1]))
     0.25
     """
-    return classwise_bins(forecast(logits), labels, bins, binning).absolute().values.mean((-2, -1))
+    return _of_each(lambda p, y: classwise(p.log_probs, y, bins, binning).absolute.mean(), logits, labels)
 
 
 def brier_decomposition(
@@ -131,7 +136,7 @@ def brier_decomposition(
     0.5
     """
     predictions = forecast(logits)
-    calibration = classwise_bins(predictions, labels, bins, binning).squared().sum(-2).mean(-1)
+    calibration = _of_each(lambda p, y: classwise(p.log_probs, y, bins, binning).squared.mean(), predictions, labels)
     return BrierParts(calibration, brier(predictions, labels).mean(-1) - calibration)
 
 
@@ -143,35 +148,34 @@ def reliability(logits: Array | Forecast, labels: Array, *, bins: int = 15, binn
     >>> reliability([[0.0, 0.0]] * 4, [0, 0, 0, 1], bins=2, binning="width").count.tolist()
     [4.0, 0.0]
     """
-    predictions = forecast(logits)
-    binned = top_label_bins(predictions, labels, bins, binning)
-    with np.errstate(invalid="ignore"):
-        confidence = _totals(predictions.probs.max(-1), binned.index, bins) / binned.count
-    return Reliability(binned.count, confidence, confidence - binned.gap)
+    diagram = _of_each(lambda p, y: top_label_bins(p, y, bins, binning).diagram(p.probs.max(-1)), logits, labels)
+    return Reliability(*np.moveaxis(diagram, -2, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Absolute:
-    """Values of samples `(..., N)` whose mean is the error, and a bound `(...)` on its bias."""
+    """Values of samples (N,) whose mean is the error, and a bound on its bias."""
 
-    values: np.ndarray
-    bias: PerModel
+    values: Float64[np.ndarray, "N"]
+    bias: float
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Samples in bins, by confidence; every leading position (a model, a class) has bins of its own."""
+    """Samples in bins, by one confidence each."""
 
-    residual: Float64[np.ndarray, "*rows N"]
+    residual: Float64[np.ndarray, "N"]
     """Confidence minus outcome of each sample."""
-    index: Int64[np.ndarray, "*rows N"]
-    """The bin of each sample, counted through all positions."""
-    count: Float64[np.ndarray, "*rows bins"]
+    index: Int64[np.ndarray, "N"]
+    """The bin of each sample."""
+    count: Float64[np.ndarray, "bins"]
     """Samples in each bin."""
-    gap: Float64[np.ndarray, "*rows bins"]
+    gap: Float64[np.ndarray, "bins"]
     """Mean residual of each bin."""
-    variance: Float64[np.ndarray, "*rows bins"]
+    variance: Float64[np.ndarray, "bins"]
     """Estimated sampling variance of each gap."""
+    weighted: bool = False
+    """Samples have weights: count is their sum, and gap a weighted mean."""
 
     def absolute(self) -> Absolute:
         """The mean absolute gap, written as a mean over samples.
@@ -180,30 +184,86 @@ class Bins:
         signs held fixed. Its bias lies between 0 and the error that a calibrated teacher of equal noise would
         show.
         """
-        bias = np.sqrt(2 / np.pi) * self._mean(np.sqrt(self.variance))
-        return Absolute(np.sign(self.gap).ravel()[self.index] * self.residual, bias)
+        bias = math.sqrt(2 / math.pi) * (self.count @ np.sqrt(self.variance)) / self.count.sum()
+        return Absolute(np.sign(self.gap)[self.index] * self.residual, float(bias))
 
-    def squared(self) -> Float64[np.ndarray, "*rows N"]:
-        """The debiased mean squared gap, written as a mean over samples (value plus influence function)."""
-        gap = self.gap.ravel()[self.index]
-        return gap * (2 * self.residual - gap) - np.asarray(self._mean(self.variance))[..., None]
+    def squared(self) -> Float64[np.ndarray, "N"]:
+        """The debiased mean squared gap, written as a mean over samples.
 
-    def _mean(self, values: np.ndarray) -> PerModel:
-        """Mean over bins, weighted by their size."""
-        return (self.count * values).sum(-1) / self.residual.shape[-1]
+        Of each bin it is the mean of residual times residual over all pairs of its samples, so that a sample's value
+        (value plus influence function) takes the gap of the others: with its own residual in it, a gap of few samples
+        would follow their noise, and an interval of the refinement would be too narrow. (Not so under weights.)
+        """
+        if self.weighted:
+            gap = self.gap[self.index]
+            return gap * (2 * self.residual - gap) - self.variance[self.index]
+        others = np.maximum(self.count - 1, 1)
+        debiased = self.gap**2 - self.variance
+        slope, own = 2 * self.count * self.gap / others, 2 / others
+        alone = self.count == 1
+        slope[alone] = own[alone] = 0.0
+        return self.residual * (slope[self.index] - own[self.index] * self.residual) - debiased[self.index]
+
+    def diagram(self, confidence: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "3 bins"]:
+        """Count, mean confidence and accuracy of each bin."""
+        with np.errstate(invalid="ignore"):
+            number = np.bincount(self.index, minlength=len(self.count)).astype(np.float64)
+            mean = np.bincount(self.index, confidence, len(self.count)) / number
+        return np.stack([number, mean, mean - self.gap])
 
 
-def top_label_bins(predictions: Forecast, labels: Array, bins: int, binning: Binning) -> Bins:
-    """Bins of the top class's probability against whether it is the label: one set a model."""
-    right = predictions.probs.argmax(-1) == check_labels(labels, predictions.probs.shape)
-    return _sort_into_bins(predictions.probs.max(-1), right, bins, binning)
+@dataclass(frozen=True, eq=False)
+class Classwise:
+    """What the bins of all classes make of each sample: values (N,) whose means are the errors."""
+
+    absolute: Float64[np.ndarray, "N"]
+    """Of the class-wise calibration error, a mean over classes."""
+    bias: float
+    """A bound on its bias."""
+    squared: Float64[np.ndarray, "N"]
+    """Of the Brier score's calibration part, a sum over classes."""
 
 
-def classwise_bins(predictions: Forecast, labels: Array, bins: int, binning: Binning) -> Bins:
-    """Bins of each class's probability against whether it is the label: one set a model and class."""
-    classes = np.arange(predictions.num_classes)[:, None]
-    is_label = check_labels(labels, predictions.probs.shape)[..., None, :] == classes
-    return _sort_into_bins(np.ascontiguousarray(np.moveaxis(predictions.probs, -1, -2)), is_label, bins, binning)
+def top_label_bins(prediction: Forecast, labels: Int64[np.ndarray, "N"], bins: int, binning: Binning) -> Bins:
+    """Bins of the top class's probability against whether it is the label."""
+    return sorted_into_bins(prediction.probs.max(-1), prediction.probs.argmax(-1) == labels, bins, binning)
+
+
+def classwise(
+    log_probs: Float64[np.ndarray, "N C"] | Float32[np.ndarray, "N C"],
+    labels: Int64[np.ndarray, "N"],
+    bins: int,
+    binning: Binning,
+    weights: Float64[np.ndarray, "N"] | None = None,
+) -> Classwise:
+    """Bins of each class's probability against whether it is the label, one class after the other.
+
+    Only a few columns at a time are exponentiated: all bins of many classes at once would take several times the memory
+    of the probabilities.
+    """
+    samples, classes = log_probs.shape
+    edges = _Edges(samples, bins, binning)
+    absolute, squared, bias = np.zeros(samples), np.zeros(samples), 0.0
+    for start in range(0, classes, _COLUMNS):
+        columns = np.ascontiguousarray(log_probs[:, start : start + _COLUMNS].T)
+        for label, confidence in enumerate(np.exp(columns).astype(np.float64, copy=False), start):
+            found = _sorted_into(edges, confidence, labels == label, weights)
+            gap = found.absolute()
+            absolute += gap.values
+            squared += found.squared()
+            bias += gap.bias
+    return Classwise(absolute / classes, bias / classes, squared)
+
+
+def sorted_into_bins(
+    confidence: Float64[np.ndarray, "N"],
+    outcome: np.ndarray,
+    bins: int,
+    binning: Binning,
+    weights: Float64[np.ndarray, "N"] | None = None,
+) -> Bins:
+    """Samples by confidence, each with its outcome (N,), 0 or 1."""
+    return _sorted_into(_Edges(len(confidence), bins, binning), confidence, outcome, weights)
 
 
 def root(squared: PerModel) -> PerModel:
@@ -211,35 +271,55 @@ def root(squared: PerModel) -> PerModel:
     return np.sqrt(np.maximum(squared, 0.0))
 
 
-def _sort_into_bins(confidence: np.ndarray, outcome: np.ndarray, bins: int, binning: Binning) -> Bins:
-    index = _bin_index(confidence, bins, binning)
-    residual = confidence - outcome
-    count = _totals(np.ones_like(residual), index, bins)
-    gap = _totals(residual, index, bins) / np.maximum(count, 1)
-    scatter = _totals((residual - gap.ravel()[index]) ** 2, index, bins)
-    # One sample tells nothing of its own noise: its whole squared gap may be noise.
-    variance = np.where(count == 1, gap**2, scatter / np.maximum(count * (count - 1), 1))
-    return Bins(residual, index, count, gap, variance)
+def _of_each(score: Callable[[Forecast, np.ndarray], Any], logits: Array | Forecast, labels: Array) -> Any:
+    """A score of a forecast (N, C) and labels (N,), of each model of a stack."""
+    predictions = forecast(logits)
+    *stack, samples, classes = predictions.probs.shape
+    targets = check_labels(labels, predictions.probs.shape).reshape(-1, samples)
+    log_probs, probs = (each.reshape(-1, samples, classes) for each in (predictions.log_probs, predictions.probs))
+    found = [score(Forecast(*model), y) for *model, y in zip(log_probs, probs, targets, strict=True)]
+    return np.reshape(found, (*stack, *np.shape(found)[1:]))[()]
 
 
-def _bin_index(confidence: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
-    if bins < 1:
-        raise InputError(f"bins is {bins}: use at least one.")
-    rows = confidence.reshape(-1, confidence.shape[-1])
-    inner = np.arange(1, bins) / bins
-    if binning == "mass":
+class _Edges:
+    """Where bins of N confidences end."""
+
+    def __init__(self, samples: int, bins: int, binning: Binning) -> None:
+        if bins < 1:
+            raise InputError(f"bins is {bins}: use at least one.")
+        if binning not in ("mass", "width"):
+            raise InputError(f"binning is {binning!r}: use 'mass' or 'width'.")
+        self.bins = bins
+        self._width = np.arange(1, bins) / bins
         # Edges are values that occur, so the bins depend on the set of confidences and not on their order.
-        edges = np.quantile(rows, inner, axis=-1, method="inverted_cdf").T
-        edges = edges + _ROUNDING * edges * (1 - edges)
-    elif binning == "width":
-        edges = np.broadcast_to(inner, (len(rows), bins - 1))
-    else:
-        raise InputError(f"binning is {binning!r}: use 'mass' or 'width'.")
-    index = [bins * i + np.searchsorted(edges[i], row) for i, row in enumerate(rows)]
-    return np.stack(index).reshape(confidence.shape)
+        self._ranks = (
+            np.quantile(np.arange(samples), self._width, method="inverted_cdf").astype(int)
+            if binning == "mass"
+            else None
+        )
+
+    def index(self, confidence: np.ndarray) -> np.ndarray:
+        """The bin of each: above how many edges it lies."""
+        edges = self._width
+        if self._ranks is not None:
+            edges = np.sort(confidence)[self._ranks]
+            edges = edges + _ROUNDING * edges * (1 - edges)
+        above = np.zeros(len(confidence), dtype=np.uint8 if self.bins <= 256 else np.int64)
+        # Comparing all with each of a few edges is faster than a search for each.
+        for edge in edges:
+            above += confidence > edge
+        return above.astype(np.int64)
 
 
-def _totals(values: np.ndarray, index: np.ndarray, bins: int) -> np.ndarray:
-    """Sums over bins of values `(..., N)`: `(..., bins)`."""
-    shape = (*index.shape[:-1], bins)
-    return np.bincount(index.ravel(), weights=values.ravel(), minlength=math.prod(shape)).reshape(shape)
+def _sorted_into(edges: _Edges, confidence: np.ndarray, outcome: np.ndarray, weights: np.ndarray | None = None) -> Bins:
+    index = edges.index(confidence)
+    residual = confidence - outcome
+    number = np.bincount(index, minlength=edges.bins).astype(np.float64)
+    count = number if weights is None else np.bincount(index, weights, edges.bins)
+    summed = residual if weights is None else weights * residual
+    gap = np.bincount(index, summed, edges.bins) / np.where(count > 0, count, 1)
+    centred = residual - gap[index] if weights is None else weights * (residual - gap[index])
+    # n / (n - 1) of the squares; one sample tells nothing of its own noise: its whole squared gap may be noise.
+    scatter = np.bincount(index, centred**2, edges.bins) * number / np.maximum(number - 1, 1)
+    variance = np.where(number == 1, gap**2, scatter / np.where(count > 0, count, 1) ** 2)
+    return Bins(residual, index, count, gap, variance, weights is not None)

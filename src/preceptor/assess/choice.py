@@ -15,19 +15,14 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 from torch import Tensor
 
-from preceptor.assess.evidence import common_shape
+from preceptor.assess.checks import permuted_classes, repeated_rows
+from preceptor.assess.evidence import Evidence
 from preceptor.assess.families import FAMILIES
 from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
 from preceptor.assess.intervals import Estimate, check_level
 from preceptor.assess.optimum import LossLike, Student, student_of_transformed, with_options
-from preceptor.assess.scores import brier
-from preceptor.assess.search import (
-    fitted,
-    folds_of,
-    forecasts_over_folds,
-    gain_over_folds,
-    recalibrated,
-)
+from preceptor.assess.sampling import Answers
+from preceptor.assess.search import at_best_temperature, fitted, forecasts_over_folds, gain_over_folds
 from preceptor.assess.text import as_text
 from preceptor.errors import InputError, did_you_mean
 from preceptor.outputs import average_probabilities, transformed
@@ -68,6 +63,7 @@ class Choice:
         steps: all that was tried.
         brier: mean held-out Brier score of what the loss makes of the single teacher as it is, and of the choice;
             cross-fitted, as the gains are.
+        notes: what a reader should know before believing it.
     """
 
     loss: str
@@ -77,6 +73,7 @@ class Choice:
     transform: Transform | None
     steps: tuple[Step, ...]
     brier: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def coefficients(self) -> tuple[float, ...] | tuple[tuple[float, ...], ...] | None:
@@ -88,7 +85,7 @@ class Choice:
         return transformed(_mixed(outputs, self.weights), self.transform)
 
     def __str__(self) -> str:
-        return as_text(self.table())
+        return as_text(self.table(), self.notes)
 
     def table(self) -> "Table":
         """What was tried and what was taken, as a `rich` table."""
@@ -123,13 +120,18 @@ class Choice:
                 {"name": s.name, "taken": s.taken, "gain": s.gain.value, "lower_bound": s.gain.low} for s in self.steps
             ],
             "brier": {"single": self.brier[0], "chosen": self.brier[1]},
+            "notes": list(self.notes),
         }
 
 
 def choose(
     teachers: Mapping[str, Array | Forecast],
-    labels: Array,
+    labels: Array | None = None,
     *,
+    counts: Array | None = None,
+    truth: Array | None = None,
+    groups: Array | None = None,
+    weights: Array | None = None,
     loss: LossLike = "kd",
     temperature: float | None = None,
     families: Sequence[str] | None = None,
@@ -152,7 +154,11 @@ def choose(
     Args:
         teachers: logits or log-probabilities `(N, C)` of each candidate, by name, over the same samples:
             several runs, or the checkpoints of one.
-        labels: class indices `(N,)`.
+        labels: class indices `(N,)`; None where counts or the truth are given, which say more and are taken first.
+        counts: how many human raters chose each class, `(N, C)`.
+        truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
+        groups, weights: what names the group of each sample `(N,)`, and how much each stands for, as for
+            `search_transform`.
         loss: what the student will minimise, as in `optimum`. Under `ptloss` a proxy's coefficients are the loss's own;
             with any other transform, or none, they are to be 0, which makes it plain KL.
         temperature: of the losses that need it, as `ttm` and `wttm`: their students see the teacher softened by it.
@@ -177,21 +183,21 @@ def choose(
     student = student_of_transformed(sought)
     wanted = _checked_families(families)
     check_level(level)
-    targets = check_labels(labels, common_shape(teachers))
+    evidence = Evidence.of(teachers, labels, counts=counts, truth=truth, groups=groups, weights=weights)
     outputs = {str(k): forecast(logits, what=f"The logits of teacher {str(k)!r}") for k, logits in teachers.items()}
-    parts = folds_of(len(targets), folds, seed)
-    trial = _Trial(outputs, targets, parts, "temperature" if "temperature" in wanted else None, student, level)
+    parts = evidence.sampling.folds(evidence.num_samples, folds, seed)
+    trial = _Trial(outputs, evidence, parts, "temperature" if "temperature" in wanted else None, student, level)
     singles = made = trial.singles()
     if trial.free and len(outputs) > 1:
         singles = made = trial.taken("single at its best temperature", singles, trial.singles_at_best_temperature())
     if mix and len(outputs) > 1:
         made = trial.taken("mixture", singles, trial.mixtures())
     family, chosen = trial.family(made, wanted)
-    transform = fitted(_mixed(trial.tensors, made[0]), targets, family, student) if family else None
+    transform = fitted(_mixed(trial.tensors, made[0]), evidence.answers, family, student) if family else None
     [name] = singles[0]
     scores = trial.score(trial.seen(singles)), trial.score(chosen)
     shown_at = float(sought.options.get("temperature", 1.0))
-    return Choice(sought.name, shown_at, name, made[0], transform, tuple(trial.steps), scores)
+    return Choice(sought.name, shown_at, name, made[0], transform, tuple(trial.steps), scores, trial.notes)
 
 
 @dataclass(eq=False)
@@ -205,7 +211,7 @@ class _Trial:
     """
 
     outputs: Mapping[str, Forecast]
-    labels: np.ndarray
+    evidence: Evidence
     parts: Sequence[np.ndarray]
     free: str | None
     student: Student
@@ -217,10 +223,22 @@ class _Trial:
         """Log-probabilities (N, C) by name."""
         return {name: torch.from_numpy(found.log_probs) for name, found in self.outputs.items()}
 
+    @property
+    def answers(self) -> Answers:
+        """What is known of the samples."""
+        return self.evidence.answers
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know before believing the choice."""
+        of_labels = () if self.evidence.drawn else permuted_classes(self.outputs, self.evidence.labels)
+        outputs = [found.log_probs for found in self.outputs.values()]
+        return *self.evidence.notes_on_answers, *repeated_rows(outputs, self.evidence), *of_labels
+
     @cached_property
     def selections(self) -> list[np.ndarray]:
         """The samples that each selection is made from."""
-        everyone = np.arange(len(self.labels))
+        everyone = np.arange(self.evidence.num_samples)
         return [everyone, *(np.setdiff1d(everyone, part) for part in self.parts)]
 
     def singles(self) -> _Made:
@@ -231,12 +249,12 @@ class _Trial:
 
     def singles_at_best_temperature(self) -> _Made:
         """The teacher with the lowest score at its best temperature: one number, fitted to all samples at once."""
-        return self._lowest({name: recalibrated(found, self.labels) for name, found in self.outputs.items()})
+        return self._lowest({name: at_best_temperature(found, self.answers) for name, found in self.tensors.items()})
 
     def mixtures(self) -> _Made:
         """The mixture with the lowest score: its weights above 0."""
         probs = np.stack([found.probs for found in self.outputs.values()])
-        fits = [mixture_weights(probs[:, rows], self.labels[rows]) for rows in self.selections]
+        fits = [best_mixture(probs[:, rows], self.answers[rows]) for rows in self.selections]
         # Without the digits that depend on the order of the teachers: the same choice is then the same recipe.
         return [{name: round(float(w), 10) for name, w in zip(self.outputs, fit, strict=True) if w > 0} for fit in fits]
 
@@ -264,19 +282,23 @@ class _Trial:
     def seen(self, made: _Made, family: str | None = None) -> list[Forecast]:
         """What students see of a selection, for each part: of no sample what its own label helped to choose."""
         bases = [_mixed(self.tensors, weights) for weights in made[1:]]
-        return forecasts_over_folds(bases, self.parts, self.labels, family, self.student)
+        return forecasts_over_folds(bases, self.parts, self.answers, family, self.student)
 
     def score(self, seen: Sequence[Forecast]) -> float:
         """The mean Brier score of one forecast for each part."""
-        each = (brier(found, self.labels[part]).sum() for found, part in zip(seen, self.parts, strict=True))
-        return float(sum(each)) / len(self.labels)
+        each = np.empty(self.evidence.num_samples)
+        for found, part in zip(seen, self.parts, strict=True):
+            each[part] = self.answers[part].brier(found.probs)
+        return self.answers.mean(each)
 
     def _gain(self, before: list[Forecast], after: list[Forecast]) -> Estimate:
-        return gain_over_folds(before, after, self.parts, self.labels, self.level)
+        return gain_over_folds(before, after, self.parts, self.evidence, self.level)
 
     def _lowest(self, seen: Mapping[str, Forecast]) -> _Made:
-        scores = {name: brier(found, self.labels) for name, found in seen.items()}
-        return [{min(scores, key=lambda name: scores[name][rows].mean()): 1.0} for rows in self.selections]
+        scores = {name: self.answers.brier(found.probs) for name, found in seen.items()}
+        return [
+            {min(scores, key=lambda name: self.answers[rows].mean(scores[name][rows])): 1.0} for rows in self.selections
+        ]
 
 
 def _checked_families(families: Sequence[str] | None) -> list[str]:
@@ -312,10 +334,15 @@ def mixture_weights(probs: Float64[np.ndarray, "teachers N C"], labels: Array) -
     >>> mixture_weights(np.array([[[1.0, 0.0]] * 4, [[0.0, 1.0]] * 4]), [0, 0, 0, 1]).round(3).tolist()
     [0.75, 0.25]
     """
-    targets = check_labels(labels, probs.shape[1:])
-    flat = probs.reshape(len(probs), -1)
-    products = flat @ flat.T / len(targets)
-    at_label = probs[:, np.arange(len(targets)), targets].mean(-1)
+    return best_mixture(probs, Answers(check_labels(labels, probs.shape[1:])))
+
+
+def best_mixture(probs: np.ndarray, answers: Answers) -> np.ndarray:
+    """`mixture_weights` for labels or distributions, and samples that may have weights."""
+    weighted = probs if answers.weights is None else probs * np.sqrt(answers.weights / answers.weights.mean())[:, None]
+    flat = weighted.reshape(len(probs), -1)
+    products = flat @ flat.T / len(answers)
+    at_label = np.array([answers.mean(answers.at(each)) for each in probs])
     kept = np.arange(len(probs))
     weights = _on_simplex(products, at_label)
     while weights.min() < _SMALLEST_WEIGHT:

@@ -8,7 +8,7 @@ classes, in [0, 2], one value per sample, lower is better.
 
 import numpy as np
 
-from preceptor.assess.forecasts import Array, check_same_shape, first_row, forecast, to_numpy
+from preceptor.assess.forecasts import Array, check_same_shape, first_row, read, to_numpy
 from preceptor.assess.scores import PerSample
 from preceptor.errors import InputError
 
@@ -31,8 +31,8 @@ def squared_distance(probs: Array, truth: Array) -> PerSample:
     >>> squared_distance([[0.5, 0.5]], [[1.0, 0.0]]).tolist()
     [0.5]
     """
-    q = _probabilities(probs, "The teacher's probabilities")
-    p = _probabilities(truth, "The true label distributions")
+    q = probabilities_of(probs, "The teacher's probabilities")
+    p = probabilities_of(truth, "The true label distributions")
     check_same_shape("The true label distributions", p.shape, q.shape[-p.ndim :])
     return ((q - p) ** 2).sum(-1)
 
@@ -56,7 +56,7 @@ def rater_distance(probs: Array, counts: Array) -> PerSample:
     >>> rater_distance([[0.5, 0.5]], [[1, 1]]).tolist()
     [-0.5]
     """
-    q = _probabilities(probs, "The teacher's probabilities")
+    q = probabilities_of(probs, "The teacher's probabilities")
     raters, frequency = rater_frequencies(counts, q.shape[-2:])
     single = raters < 2
     if single.any():
@@ -87,8 +87,8 @@ def rater_distance_difference(probs: Array, others: Array, counts: Array) -> Per
     >>> rater_distance_difference([[1.0, 0.0]], [[0.5, 0.5]], [[1, 0]]).tolist()
     [-0.5]
     """
-    q = _probabilities(probs, "The first teacher's probabilities")
-    r = _probabilities(others, "The second teacher's probabilities")
+    q = probabilities_of(probs, "The first teacher's probabilities")
+    r = probabilities_of(others, "The second teacher's probabilities")
     check_same_shape("The second teacher's probabilities", r.shape, q.shape)
     _, frequency = rater_frequencies(counts, q.shape[-2:])
     return ((q - frequency) ** 2).sum(-1) - ((r - frequency) ** 2).sum(-1)
@@ -129,5 +129,6 @@ def rater_noise(raters: np.ndarray, frequency: np.ndarray) -> np.ndarray:
     return (1 - (frequency**2).sum(-1)) / (raters - 1)
 
 
-def _probabilities(values: Array, what: str) -> np.ndarray:
-    return forecast(values, probabilities=True, what=what).probs
+def probabilities_of(values: Array, what: str) -> np.ndarray:
+    """Rows of distributions, checked, in float64."""
+    return read(values, probabilities=True, what=what, remedy=", such as the softmax of logits").forecast().probs

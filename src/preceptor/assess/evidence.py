@@ -2,22 +2,23 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
 from preceptor.assess import distance
+from preceptor.assess.contradiction import refuse_contradicted
 from preceptor.assess.forecasts import (
     Array,
     Forecast,
     check_labels,
     check_same_shape,
     first_row,
-    forecast,
     to_numpy,
 )
+from preceptor.assess.sampling import Answers, Sampling
 from preceptor.errors import InputError
 
 __all__ = ["Evidence", "Ratings", "common_order", "common_shape"]
@@ -40,12 +41,14 @@ class Evidence:
         drawn: the labels are drawn from the counts or the truth, as none were given.
         ratings: of human raters, or the truth itself, if either is known.
         class_names: in the order of the classes, if known.
+        sampling: which samples belong together, and how much each stands for.
     """
 
     labels: Int64[np.ndarray, "N"]
     drawn: bool = False
     ratings: Ratings | None = None
     class_names: tuple[str, ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
 
     @classmethod
     def of(
@@ -57,23 +60,44 @@ class Evidence:
         counts: Array | None = None,
         truth: Array | None = None,
         class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        groups: Array | None = None,
+        weights: Array | None = None,
     ) -> "Evidence":
         """What a user hands in for the samples that the teachers' logits are of, as `compare` takes it.
 
         Raises:
             InputError: teachers of unlike shape or in another order of samples or classes, ids that repeat, or labels,
-                counts or a truth that do not fit them; counts beside a truth; or none of the three.
+                counts, a truth, groups or weights that do not fit them; counts beside a truth; labels that counts or
+                truth contradict; or none of the three.
         """
-        samples, classes = common_shape(teachers)
+        shape = common_shape(teachers)
         names = [str(name) for name in teachers]
+        known = cls.of_samples(shape, labels, counts=counts, truth=truth, groups=groups, weights=weights)
+        common_order("ids", ids, names, shape[0])
+        return replace(known, class_names=common_order("class_names", class_names, names, shape[1]))
+
+    @classmethod
+    def of_samples(
+        cls,
+        shape: tuple[int, int],
+        labels: Array | None,
+        *,
+        counts: Array | None = None,
+        truth: Array | None = None,
+        groups: Array | None = None,
+        weights: Array | None = None,
+    ) -> "Evidence":
+        """What a user hands in for samples and classes of this number."""
         if labels is not None:
-            labels = check_labels(labels, (samples, classes))
-        common_order("ids", ids, names, samples)
-        listed = common_order("class_names", class_names, names, classes)
-        ratings = _ratings(counts, truth, (samples, classes))
+            labels = check_labels(labels, shape)
+        ratings = _ratings(counts, truth, shape)
+        sampling = Sampling.of(shape[0], groups, weights)
         if labels is None and ratings is not None:
-            return cls(distance.draw_labels(ratings.frequencies), True, ratings, listed)
-        return cls(check_labels(labels, (samples, classes)), False, ratings, listed)
+            return cls(distance.draw_labels(ratings.frequencies), True, ratings, sampling=sampling)
+        labels = check_labels(labels, shape)
+        if ratings is not None:
+            refuse_contradicted(labels, ratings.raters, ratings.frequencies)
+        return cls(labels, False, ratings, sampling=sampling)
 
     @property
     def num_samples(self) -> int:
@@ -81,15 +105,27 @@ class Evidence:
         return len(self.labels)
 
     @property
+    def answers(self) -> Answers:
+        """What forecasts are scored by where a distribution does as well as a label: counts or truth come first."""
+        target = self.labels if self.ratings is None else self.ratings.frequencies
+        return Answers(target, self.sampling.weights)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know before believing scores on it."""
         if not self.drawn or self.ratings is None:
-            return ()
+            return self.sampling.notes
         source = "truth" if np.isinf(self.ratings.raters).all() else "counts"
         return (
             f"No labels were given: one a sample was drawn from the {source}, for the scores that need them; the "
             "distance does not.",
+            *self.sampling.notes,
         )
+
+    @property
+    def notes_on_answers(self) -> tuple[str, ...]:
+        """Likewise, of scores by the answers, which need no label where counts or truth are known."""
+        return self.sampling.notes
 
     @property
     def knows_distance(self) -> bool:
@@ -101,7 +137,7 @@ def _ratings(counts: Array | None, truth: Array | None, shape: tuple[int, int]) 
     if counts is not None and truth is not None:
         raise InputError("counts and truth are both given: hand in the truth alone, which says more.")
     if truth is not None:
-        known = forecast(truth, probabilities=True, what="The true label distributions").probs
+        known = distance.probabilities_of(truth, "The true label distributions")
         check_same_shape("The true label distributions", known.shape, shape)
         return Ratings(np.full(shape[0], np.inf), known)
     return None if counts is None else Ratings(*distance.rater_frequencies(counts, shape))

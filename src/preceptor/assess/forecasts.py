@@ -17,6 +17,11 @@ Array = torch.Tensor | ArrayLike
 # By how much rows of probabilities may miss the sum 1: stored in half precision by up to about 5e-4, in bfloat16 by
 # 5e-3. Written down with two decimals they may miss it by a few hundredths, and still are no logits.
 _SUM_TOLERANCE, _COARSE_TOLERANCE, _ROUNDED = 1e-3, 1e-2, 5e-2
+_SAY_SO = "pass probabilities=True (to `forecast`, and its result to what does not take this)"
+_LOGITS_INSTEAD = (
+    ", or logits without probabilities=True; where only some teachers hold probabilities, hand in the logarithms of "
+    "those (np.log)"
+)
 # The share of such rows from which on they are no coincidence.
 _MOST = 0.5
 
@@ -32,6 +37,10 @@ class Forecast:
     def num_samples(self) -> int:
         """N, the number of samples."""
         return self.probs.shape[-2]
+
+    def forecast(self, rows: slice = slice(None)) -> "Forecast":
+        """Some rows of one of `(N, C)`, as of an `Output`."""
+        return Forecast(self.log_probs[rows], self.probs[rows])
 
     @property
     def num_classes(self) -> int:
@@ -58,27 +67,51 @@ def forecast(logits: Array | Forecast, *, probabilities: bool = False, what: str
     >>> forecast([[0.0, 0.0], [0.0, float("-inf")]]).probs.tolist()
     [[0.5, 0.5], [1.0, 0.0]]
     """
-    if isinstance(logits, Forecast):
-        return logits
-    coarse = isinstance(logits, torch.Tensor) and logits.dtype == torch.bfloat16  # which float64 no longer tells
+    return logits if isinstance(logits, Forecast) else read(logits, probabilities=probabilities, what=what).forecast()
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """A teacher's output `(..., N, C)` as it was handed in, checked; made by `read`."""
+
+    values: np.ndarray
+    probabilities: bool
+
+    def forecast(self, rows: slice = slice(None)) -> Forecast:
+        """Some of its rows, if it is one of `(N, C)`, or all of it, as a forecast."""
+        values = self.values[rows].astype(np.float64, copy=False)
+        return _from_probabilities(values) if self.probabilities else _from_logits(values)
+
+
+def read(
+    logits: Array, *, probabilities: bool = False, what: str = "The logits", remedy: str = _LOGITS_INSTEAD
+) -> Output:
+    """Check logits, log-probabilities or probabilities, and leave them as they are: in float64 large ones would fill
+    the memory.
+
+    Args:
+        logits, probabilities, what: as `forecast`.
+        remedy: what an error advises where rows of probabilities are no distribution.
+    """
+    coarse = isinstance(logits, torch.Tensor) and logits.dtype == torch.bfloat16  # which NumPy does not have
     values = to_numpy(logits)
     if values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
         raise InputError(f"{what} have shape {values.shape}: hand in (samples, classes) with at least two classes.")
     if values.dtype.kind not in "fiu":
         raise InputError(f"{what} hold {values.dtype} values: hand in real numbers.")
-    values = values.astype(np.float64, copy=False)
     _refuse_broken_rows(values, what)
     if probabilities:
-        return _from_probabilities(values, what, _COARSE_TOLERANCE if coarse else _SUM_TOLERANCE)
-    refuse_probabilities(values, what)
-    return _from_logits(values)
+        _refuse_no_distribution(values, what, _COARSE_TOLERANCE if coarse else _SUM_TOLERANCE, remedy)
+    else:
+        refuse_probabilities(values, what, remedy=_SAY_SO)
+    return Output(values, probabilities)
 
 
 def to_numpy(values: Array) -> np.ndarray:
-    """A NumPy array of whatever was handed in; floating tensors become float64 (NumPy has no bfloat16)."""
+    """A NumPy array of whatever was handed in; bfloat16, which NumPy does not have, becomes float32."""
     if isinstance(values, torch.Tensor):
         tensor = values.detach().cpu()
-        return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     try:
         return np.asarray(values)
     except ValueError:  # NumPy's own words are of inhomogeneous shapes
@@ -135,7 +168,7 @@ def refuse_probabilities(values: np.ndarray, what: str, *, remedy: str = "pass p
     """Refuse what is nowhere negative and has rows of about one sum, though some may be broken: no logits are so."""
     if (values < 0).any():
         return
-    total = values.sum(-1)
+    total = values.sum(-1, dtype=np.float64)
     for whole, name in ((1, "probabilities"), (100, "percentages")):
         alike = np.abs(total - whole) <= _ROUNDED * whole
         if values.max() > whole * (1 + _ROUNDED) or alike.mean() < _MOST:
@@ -149,16 +182,18 @@ def refuse_probabilities(values: np.ndarray, what: str, *, remedy: str = "pass p
         )
 
 
-def _from_probabilities(probs: np.ndarray, what: str, tolerance: float) -> Forecast:
-    total = probs.sum(-1)
+def _refuse_no_distribution(probs: np.ndarray, what: str, tolerance: float, remedy: str) -> None:
+    total = probs.sum(-1, dtype=np.float64)
     wrong = (np.abs(total - 1) > tolerance) | (probs < 0).any(-1)
     if wrong.any():
         raise InputError(
             f"{what} are no distribution in row {first_row(wrong)} (its sum is {total[wrong][0]:.6g}, "
-            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1, or logits without probabilities=True; "
-            "where only some teachers hold probabilities, hand in the logarithms of those (np.log)."
+            f"its minimum {probs[wrong][0].min():.6g}): give rows of sum 1{remedy}."
         )
-    probs = probs / total[..., None]
+
+
+def _from_probabilities(probs: np.ndarray) -> Forecast:
+    probs = probs / probs.sum(-1, keepdims=True)
     with np.errstate(divide="ignore"):
         return Forecast(np.log(probs), probs)
 

@@ -1,6 +1,7 @@
 """Intervals: bootstrap for means over samples, Student's t for means over seeds, simultaneous for pairs."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,8 +21,10 @@ __all__ = [
     "simultaneous_differences",
 ]
 
-# Resamples are drawn in blocks of at most this many counts, 32 MB of them.
-_BLOCK = 4_000_000
+# Two samples that were not seen, one as much in favour of either as a sample could be: the root of their squares.
+_UNSEEN = math.sqrt(2)
+# Resamples are drawn in blocks of at most this many counts, 8 MB of them.
+_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -93,19 +96,14 @@ def bootstrap_means(
     Raises:
         InputError: no value, or resamples that are no whole number from 1.
     """
-    if resamples < 1 or resamples != int(resamples):
-        raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
     if values.size == 0:
         raise InputError(f"The values have shape {values.shape}: give at least one.")
-    num_samples = values.shape[-1]
+    _check_resamples(resamples)
     finite = np.isfinite(values).all(-1, keepdims=True)
     columns = np.where(finite, values, 0.0).T
-    rng = np.random.default_rng(seed)
-    rows_per_block = max(1, _BLOCK // num_samples)
-    means = np.empty((resamples, len(values)))
-    for start in range(0, resamples, rows_per_block):
-        block = slice(start, min(start + rows_per_block, resamples))
-        means[block] = _draw_counts(rng, block.stop - start, num_samples) @ columns / num_samples
+    means = np.empty((int(resamples), len(values)))
+    for block, counts in _draws(resamples, values.shape[-1], seed):
+        means[block] = counts.astype(np.float64) @ columns / values.shape[-1]
     return np.where(finite.T, means, values.mean(-1))
 
 
@@ -124,13 +122,14 @@ def bootstrap_interval(
     return Estimate(float(values.mean()), *(float(end[0]) for end in ends))
 
 
-def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95) -> Estimate:
+def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95, alike: float | None = None) -> Estimate:
     """Mean of values that are 0 or 1, with Wilson's interval (1927), which is never of width 0 as a bootstrap's is
     where all values are alike.
 
     Args:
         values: `(N,)`.
         level: coverage.
+        alike: how many independent samples tell as much as these, where they come in groups or have weights.
 
     Raises:
         InputError: a level that is not between 0 and 1.
@@ -139,7 +138,7 @@ def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95) -
     1.000 [0.981, 1.000]
     """
     check_level(level)
-    mean, n, z = float(values.mean()), len(values), float(ndtri((1 + level) / 2))
+    mean, n, z = float(values.mean()), alike or len(values), float(ndtri((1 + level) / 2))
     center, margin = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
     low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
     return Estimate(mean, max(0.0, low), min(1.0, high))
@@ -153,58 +152,101 @@ def percentile_intervals(means: Float64[np.ndarray, "resamples rows"], level: fl
     return low, high
 
 
-def simultaneous_differences(
+def studentised_intervals(
     values: Float64[np.ndarray, "rows N"],
-    means: Float64[np.ndarray, "resamples rows"],
+    spans: Float64[np.ndarray, "rows"],
     *,
     level: float = 0.95,
-    unseen: Float64[np.ndarray, "rows N"] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Row means in bootstrap-t intervals that allow for what has not been seen, each at the given level.
+
+    Args:
+        values: per-sample values, one score a row.
+        spans: of each row, from the best to the worst value that a sample might have had.
+        level: coverage of each interval.
+        resamples: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        InputError: as `simultaneous_differences`.
+
+    >>> [interval] = studentised_intervals(np.zeros((1, 100)), np.array([2.0]))
+    >>> print(interval)
+    0.000 [-0.056, 0.056]
+    """
+    alone = np.arange(len(values)), np.full(len(values), -1)
+    t, error = _studentised(np.vstack([values, np.zeros(values.shape[1])]), *alone, spans, resamples, seed)
+    margin = np.maximum(np.quantile(t, level, axis=0), _student(values.shape[1], level)) * error
+    return [Estimate(float(m), float(m - w), float(m + w)) for m, w in zip(values.mean(-1), margin, strict=True)]
+
+
+def simultaneous_differences(
+    values: Float64[np.ndarray, "rows N"],
+    means: Float64[np.ndarray, "resamples rows"] | None = None,
+    *,
+    level: float = 0.95,
+    unseen: Float64[np.ndarray, "rows M"] | None = None,
+    best: Float64[np.ndarray, "rows M"] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[tuple[int, int], Estimate]:
     """All pairwise differences of row means, with intervals that hold together at the given level.
 
     The half-width of each is its standard error times one factor for all: the quantile of the largest
-    |t| over pairs, which the bootstrap gives (max-|t|, Westfall and Young 1993).
+    |t| over pairs, which the bootstrap gives (max-|t|, Westfall and Young 1993), each resample by its own errors.
 
-    Standard errors of differences obey the triangle inequality and the factor is common, hence "row a differs
+    Where two confident teachers differ on few samples, their difference has next to no spread, though one sample more
+    could decide. As Agresti and others do for proportions, the error therefore counts two samples that were not seen,
+    one as much in favour of either as a sample could be: `hypot(error, sqrt(2) * span / N)`. docs/results.md
+    tells how often such intervals cover.
+
+    Errors so made obey the triangle inequality and the factor is common, hence "row a differs
     from b, and b from c, in the same direction" always implies that a differs from c: ranks built on it are
     consistent.
 
     Args:
-        values: paired per-sample values, one teacher a row.
-        means: their `bootstrap_means`.
+        values: paired values, one teacher a row, one a sample (or a group of them).
+        means: their `bootstrap_means`; no longer needed, and no more is taken from them than how many they are.
         level: probability that all intervals cover.
-        unseen: the worst value that each sample could have had. Where two confident teachers made no error, their
-            differences have next to no spread, though one rare error would decide: intervals are widened by one such
-            event, where the two rows differ most.
+        unseen: the worst value, of 0 or more, that each sample could have had; of a row counts the root mean square, as
+            what a rare error adds to the error of a mean is its square. By default the highest of the
+            values, and at least 1, which suits accuracy and Brier scores; the NLL of sure teachers, whose errors are
+            dear, needs what an error would cost.
+        best: the best value likewise; by default the lowest of the values, and at most 0.
+        resamples: number of resamples.
+        seed: of the draws.
 
     Returns:
         For each pair of rows (i, j), i < j, the estimate of mean i minus mean j.
 
     Raises:
-        InputError: a level that is not between 0 and 1.
+        InputError: a level that is not between 0 and 1, resamples that are no whole number from 1, or no value.
     """
     check_level(level)
-    events = np.zeros((len(values), 1)) if unseen is None else unseen / values.shape[1]
+    if means is not None:
+        resamples = len(means)
     pairs = list(combinations(range(len(values)), 2))
     if not pairs:
         return {}
+    high = np.maximum(values.max(-1), 1.0) if unseen is None else np.sqrt((unseen**2).mean(-1))
+    low = np.minimum(values.min(-1), 0.0) if best is None else best.mean(-1)
     first, second = np.array(pairs).T
-    center = values.mean(-1)
-    difference = center[first] - center[second]
-    # Of two quantities that obey the triangle inequality, so does the root of the sum of squares.
-    error = np.array(
-        [math.hypot(_standard_error(values[i] - values[j]), _largest(events[i], events[j])) for i, j in pairs]
-    )
-    largest_t = np.zeros(len(means))
-    for i, j, d, e in zip(first, second, difference, error, strict=True):  # one pair at a time: there may be thousands
-        if e > 0:  # equal rows have no error and differ by exactly 0: a tie, and no t
-            np.maximum(largest_t, np.abs(means[:, i] - means[:, j] - d) / e, out=largest_t)
+    spans = np.maximum(high[first] - low[second], high[second] - low[first])
+    t, error = _studentised(values, first, second, spans, resamples, seed)
     # What was not seen is in no resample: never less than the factor of a single difference (Student's t).
-    margin = max(np.quantile(largest_t, level), stdtrit(values.shape[1] - 1, (1 + level) / 2)) * error
+    margin = max(float(np.quantile(t.max(-1), level)), _student(values.shape[1], level)) * error
+    difference = values.mean(-1)[first] - values.mean(-1)[second]
     return {
         pair: Estimate(float(d), float(d - m), float(d + m))
         for pair, d, m in zip(pairs, difference, margin, strict=True)
     }
+
+
+def unseen_margin(span: float, samples: int, level: float) -> float:
+    """What of the half-width of a difference's interval is owed to samples that were not seen."""
+    return _student(samples, level) * _UNSEEN * span / samples
 
 
 def ranks(differences: dict[tuple[int, int], Estimate], num_rows: int) -> list[int]:
@@ -216,19 +258,50 @@ def ranks(differences: dict[tuple[int, int], Estimate], num_rows: int) -> list[i
     return rank
 
 
-def _draw_counts(rng: np.random.Generator, resamples: int, num_samples: int) -> np.ndarray:
-    """How often each sample is drawn: multinomial, by counting draws, which is faster than drawing counts."""
-    draws = rng.integers(num_samples, size=(resamples, num_samples))
-    draws += num_samples * np.arange(resamples)[:, None]
-    return np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape).astype(np.float64)
+def _draws(resamples: int, num_samples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often each sample is drawn, block by block of the resamples: multinomial, by counting draws."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // num_samples)
+    for start in range(0, resamples, rows):
+        block = slice(start, min(start + rows, resamples))
+        draws = rng.integers(num_samples, size=(block.stop - start, num_samples))
+        yield block, np.stack([np.bincount(row, minlength=num_samples) for row in draws])
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+def _studentised(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray, spans: np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """|t| of the difference of each pair of rows in every resample (resamples, pairs), and its error (pairs,)."""
+    if values.size == 0:
+        raise InputError(f"The values have shape {values.shape}: give at least one.")
+    _check_resamples(resamples)
+    samples = values.shape[1]
+    centred = (values - values.mean(-1, keepdims=True)).astype(np.float32)
+    unseen = _UNSEEN / samples * spans
+    t, error = np.zeros((resamples, len(first)), np.float32), np.empty(len(first))
+    step = max(1, _BLOCK // samples)  # pairs at a time: there may be thousands
+    parts = [slice(start, start + step) for start in range(0, len(first), step)]
+    for block, counts in _draws(resamples, samples, seed):
+        drawn = counts.astype(np.float32)
+        for part in parts:
+            differences = centred[first[part]] - centred[second[part]]
+            squares = differences**2
+            shift = drawn @ differences.T / samples
+            spread = np.maximum(drawn @ squares.T / samples - shift**2, 0) / max(samples - 1, 1)
+            errors = np.sqrt(spread + unseen[part] ** 2)
+            error[part] = np.sqrt(squares.mean(-1, dtype=np.float64) / max(samples - 1, 1) + unseen[part] ** 2)
+            np.divide(np.abs(shift), errors, out=t[block, part], where=errors > 0)
+    return t, error
 
 
-def _largest(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).max())
+def _student(samples: int, level: float) -> float:
+    check_level(level)
+    return float(stdtrit(samples - 1, (1 + level) / 2)) if samples > 1 else math.nan
+
+
+def _check_resamples(resamples: float) -> None:
+    if resamples < 1 or resamples != int(resamples):
+        raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
 
 
 def check_level(level: float) -> None:

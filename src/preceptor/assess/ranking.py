@@ -1,19 +1,18 @@
 """Which teacher will teach best: candidates scored on the same held-out samples, ranked, ties declared."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from preceptor.assess import calibration, distance, intervals, scores
-from preceptor.assess.comparison import BINS, Comparison, Difference, TeacherScores, top_k
-from preceptor.assess.evidence import Evidence, Ratings, logits_of
-from preceptor.assess.forecasts import Array, Forecast, forecast
+from preceptor.assess import checks, intervals
+from preceptor.assess.comparison import Comparison, Difference, TeacherScores
+from preceptor.assess.evidence import Evidence, logits_of
+from preceptor.assess.forecasts import Array, Forecast, read
 from preceptor.assess.intervals import Estimate
-from preceptor.assess.optimum import LossLike, in_words, student_forecast
+from preceptor.assess.optimum import LossLike, in_words
 from preceptor.assess.question import Question
-from preceptor.assess.search import recalibrated
+from preceptor.assess.scoring import Row, scored
 from preceptor.schema import Component
 
 __all__ = ["compare", "compared"]
@@ -27,6 +26,8 @@ def compare(
     counts: Array | None = None,
     truth: Array | None = None,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    groups: Array | None = None,
+    weights: Array | None = None,
     loss: LossLike = "kd",
     temperature: float | None = None,
     coefficients: Array | None = None,
@@ -63,6 +64,10 @@ def compare(
         counts: how many human raters chose each class, `(N, C)`.
         truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
         class_names: names in the order of the classes, one list for all or one a teacher; likewise.
+        groups: what names the group of each sample, `(N,)`, where some belong together (documents, patients, ratings of
+            one item, augmented copies): intervals are by group.
+        weights: how much each sample stands for, `(N,)`, 0 or more, where they were chosen or drawn from elsewhere
+            (importance weights): all scores are then weighted means.
         loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`, or such a one with its options, {"name": "ttm", "temperature": 4}.
         temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
         coefficients: of `ptloss`, `(M,)` or `(C, M)`.
@@ -78,12 +83,13 @@ def compare(
 
     Raises:
         InputError: no teacher, teachers of unlike shape or in another order of samples or classes, ids that repeat,
-            labels, counts or a truth that do not fit them, fewer samples than classes, counts beside a truth, an
+            labels, counts or a truth that do not fit them or each other, groups or weights that do not fit them, fewer
+            samples than classes, counts beside a truth, an
             unknown loss or criterion or an option that does not suit the loss, or anything `forecast` refuses, with the
             teacher's name.
 
-    >>> labels = [0, 1] * 20
-    >>> comparison = compare({"sure": [[9, 0], [0, 9]] * 20, "unsure": [[2, 0], [0, 2]] * 20}, labels)
+    >>> labels = [0, 1] * 200
+    >>> comparison = compare({"sure": [[9, 0], [0, 9]] * 200, "unsure": [[2, 0], [0, 2]] * 200}, labels)
     >>> comparison.ranking, comparison.tie_groups
     (['sure', 'unsure'], [['sure'], ['unsure']])
     """
@@ -96,7 +102,9 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
-    evidence = Evidence.of(teachers, labels, ids=ids, counts=counts, truth=truth, class_names=class_names)
+    evidence = Evidence.of(
+        teachers, labels, ids=ids, counts=counts, truth=truth, class_names=class_names, groups=groups, weights=weights
+    )
     [comparison] = compared(teachers, evidence, question, probabilities=probabilities)
     return comparison
 
@@ -106,120 +114,36 @@ def compared(
 ) -> tuple[Comparison, ...]:
     """Teachers under each loss of a question."""
     # One teacher at a time: of each only its per-sample values are kept.
-    rows: dict[str, list[_Row]] = {}
+    rows: dict[str, list[Row]] = {}
     for name, logits in teachers.items():
-        teacher = forecast(logits, probabilities=probabilities, what=logits_of(str(name)))
-        rows[str(name)] = [_score(teacher, loss, evidence, question) for loss in question.losses]
+        known = isinstance(logits, Forecast)
+        teacher = logits if known else read(logits, probabilities=probabilities, what=logits_of(str(name)))
+        rows[str(name)] = [scored(teacher, loss, evidence, question) for loss in question.losses]
     return tuple(
         _ranked({name: found[i] for name, found in rows.items()}, loss, evidence, question)
         for i, loss in enumerate(question.losses)
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Term:
-    """A score as the mean of per-sample values."""
-
-    values: np.ndarray
-    bias: float = 0.0
-    """How far above the truth bias alone may put the mean; the lower end of the interval allows for it."""
-    rooted: bool = False
-    """Reported is the root of the mean."""
-    proportion: bool = False
-    """The values are 0 or 1."""
-
-    def estimate(self, low: float, high: float, level: float) -> Estimate:
-        """The score in its interval, given the percentiles of its resampled mean."""
-        if self.proportion:
-            return intervals.proportion_interval(self.values, level)
-        if self.bias:
-            low = max(0.0, low - self.bias)
-        ends = np.array([self.values.mean(), low, high])
-        return Estimate(*np.asarray(calibration.root(ends) if self.rooted else ends).tolist())
-
-
-class _Row(NamedTuple):
-    """One teacher's scores, and the per-sample values whose mean ranks it."""
-
-    terms: dict[str, _Term]
-    worth: np.ndarray
-    worst: np.ndarray
-    """Per sample the highest such value that another label would have given."""
-    reliability: calibration.Reliability
-    num_classes: int
-
-
-def _score(teacher: Forecast, loss: Component, evidence: Evidence, question: Question) -> _Row:
-    """One teacher under one loss."""
-    labels, ratings = evidence.labels, evidence.ratings
-    prediction = student_forecast(teacher, loss)
-    at_best = recalibrated(prediction, labels)
-    terms = _label_terms(prediction, at_best, labels) | _shape_terms(prediction)
-    temperature = question.temperature_of(loss)
-    if temperature is not None:
-        terms["renyi_entropy"] = _Term(scores.renyi_entropy(teacher, temperature=temperature))
-        terms["power_sum"] = _Term(scores.power_sum(teacher, temperature=temperature))
-    if ratings is not None and evidence.knows_distance:
-        noise = distance.rater_noise(ratings.raters, ratings.frequencies)
-        terms["distance"] = _Term(_from_frequencies(prediction, ratings) - noise)
-    bins, classes = calibration.reliability(prediction, labels, bins=BINS), prediction.num_classes
-    if question.criterion == "brier_recalibrated":
-        return _Row(terms, terms["brier_recalibrated"].values, _worst_brier(at_best), bins, classes)
-    if ratings is None:
-        return _Row(terms, terms["brier"].values, _worst_brier(prediction), bins, classes)
-    # The raters' noise is common to all teachers: it matters to a distance and not to a difference. Further raters
-    # could have said something else; a known truth leaves nothing unseen.
-    worth = _from_frequencies(prediction, ratings)
-    return _Row(terms, worth, worth if np.isinf(ratings.raters).all() else _worst_brier(prediction), bins, classes)
-
-
-def _from_frequencies(prediction: Forecast, ratings: Ratings) -> np.ndarray:
-    """Per sample the squared distance to the raters' frequencies."""
-    return ((prediction.probs - ratings.frequencies) ** 2).sum(-1)
-
-
-def _worst_brier(prediction: Forecast) -> np.ndarray:
-    """Per sample the Brier score that its least probable label would give."""
-    return scores.sharpness(prediction) - 2 * prediction.probs.min(-1) + 1
-
-
-def _label_terms(prediction: Forecast, at_best: Forecast, labels: np.ndarray) -> dict[str, _Term]:
-    top_label = calibration.top_label_bins(prediction, labels, BINS, "mass")
-    classwise = calibration.classwise_bins(prediction, labels, BINS, "mass")
-    top_gap, class_gap = top_label.absolute(), classwise.absolute()
-    brier, brier_calibration = scores.brier(prediction, labels), classwise.squared().sum(0)
-    return {
-        "accuracy": _Term(scores.accuracy(prediction, labels), proportion=True),
-        "brier": _Term(brier),
-        "brier_calibration": _Term(brier_calibration),
-        "brier_refinement": _Term(brier - brier_calibration),
-        "brier_recalibrated": _Term(scores.brier(at_best, labels)),
-        "nll": _Term(scores.nll(prediction, labels)),
-        "calibration_error": _Term(top_gap.values, bias=float(top_gap.bias)),
-        "debiased_calibration_error": _Term(top_label.squared(), rooted=True),
-        "classwise_calibration_error": _Term(class_gap.values.mean(0), bias=float(class_gap.bias.mean())),
-    }
-
-
-def _shape_terms(prediction: Forecast) -> dict[str, _Term]:
-    return {
-        "sharpness": _Term(scores.sharpness(prediction)),
-        "entropy": _Term(scores.entropy(prediction)),
-        "top_k_mass": _Term(scores.top_k_mass(prediction, k=top_k(prediction.num_classes))),
-    }
-
-
-def _ranked(rows: Mapping[str, _Row], loss: Component, evidence: Evidence, question: Question) -> Comparison:
+def _ranked(rows: Mapping[str, Row], loss: Component, evidence: Evidence, question: Question) -> Comparison:
     """Intervals, differences and ranks under one loss."""
-    names = sorted(rows, key=lambda name: rows[name].worth.mean())
-    teachers, differences = _evaluate(names, [rows[name] for name in names], question)
+    worth = {name: evidence.sampling.mean(row.worth) for name, row in rows.items()}
+    names = sorted(rows, key=lambda name: worth[name])
+    ordered = [rows[name] for name in names]
+    differences = _differences(ordered, evidence, question)
+    ranks = intervals.ranks(differences, len(names)) if differences else [None]
     of_distance = evidence.ratings is not None and question.criterion == "brier"
     return Comparison(
-        teachers=teachers,
-        differences=differences,
+        teachers=tuple(
+            TeacherScores(name, rank, scores, row.reliability)
+            for name, rank, scores, row in zip(
+                names, ranks, _estimates(ordered, evidence, question), ordered, strict=True
+            )
+        ),
+        differences=tuple(Difference(names[i], names[j], pair) for (i, j), pair in differences.items()),
         criterion="distance" if of_distance else question.criterion,
         num_samples=evidence.num_samples,
-        num_classes=rows[names[0]].num_classes,
+        num_classes=ordered[0].num_classes,
         class_names=evidence.class_names,
         level=question.level,
         resamples=question.resamples,
@@ -228,26 +152,59 @@ def _ranked(rows: Mapping[str, _Row], loss: Component, evidence: Evidence, quest
         temperature=question.temperature_of(loss),
         coefficients=loss.options.get("coefficients"),
         scored=in_words(loss),
-        notes=evidence.notes,
+        notes=tuple(_notes(rows, evidence, question.level, differences)),
     )
 
 
-def _evaluate(
-    names: list[str], rows: list[_Row], question: Question
-) -> tuple[tuple[TeacherScores, ...], tuple[Difference, ...]]:
-    """Intervals, differences and ranks, of one set of resamples."""
-    level = question.level
-    values = [term.values for row in rows for term in row.terms.values()]
-    worth = np.stack([row.worth for row in rows])
-    means = intervals.bootstrap_means(np.concatenate([values, worth]), resamples=question.resamples, seed=question.seed)
-    ends = zip(*intervals.percentile_intervals(means[:, : len(values)], level), strict=True)
-    worst = np.stack([row.worst for row in rows])
-    pairs = intervals.simultaneous_differences(worth, means[:, len(values) :], level=level, unseen=worst)
-    ranks = intervals.ranks(pairs, len(names)) if pairs else [None]
-    teachers = tuple(
-        TeacherScores(
-            name, rank, {key: term.estimate(*next(ends), level) for key, term in row.terms.items()}, row.reliability
+def _estimates(rows: Sequence[Row], evidence: Evidence, question: Question) -> list[dict[str, Estimate]]:
+    """Of each teacher all scores, each in its interval; all share their resamples."""
+    terms = [(i, name, term) for i, row in enumerate(rows) for name, term in row.terms.items()]
+    studentised = [each for each in terms if each[2].allows_for_unseen]
+    others = [each for each in terms if not each[2].allows_for_unseen]
+    found: list[dict[str, Estimate]] = [dict.fromkeys(row.terms, Estimate(0.0, 0.0, 0.0)) for row in rows]
+    draws = {"resamples": question.resamples, "seed": question.seed}
+
+    units = evidence.sampling.units(np.stack([term.values for *_, term in studentised]))
+    spans = np.array([term.span for *_, term in studentised])
+    intervals_t = intervals.studentised_intervals(units, spans, level=question.level, **draws)
+    for (i, name, _), interval in zip(studentised, intervals_t, strict=True):
+        # No score is below 0; the estimate of a distance may be.
+        found[i][name] = interval if interval.value < 0 else replace(interval, low=max(0.0, interval.low))
+
+    units = evidence.sampling.units(np.stack([term.values for *_, term in others]))
+    low, high = intervals.percentile_intervals(intervals.bootstrap_means(units, **draws), question.level)
+    for k, (i, name, term) in enumerate(others):
+        found[i][name] = (
+            intervals.proportion_interval(units[k], question.level, evidence.sampling.alike(units[k]))
+            if term.proportion
+            else term.in_percentiles(float(units[k].mean()), float(low[k]), float(high[k]))
         )
-        for name, rank, row in zip(names, ranks, rows, strict=True)
+    return found
+
+
+def _differences(rows: Sequence[Row], evidence: Evidence, question: Question) -> dict[tuple[int, int], Estimate]:
+    """Of all pairs, what ranks the first less that of the second."""
+    return intervals.simultaneous_differences(
+        evidence.sampling.units(np.stack([row.worth for row in rows])),
+        level=question.level,
+        unseen=np.stack([row.worst for row in rows]),
+        best=np.stack([row.best for row in rows]),
+        resamples=question.resamples,
+        seed=question.seed,
     )
-    return teachers, tuple(Difference(names[i], names[j], pair) for (i, j), pair in pairs.items())
+
+
+def _notes(
+    rows: Mapping[str, Row], evidence: Evidence, level: float, differences: Mapping[tuple[int, int], Estimate]
+) -> Iterator[str]:
+    """What makes the scores mean less than they seem."""
+    yield from evidence.notes
+    yield from checks.repeated(np.concatenate([row.fingerprints for row in rows.values()], axis=-1), evidence)
+    if not evidence.drawn:
+        for name, row in rows.items():
+            yield from checks.class_order(f"The teacher {name!r}", row.confusion, evidence.class_names)
+    if differences:
+        span = min(float(row.worst.mean() - row.best.mean()) for row in rows.values())
+        size = evidence.sampling.units(rows[next(iter(rows))].worth[None]).shape[1]
+        largest = max(abs(difference.value) for difference in differences.values())
+        yield from checks.too_few(size, intervals.unseen_margin(span, size, level), largest)

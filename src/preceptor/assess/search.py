@@ -10,21 +10,24 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import stdtrit
 from torch import Tensor
 
+from preceptor.assess.checks import repeated_rows
+from preceptor.assess.evidence import Evidence
 from preceptor.assess.families import FAMILIES, Family
-from preceptor.assess.forecasts import Array, Forecast, check_labels, forecast
+from preceptor.assess.forecasts import Array, Forecast, forecast
 from preceptor.assess.intervals import Estimate, check_level
 from preceptor.assess.optimum import LossLike, Student, as_it_is, student_of_transformed, with_options
-from preceptor.assess.scores import brier, sharpness
+from preceptor.assess.sampling import Answers
+from preceptor.assess.scores import sharpness
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Transform
 
@@ -46,11 +49,13 @@ class Search:
         transform: fitted on all samples.
         gain: how much lower the Brier score is on samples that the fit did not see: the cross-fitted mean, with
             a one-sided lower bound (`high` is infinite).
+        notes: what a reader should know before believing it.
     """
 
     family: str
     transform: Transform
     gain: Estimate
+    notes: tuple[str, ...] = ()
 
     @property
     def worthwhile(self) -> bool:
@@ -60,11 +65,15 @@ class Search:
 
 def search_transform(
     logits: Array | Forecast,
-    labels: Array,
+    labels: Array | None,
     family: str,
     *,
     loss: LossLike | None = None,
     temperature: float | None = None,
+    counts: Array | None = None,
+    truth: Array | None = None,
+    groups: Array | None = None,
+    weights: Array | None = None,
     folds: int = 5,
     level: float = 0.95,
     seed: int = 0,
@@ -79,18 +88,23 @@ def search_transform(
 
     Args:
         logits: the teacher's logits or log-probabilities on held-out samples, `(N, C)`.
-        labels: class indices `(N,)`.
+        labels: class indices `(N,)`; None where counts or the truth are given, which say more and are taken first.
         family: one of `FAMILIES`.
         loss: what the student will minimise, as in `optimum`; PTLoss's coefficients are what a proxy is, and not given.
             By default one that shows the teacher at the temperature, as TTM does.
         temperature: of the loss; 1 by default.
+        counts: how many human raters chose each class, `(N, C)`.
+        truth: the true label distribution, `(N, C)`, where it is known; instead of counts.
+        groups: what names the group of each sample, `(N,)`, where some belong together (documents, patients, copies):
+            no part of the cross-fitting has a share of another's group, and the bound counts groups.
+        weights: how much each sample stands for, `(N,)`, where they were chosen or drawn from elsewhere.
         folds: of the cross-fitting.
         level: of the one-sided bound of the gain.
         seed: of the folds.
 
     Raises:
-        InputError: no such family, fewer samples than folds, a temperature or level that cannot be, or anything
-            `forecast` refuses.
+        InputError: no such family, fewer samples or groups than folds, a temperature or level that cannot be, or
+            anything that `forecast` or `Evidence.of` refuses.
 
     >>> sure = np.array([[6.0, 0.0]] * 400)  # claims 0.998 and is right in 3 of 4
     >>> found = search_transform(sure, [0, 0, 0, 1] * 100, "temperature")
@@ -98,21 +112,26 @@ def search_transform(
     (True, 5.46)
     """
     student = _student(loss, temperature)
-    base, targets = _checked(logits, labels)
+    base, evidence = _checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights)
     check_level(level)
-    parts = folds_of(len(targets), folds, seed)
-    before, after = (forecasts_over_folds([base] * folds, parts, targets, each, student) for each in (None, family))
-    gain = gain_over_folds(before, after, parts, targets, level)
-    return Search(family, fitted(base, targets, family, student), gain)
+    answers, parts = evidence.answers, evidence.sampling.folds(len(base), folds, seed)
+    before, after = (forecasts_over_folds([base] * folds, parts, answers, each, student) for each in (None, family))
+    gain = gain_over_folds(before, after, parts, evidence, level)
+    notes = *evidence.notes_on_answers, *repeated_rows([base.numpy()], evidence)
+    return Search(family, fitted(base, answers, family, student), gain, notes)
 
 
 def crossfitted(
     logits: Array | Forecast,
-    labels: Array,
+    labels: Array | None,
     family: str,
     *,
     loss: LossLike | None = None,
     temperature: float | None = None,
+    counts: Array | None = None,
+    truth: Array | None = None,
+    groups: Array | None = None,
+    weights: Array | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> Float64[np.ndarray, "N C"]:
@@ -123,8 +142,9 @@ def crossfitted(
 
     Args:
         logits: the teacher's logits or log-probabilities on held-out samples, `(N, C)`.
-        labels: class indices `(N,)`.
-        family, loss, temperature, folds, seed: as for `search_transform`, whose gain is that of these outputs.
+        labels: class indices `(N,)`; None where counts or the truth are given.
+        family, loss, temperature, counts, truth, groups, weights, folds, seed: as for `search_transform`, whose gain is
+            that of these outputs.
 
     Returns:
         Log-probabilities `(N, C)` in float64, before the student's loss softens them.
@@ -137,24 +157,24 @@ def crossfitted(
     [0.75, 0.25]
     """
     student = _student(loss, temperature)
-    base, targets = _checked(logits, labels)
-    parts = folds_of(len(targets), folds, seed)
+    base, evidence = _checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights)
+    parts = evidence.sampling.folds(len(base), folds, seed)
     result = torch.empty_like(base)
-    for part, teacher, parameters in _fits([base] * folds, parts, targets, _family(family), student):
+    for part, teacher, parameters in _fits([base] * folds, parts, evidence.answers, _family(family), student):
         result[part] = _family(family).apply(teacher[part], torch.as_tensor(parameters))
     return result.numpy()
 
 
-def fitted(base: Tensor, labels: np.ndarray, family: str, student: Student) -> Transform:
+def fitted(base: Tensor, answers: Answers, family: str, student: Student) -> Transform:
     """The transform of a family with the lowest Brier score of what the loss makes of a teacher (N, C)."""
     found = _family(family)
     with _one_thread_each():
-        parameters = _Problem(base, torch.tensor(labels), student).minimise(found)
+        parameters = _Problem.of(base, answers, student).minimise(found)
     return found.transform(_rounded(parameters), base.shape[-1])
 
 
 def forecasts_over_folds(
-    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: str | None, student: Student
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], answers: Answers, family: str | None, student: Student
 ) -> list[Forecast]:
     """What the loss makes of each part's teacher: as it is, or under a transform fitted to it on the other parts.
 
@@ -164,22 +184,23 @@ def forecasts_over_folds(
     """
     if family is None:
         rows = zip(bases, parts, strict=True)
-        return [_Problem(base[part], torch.tensor(labels[part]), student).forecast(None) for base, part in rows]
+        return [_Problem.of(base[part], answers[part], student).forecast(None) for base, part in rows]
     return [
-        _Problem(base[part], torch.tensor(labels[part]), student).forecast(_family(family), parameters)
-        for part, base, parameters in _fits(bases, parts, labels, _family(family), student)
+        _Problem.of(base[part], answers[part], student).forecast(_family(family), parameters)
+        for part, base, parameters in _fits(bases, parts, answers, _family(family), student)
     ]
 
 
 def gain_over_folds(
-    before: Sequence[Forecast], after: Sequence[Forecast], parts: Sequence[np.ndarray], labels: np.ndarray, level: float
+    before: Sequence[Forecast], after: Sequence[Forecast], parts: Sequence[np.ndarray], evidence: Evidence, level: float
 ) -> Estimate:
     """By how much the Brier score falls, with its one-sided lower bound; one forecast for each of the parts."""
-    gain, worst = np.empty(len(labels)), []
+    answers = evidence.answers
+    gain, worst = np.empty(len(answers)), []
     for part, old, new in zip(parts, before, after, strict=True):
-        gain[part] = brier(old, labels[part]) - brier(new, labels[part])
+        gain[part] = answers[part].brier(old.probs) - answers[part].brier(new.probs)
         worst.append(worst_gain(old, new))
-    return lower_bound(gain, min(worst), level)
+    return lower_bound(evidence.sampling.units(gain[None])[0], min(worst), level)
 
 
 def _student(loss: LossLike | None, temperature: float | None) -> Student:
@@ -188,12 +209,12 @@ def _student(loss: LossLike | None, temperature: float | None) -> Student:
     return student_of_transformed(with_options(loss, searched=True, temperature=temperature))
 
 
-def _checked(logits: Array | Forecast, labels: Array) -> tuple[Tensor, np.ndarray]:
-    """One teacher's log-probabilities (N, C) and the labels (N,)."""
+def _checked(logits: Array | Forecast, labels: Array | None, **known: Any) -> tuple[Tensor, Evidence]:
+    """One teacher's log-probabilities (N, C), and what is known of its samples."""
     log_probs = forecast(logits).log_probs
     if log_probs.ndim != 2:
         raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
-    return torch.tensor(log_probs), check_labels(labels, log_probs.shape)
+    return torch.tensor(log_probs), Evidence.of_samples(log_probs.shape, labels, **known)
 
 
 def _family(name: str) -> Family:
@@ -203,13 +224,13 @@ def _family(name: str) -> Family:
 
 
 def _fits(
-    bases: Sequence[Tensor], parts: Sequence[np.ndarray], labels: np.ndarray, family: Family, student: Student
+    bases: Sequence[Tensor], parts: Sequence[np.ndarray], answers: Answers, family: Family, student: Student
 ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
     """Each part, its teacher, and the parameters fitted to that teacher on the other parts."""
 
     def fit(part: np.ndarray, teacher: Tensor) -> np.ndarray:
-        rest = np.setdiff1d(np.arange(len(labels)), part)
-        return _Problem(teacher[rest], torch.tensor(labels[rest]), student).minimise(family)
+        rest = np.setdiff1d(np.arange(len(answers)), part)
+        return _Problem.of(teacher[rest], answers[rest], student).minimise(family)
 
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(fit, parts, bases))
@@ -251,10 +272,19 @@ def recalibrated(logits: Array | Forecast, labels: Array) -> Forecast:
     >>> recalibrated(sure, [0, 0, 0, 1] * 100).probs[0].round(2).tolist()
     [0.75, 0.25]
     """
-    base, targets = _checked(logits, labels)
-    problem = _Problem(base, torch.tensor(targets), as_it_is)
-    family = FAMILIES["temperature"]
-    return problem.forecast(family, problem.minimise(family))
+    base, evidence = _checked(logits, labels)
+    return at_best_temperature(base, evidence.answers)
+
+
+def at_best_temperature(log_probs: Tensor, answers: Answers) -> Forecast:
+    """A teacher (N, C) at the temperature with the lowest Brier score on these samples."""
+    found = torch.tensor([best_log_temperature(log_probs, answers)], dtype=log_probs.dtype)
+    return _Problem.of(log_probs, answers, as_it_is).forecast(FAMILIES["temperature"], found)
+
+
+def best_log_temperature(log_probs: Tensor, answers: Answers) -> float:
+    """The logarithm of this temperature."""
+    return float(_Problem.of(log_probs, answers, as_it_is).minimise(FAMILIES["temperature"])[0])
 
 
 def lower_bound(gain: Float64[np.ndarray, "N"], worst: float, level: float) -> Estimate:
@@ -275,19 +305,19 @@ def worst_gain(before: Forecast, after: Forecast) -> float:
     return float((fixed - 2 * (before.probs - after.probs).max(-1)).min())
 
 
-def folds_of(num_samples: int, folds: int, seed: int) -> list[Int64[np.ndarray, "n"]]:
-    if not 2 <= folds <= num_samples:
-        raise InputError(f"folds is {folds} for {num_samples} samples; use at least 2 and at most one a sample")
-    return np.array_split(np.random.default_rng(seed).permutation(num_samples), folds)
-
-
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Held-out log-probabilities and labels, and the Brier score of a transform of them."""
+    """Held-out log-probabilities, labels (n,) or distributions (n, C), and the Brier score of a transform of them."""
 
     log_probs: Tensor
-    labels: Tensor
+    target: Tensor
+    weights: Tensor | None
     student: Student
+
+    @classmethod
+    def of(cls, log_probs: Tensor, answers: Answers, student: Student) -> "_Problem":
+        weights = None if answers.weights is None else torch.tensor(answers.weights)
+        return cls(log_probs, torch.tensor(answers.target), weights, student)
 
     def forecast(self, family: Family | None, parameters: Any = None) -> Forecast:
         """What the loss makes of the teacher, or of a transform of it."""
@@ -297,8 +327,20 @@ class _Problem:
     def brier(self, family: Family, parameters: Tensor) -> Tensor:
         """The mean Brier score, differentiable in the parameters."""
         probs = self._optimum(family, parameters).exp()
-        at_label = probs.gather(-1, self.labels[:, None]).squeeze(-1)
-        return (torch.linalg.vecdot(probs, probs) - 2 * at_label + 1).mean()
+        if self.target.ndim == 2:
+            at_answer = torch.linalg.vecdot(probs, self.target)
+        else:
+            at_answer = probs.gather(-1, self.target[:, None]).squeeze(-1)
+        scores = torch.linalg.vecdot(probs, probs) - 2 * at_answer + 1
+        return scores.mean() if self.weights is None else (self.weights @ scores) / self.weights.sum()
+
+    def _part(self, rows: np.ndarray) -> "_Problem":
+        return replace(
+            self,
+            log_probs=self.log_probs[rows],
+            target=self.target[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
 
     def _optimum(self, family: Family | None, parameters: Tensor | None) -> Tensor:
         return self.student(self.log_probs if family is None else family.apply(self.log_probs, parameters))  # type: ignore[arg-type]
@@ -315,9 +357,10 @@ class _Problem:
         of them only if Brent's method, which sees all, is led to an end of what these few left.
         """
         grid = np.linspace(low, high, _GRID)
-        few = np.linspace(0, len(self.labels) - 1, min(len(self.labels), _FEW)).astype(int)
-        for rows in (few, np.arange(len(self.labels))):
-            part = _Problem(self.log_probs[rows], self.labels[rows], self.student)
+        samples = len(self.log_probs)
+        few = np.linspace(0, samples - 1, min(samples, _FEW)).astype(int)
+        for rows in (few, np.arange(samples)):
+            part = self._part(rows)
             best = int(np.argmin([part._at(family, value) for value in grid]))
             ends = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
             solved: Any = minimize_scalar(

@@ -45,9 +45,16 @@ def assess(
             "--truth", help="A .npy file: the true label distribution, (N, C), where it is known; as with --counts."
         ),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", help="A .npy file: names the group of each sample; intervals are by group."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="A .npy file: what each sample stands for.")] = None,
     samples: Annotated[
         Path | None,
-        typer.Option("--data", help="An .npz or .parquet file of labels, counts, truth and ids, for files."),
+        typer.Option(
+            "--data", help="An .npz or .parquet file of labels, counts, truth, groups, weights and ids, for files."
+        ),
     ] = None,
     data_dir: DataDir = None,
     model: Model = None,
@@ -85,6 +92,8 @@ def assess(
         labels=labels,
         counts=counts,
         truth=truth,
+        groups=groups,
+        weights=weights,
         samples=samples,
         data_dir=data_dir,
         model=factory(model),

@@ -35,6 +35,8 @@ def assess_teachers(
     labels: Array | Path | str | None = None,
     counts: Array | Path | str | None = None,
     truth: Array | Path | str | None = None,
+    groups: Array | Path | str | None = None,
+    weights: Array | Path | str | None = None,
     samples: Path | str | None = None,
     data: Any = None,
     data_dir: Path | str | None = None,
@@ -60,7 +62,11 @@ def assess_teachers(
             samples: then the samples that students learn from are scored by their distance, too. An array or a
             ``.npy`` file.
         truth: the true label distribution, `(N, C)`, where it is known, in place of counts; its rows as theirs.
-        samples: an ``.npz`` or Parquet file of labels, counts, truth and ids; those named above come before it.
+        groups: what names the group of each sample, `(N,)`, where some belong together, as for
+            `preceptor.assess.compare`; an array or a ``.npy`` file.
+        weights: how much each sample stands for, `(N,)`, likewise.
+        samples: an ``.npz`` or Parquet file of labels, counts, truth, groups, weights and ids; those named above come
+            before it.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes'.
         model: the factory of runs that were trained with one of your own.
@@ -83,6 +89,8 @@ def assess_teachers(
         "labels": table.labels if labels is None else _array(labels),
         "counts": table.counts if counts is None else _array(counts),
         "truth": table.truth if truth is None else _array(truth),
+        "groups": table.groups if groups is None else _array(groups),
+        "weights": table.weights if weights is None else _array(weights),
     }
     candidates = read_candidates(
         [names] if isinstance(names, str | Path) else names,
@@ -102,6 +110,8 @@ def assess_candidates(
     labels: Array | None = None,
     counts: Array | None = None,
     truth: Array | None = None,
+    groups: Array | None = None,
+    weights: Array | None = None,
     ids: Array | None = None,
     losses: Sequence[LossLike] | LossLike = "kd",
     temperature: float | None = None,
@@ -114,7 +124,8 @@ def assess_candidates(
     Args:
         candidates: what `read_candidates` gives, or your own.
         ids: of the samples that `labels`, `counts` and `truth` are given for; compared with those of the candidates.
-        labels, counts, truth, losses, temperature, coefficients, criterion, level: as `assess_teachers`.
+        labels, counts, truth, groups, weights: as `assess_teachers`.
+        losses, temperature, coefficients, criterion, level: likewise.
 
     Raises:
         InputError: unlike shapes, other samples or another order of samples or classes, no labels, a teacher that was
@@ -127,7 +138,8 @@ def assess_candidates(
     ['3']
     """
     question = _question(losses, temperature, coefficients, criterion, level)
-    return _assessed(candidates, question, labels=labels, counts=counts, truth=truth, ids=ids)
+    given = {"labels": labels, "counts": counts, "truth": truth, "groups": groups, "weights": weights}
+    return _assessed(candidates, question, ids=ids, **given)
 
 
 def _question(
@@ -145,22 +157,20 @@ def _assessed(
     candidates: Sequence[Candidate],
     question: Question,
     *,
-    labels: Array | None,
-    counts: Array | None,
-    truth: Array | None,
     ids: Array | None,
+    **given: Array | None,
 ) -> Assessment:
     teachers = {candidate.name: candidate.logits for candidate in candidates}
     common_shape(teachers)
     check_same_samples(candidates, ids)
-    known = known_of(candidates, labels, counts, truth)
+    known = known_of(candidates, **given)
     notes = notes_on(candidates, known, ids)
     comparisons = compared(teachers, known.heldout, question)
     return Assessment(
         replace(
             comparison,
             teachers=_detailed(comparison, candidates, seen_scores(candidates, known, loss, question.level)),
-            notes=notes,
+            notes=tuple(dict.fromkeys((*notes, *comparison.notes))),
         )
         for loss, comparison in zip(question.losses, comparisons, strict=True)
     )

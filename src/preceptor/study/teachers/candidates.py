@@ -45,6 +45,10 @@ class Candidate:
     truth: np.ndarray | None = None
     """The true label distribution of the held-out samples, `(N, C)`, where it is known."""
     class_names: tuple[str, ...] | None = None
+    groups: np.ndarray | None = None
+    """What names the group of each held-out sample, `(N,)`, where some belong together."""
+    weights: np.ndarray | None = None
+    """How much each held-out sample stands for, `(N,)`."""
     students_see: Mapping[str, Predictions] = field(default_factory=dict)
     """Its predictions for the samples that students learn from: ``train``, whose labels it was fitted to, and
     ``transfer``, whose labels it has not seen, where the run's split has one."""
@@ -99,7 +103,7 @@ def agree(what: str, given: Mapping[str, Any], length: int) -> None:
 
 
 def agreed(what: str, candidates: Sequence[Candidate]) -> np.ndarray | None:
-    """The `counts` or `truth` of several candidates for the same samples, or None where none has any.
+    """The `counts`, `truth`, `groups` or `weights` of several candidates for the same samples, if any has them.
 
     Raises:
         InputError: naming two candidates whose are not the same: what is ranked first would depend on their order.

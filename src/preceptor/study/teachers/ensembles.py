@@ -39,6 +39,8 @@ def ensemble(name: str, members: Sequence[Candidate]) -> Candidate:
         agreed("counts", members),
         agreed("truth", members),
         _first(member.class_names for member in members),
+        agreed("groups", members),
+        agreed("weights", members),
         seen,
         unseen,
     )

@@ -45,7 +45,14 @@ class Known:
         return assess.rater_distance(prediction.probs, self.counts[samples.ids])
 
 
-def known_of(candidates: Sequence[Candidate], labels: Array | None, counts: Array | None, truth: Array | None) -> Known:
+def known_of(
+    candidates: Sequence[Candidate],
+    labels: Array | None,
+    counts: Array | None,
+    truth: Array | None,
+    groups: Array | None = None,
+    weights: Array | None = None,
+) -> Known:
     """What was given, or else what the candidates bring with them.
 
     Raises:
@@ -72,6 +79,8 @@ def known_of(candidates: Sequence[Candidate], labels: Array | None, counts: Arra
         labels,
         counts=of_heldout,
         truth=probs,
+        groups=agreed("groups", candidates) if groups is None else groups,
+        weights=agreed("weights", candidates) if weights is None else weights,
         class_names=next((c.class_names for c in candidates if c.class_names is not None), None),
     )
     seen = [view.ids for candidate in candidates for view in candidate.students_see.values()]

@@ -121,7 +121,16 @@ class _Loader:
         if self.probabilities:
             what = f"The probabilities of teacher {name!r}"
             logits = assess.forecast(logits, probabilities=True, what=what).log_probs
-        return Candidate(name, logits, table.labels, table.ids, counts=table.counts, truth=table.truth)
+        return Candidate(
+            name,
+            logits,
+            table.labels,
+            table.ids,
+            counts=table.counts,
+            truth=table.truth,
+            groups=table.groups,
+            weights=table.weights,
+        )
 
     def _read_run(self, reference: TeacherRef) -> Candidate:
         weights, _ = runs.teacher_weights(reference)

@@ -18,6 +18,8 @@ _NAMES = {
     "ids": ("ids", "id"),
     "counts": ("counts",),
     "truth": ("truth",),
+    "groups": ("groups", "group"),
+    "weights": ("weights", "weight"),
 }
 _WANTED = {name for names in _NAMES.values() for name in names}
 
@@ -36,14 +38,19 @@ class Table:
     """How many human raters chose each class, `(N, C)`."""
     truth: np.ndarray | None = None
     """The true label distribution, `(N, C)`, where it is known."""
+    groups: np.ndarray | None = None
+    """What names the group of each sample, `(N,)`, where some belong together."""
+    weights: np.ndarray | None = None
+    """How much each sample stands for, `(N,)`."""
 
 
 def read_table(path: Path) -> Table:
     """Read a file of samples.
 
     An ``.npz`` file holds arrays ``logits`` (N, C), ``labels`` (N,), ``ids`` (N,), ``counts`` (N, C), ``truth`` (N, C),
-    each optional; a Parquet file columns of these names (or ``label``, ``id``), a sample a row, in which ``logits``,
-    ``counts`` and ``truth`` are lists of C numbers; an ``.npy`` file is logits alone.
+    ``groups`` (N,) and ``weights`` (N,), each optional; a Parquet file columns of these names (or ``label``, ``id``,
+    ``group``, ``weight``), a sample a row, in which ``logits``, ``counts`` and ``truth`` are lists of C numbers; an
+    ``.npy`` file is logits alone.
 
     Raises:
         InputError: the file cannot be read, is damaged, holds nothing of these or Python objects, or a row of a list
