@@ -132,10 +132,11 @@ def test_an_objective_with_history_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_older_folder_is_not_checked(tmp_path: Path) -> None:
-    result = teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
-    (tmp_path / "run" / "objects.json").unlink()
+    teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
+    for name in ("objects.json", "result.json"):
+        (tmp_path / "run" / name).unlink()
     assert read_objects(tmp_path / "run") is None
-    assert teach(teach_recipe(QUICK), tmp_path / "run") == result
+    teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
 
 
 def test_what_the_recipe_loads_itself_is_no_object(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from preceptor import __version__
 from preceptor.cli.assess import assess
 from preceptor.cli.run import distill, teach
 from preceptor.cli.studies import generations, quickstart, report, study
+from preceptor.cli.verify import verify
 from preceptor.errors import InputError
 
 _SAVING = ("teach", "distill", "generations", "study", "quickstart")
@@ -45,7 +46,7 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (teach, distill, assess, generations, study, quickstart, report):
+for _verb in (teach, distill, assess, generations, study, quickstart, report, verify):
     app.command()(_verb)
 
 

@@ -100,10 +100,10 @@ def report(
 
 
 def _report_generations(folder: Path, as_json: bool, markdown: bool) -> None:
-    from preceptor.runs.files import read_json
     from preceptor.study import generations
+    from preceptor.study.folder import read_complete
 
-    result = read_json(folder / "generations.json")
+    result = read_complete(folder / "generations.json")
     generations.check(result)
     if markdown:
         typer.echo(generations.markdown(result))
@@ -114,10 +114,10 @@ def _report_generations(folder: Path, as_json: bool, markdown: bool) -> None:
 
 
 def _report_study(folder: Path, as_json: bool, markdown: bool, picture: Path | None) -> None:
-    from preceptor.runs.files import read_json
+    from preceptor.study.folder import read_complete
     from preceptor.study.grid import report as reports
 
-    result = read_json(folder / "study.json")
+    result = read_complete(folder / "study.json")
     if picture:
         say(f"picture: {reports.write_picture(result, picture)}")
     if markdown:

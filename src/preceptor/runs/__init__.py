@@ -1,8 +1,8 @@
 """The run folder: a documented, versioned format (docs/run-folder.md) that is checked when it is read."""
 
+from preceptor.runs.choice import read_choice, write_choice
 from preceptor.runs.circumstances import circumstances
 from preceptor.runs.folder import (
-    SCHEMA,
     Identity,
     make_run,
     open_run,
@@ -12,7 +12,8 @@ from preceptor.runs.folder import (
     read_result,
     write_result,
 )
-from preceptor.runs.splits import heldout_labels, parts_of, read_splits, write_splits
+from preceptor.runs.integrity import SCHEMA
+from preceptor.runs.splits import heldout_labels, parts_of, read_predictions, read_splits, write_splits
 from preceptor.runs.weights import (
     Factory,
     Weights,
@@ -41,8 +42,10 @@ __all__ = [
     "make_run",
     "open_run",
     "parts_of",
+    "read_choice",
     "read_members",
     "read_objects",
+    "read_predictions",
     "read_recipe",
     "read_result",
     "read_splits",
@@ -51,6 +54,7 @@ __all__ = [
     "stack_of",
     "teacher_weights",
     "temperature_of",
+    "write_choice",
     "write_result",
     "write_splits",
 ]

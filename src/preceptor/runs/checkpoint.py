@@ -19,7 +19,7 @@ from preceptor.errors import InputError
 from preceptor.runs import files
 
 SCHEMA = 1
-_TENSORS, _STATE = "state.safetensors", "state.json"
+FILES = _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def save(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:

@@ -15,8 +15,8 @@ from typing import Any
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, dump, parse, read_yaml
 from preceptor.runs import files, integrity
+from preceptor.runs.integrity import SCHEMA, checked
 
-SCHEMA = 2
 # What may differ when a run is continued: where and how it is computed, not what.
 _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
 _MEMBERS, _OBJECTS = "members", "objects"
@@ -150,7 +150,7 @@ def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise InputError(f"'{folder}' is no run folder: {_NO_RUN}")
-    raw = read_yaml(path)
+    raw = read_yaml(checked(folder, path.name))
     return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
 
 
@@ -170,7 +170,7 @@ def _write(folder: Path, name: str, content: Any) -> None:
 
 def _read(folder: Path, name: str) -> Any:
     """What a file of the folder says; runs of format 1 have it in a comment that their recipe begins with."""
-    path = folder / f"{name}.json"
+    path = checked(folder, f"{name}.json")
     if path.exists():
         content = files.read_json(path)
         if name not in content:
@@ -184,9 +184,9 @@ def _read(folder: Path, name: str) -> Any:
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write ``result.json``, last of all: with the checksums of the run's files and one of itself."""
-    path = folder / "result.json"
-    listed = integrity.manifest(folder, without=path.name)
-    files.write_json(path, integrity.sealed({**result, "files": listed}))
+    for chosen in (integrity.CHOICE, integrity.TEACHING):  # after an earlier result
+        files.remove(folder / chosen)
+    integrity.write_sealed(folder / integrity.RESULT, {**result, "files": integrity.manifest(folder)})
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -195,22 +195,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the run is not complete, or its result is damaged or of a newer format.
     """
-    path = folder / "result.json"
+    path = folder / integrity.RESULT
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"'{folder}' is no run folder: {_NO_RUN}")
     if not path.is_file():
         raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
-    result = files.read_json(path)
-    found = result.get("schema_version")
-    if not isinstance(found, int) or found > SCHEMA:
-        raise InputError(f"'{path}' has format {found}, newer than this Preceptor's {SCHEMA}; upgrade Preceptor")
-    # Whatever the format says of itself: a result that has checksums is held to them, and one of format 2 has them.
-    if found > 1 or {"files", "sha256"} & result.keys():
-        integrity.check_seal(result, path)
-    for key in ("verb", "heldout", "test"):
+    result = integrity.read_sealed(path)
+    for key in ("schema_version", "verb", "heldout", "test"):
         if key not in result:
             raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
-    return {key: value for key, value in result.items() if key not in ("files", "sha256")}
+    return integrity.unsealed(result)
 
 
 def check_member(size: int | None, member: int | None, source: str) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.runs import files
-from preceptor.runs.folder import SCHEMA, check_member, read_members
+from preceptor.runs.folder import check_member, read_members
+from preceptor.runs.integrity import SCHEMA, checked
 
 
 def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
@@ -35,7 +36,7 @@ def read_splits(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    content = files.read_json(folder / "splits.json")
+    content = files.read_json(checked(folder, "splits.json"))
     if not isinstance(content.get("parts"), dict):
         raise InputError(f"'{folder / 'splits.json'}' lacks 'parts'; it is damaged or was not written by Preceptor")
     return {name: torch.tensor(index, dtype=torch.int64) for name, index in content["parts"].items()}
@@ -63,12 +64,24 @@ def heldout_labels(folder: Path, member: int | None = None) -> tuple[Tensor, Ten
     """The held-out samples of one model and the labels that the run recorded for them, both int64 (n,).
 
     Raises:
-        InputError: as `parts_of`; the run's predictions are missing or damaged.
+        InputError: as `parts_of` and `read_predictions`.
     """
-    path = folder / "predictions.safetensors"
     index = parts_of(folder, member)["heldout"]
-    stored, _ = files.load_tensors(path)
-    if "heldout/labels" not in stored:
-        raise InputError(f"'{path}' lacks 'heldout/labels'; it is damaged or was not written by Preceptor")
-    labels = stored["heldout/labels"]
+    labels = read_predictions(folder, "heldout/labels")["heldout/labels"]
     return index, labels if member is None else labels[member]
+
+
+def read_predictions(folder: Path, *names: str) -> dict[str, Tensor]:
+    """What a run's models said to the held-out and test samples, and their labels, by name (``heldout/last``).
+
+    Raises:
+        InputError: the file is missing or damaged, or lacks one of `names`.
+    """
+    path = checked(folder, "predictions.safetensors")
+    if not path.is_file():
+        raise InputError(f"the run '{folder}' lacks {path.name}; copy the run folder whole")
+    stored, _ = files.load_tensors(path)
+    for name in names:
+        if name not in stored:
+            raise InputError(f"'{path}' lacks '{name}'; it is damaged or was not written by Preceptor")
+    return stored

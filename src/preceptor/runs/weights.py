@@ -16,7 +16,8 @@ from preceptor.errors import InputError
 from preceptor.models.preparation import finish_, own_memory_, to_channels_last_
 from preceptor.recipe import TeacherRef
 from preceptor.runs import checkpoint, files
-from preceptor.runs.folder import SCHEMA, check_member, read_result
+from preceptor.runs.folder import check_member, read_result
+from preceptor.runs.integrity import SCHEMA, checked
 from preceptor.schema import Component, Transform, parse_transform
 from preceptor.tasks.stack import Stack, member_names, member_state
 from preceptor.tasks.teacher import Teacher
@@ -53,7 +54,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         InputError: no such file, damaged, a pickle, of a newer format, or without Preceptor's metadata.
     """
-    tensors, metadata = files.load_tensors(path)
+    tensors, metadata = files.load_tensors(checked(path.parent, path.name))
     if not {"model", "schema_version"} <= metadata.keys():
         raise InputError(f"'{path}' does not say which model it belongs to; give weights that Preceptor wrote")
     if metadata["schema_version"] > SCHEMA:
@@ -181,7 +182,11 @@ def teacher_weights(reference: TeacherRef) -> tuple[Weights, str]:
 
 def kept_epochs(run: Path) -> dict[int, Path]:
     """The checkpoints that a run has kept, by the number of epochs before them."""
-    return checkpoint.after_epochs(run / "checkpoints")
+    folder = run / "checkpoints"
+    for path in checkpoint.saved(folder):
+        for name in checkpoint.FILES:
+            checked(run, f"{folder.name}/{path.name}/{name}")
+    return checkpoint.after_epochs(folder)
 
 
 def _model_of(weights: Weights, source: str, member: int | None, factory: Factory | None = None) -> torch.nn.Module:

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from preceptor.errors import InputError
+from preceptor.notices import note
 from preceptor.recipe import dump, parse, read_yaml
+from preceptor.runs import integrity
 from preceptor.runs.files import (
     finite,
     locked,
@@ -22,6 +24,8 @@ from preceptor.runs.files import (
 )
 
 _COMPUTED_BY = ("workers", "threads")
+# The results of its runs vouch for all their other files.
+_VOUCHED_FOR = ("study.yaml", f"**/{integrity.RESULT}")
 
 
 def completed(
@@ -40,10 +44,26 @@ def completed(
     with claimed(folder, study) as clock:
         path = folder / file_name
         if path.exists():
-            return read_json(path)
+            return read_complete(path)
         result = finite(make(clock) | {"time_total": clock.time_total})
-        write_json(path, result)
+        integrity.write_sealed(path, result | {"files": integrity.manifest(folder, _VOUCHED_FOR, without=())})
     return result
+
+
+def read_complete(path: Path) -> dict[str, Any]:
+    """The result of a complete study, without the checksums in it.
+
+    Raises:
+        InputError: it is damaged, or the study.yaml beside it is.
+    """
+    content = integrity.read_sealed(path)
+    if "sha256" not in content:
+        note(f"the study '{path}' was written without checksums: it is read unchecked")
+    wanted = content.get("files", {}).get("study.yaml")
+    problem = integrity.difference(path.with_name("study.yaml"), wanted) if wanted else None
+    if problem:
+        raise InputError(f"{problem}; copy the study anew")
+    return integrity.unsealed(content)
 
 
 def refuse_other(folder: Path, study: BaseModel) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from preceptor import assess, runs
 from preceptor.outputs import average_probabilities
 from preceptor.recipe import DistillRecipe, TeachRecipe
-from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
@@ -121,7 +120,7 @@ def _chain(study: Generations, folder: Path, start: str) -> list[dict[str, Any]]
 
 def _test_predictions(study: Generations, folder: Path, start: str, generation: int) -> tuple[Tensor, Tensor]:
     place = folder / f"generation-{generation}"
-    tensors, _ = load_tensors((place / start if generation == 0 else place) / "predictions.safetensors")
+    tensors = runs.read_predictions(place / start if generation == 0 else place, "test/last", "test/labels")
     size, first = len(study.seeds), list(study.starts).index(start) * len(study.seeds) * (generation > 0)
     rows = slice(first, first + size)
     return tensors["test/last"][rows], tensors["test/labels"][rows]

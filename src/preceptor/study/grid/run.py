@@ -11,7 +11,6 @@ from torch import Tensor
 
 from preceptor import assess, runs
 from preceptor.recipe import TeacherRef, TeachRecipe
-from preceptor.runs.files import load_tensors
 from preceptor.runs.identity import fingerprint
 from preceptor.runs.weights import model_of
 from preceptor.study.executors import side_by_side
@@ -162,7 +161,7 @@ def _of_run(
 
 def _stored(entry: TeacherEntry, run: Path, weights: runs.Weights) -> dict[str, tuple[Tensor, Tensor]]:
     """Outputs and labels by part, as the run has written them."""
-    stored, _ = load_tensors(run / "predictions.safetensors")
+    stored = runs.read_predictions(run)
     temperature = torch.tensor(weights.temperature if entry.calibrated else 1.0)[..., None, None]
     kind = entry.weights
     return {part: (stored[f"{part}/{kind}"] / temperature, stored[f"{part}/labels"]) for part in ("heldout", "test")}

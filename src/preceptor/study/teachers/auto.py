@@ -10,13 +10,12 @@ from preceptor.assess import OPTIMA, Choice, assessed_as, choose
 from preceptor.assess.evidence import common_shape
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
-from preceptor.runs import files, integrity
-from preceptor.runs.files import read_json, write_json
+from preceptor.runs import files
 from preceptor.schema import Component, Transform
 from preceptor.study.teachers.candidates import Candidate, check_same_samples
 from preceptor.study.teachers.reading import read_candidates
 
-__all__ = ["choose_teacher", "keep_teaching", "read_teaching", "student_task"]
+__all__ = ["choose_teacher", "keep_teaching", "student_task"]
 
 
 def choose_teacher(
@@ -86,10 +85,9 @@ def keep_teaching(
     Raises:
         InputError: the run has not kept several epochs, or ``choice.json`` is damaged.
     """
-    result = runs.read_result(folder)
-    found = read_teaching(folder)
-    if found is not None and (folder / "teaching.safetensors").exists():
-        return result | {"teaching": found}
+    result, teaching = runs.read_result(folder), runs.read_choice(folder)
+    if teaching is not None:
+        return result | {"teaching": teaching}
     kept = len(runs.kept_epochs(folder))
     if kept < 2:
         raise InputError(
@@ -105,22 +103,8 @@ def keep_teaching(
     metadata["transform"] = None if choice.transform is None else choice.transform.model_dump(mode="json")
     runs.save_weights(folder / "teaching.safetensors", weights.tensors, metadata)
     teaching = {"epoch": reference.epoch, "choice": choice.to_dict()}
-    write_json(folder / "choice.json", integrity.sealed({"schema_version": runs.SCHEMA, "teaching": teaching}))
+    runs.write_choice(folder, teaching)
     return result | {"teaching": files.finite(teaching)}
-
-
-def read_teaching(folder: Path) -> dict[str, Any] | None:
-    """Which epoch of a run was kept as the one that teaches best, and why; None if none was.
-
-    Raises:
-        InputError: ``choice.json`` is damaged.
-    """
-    path = folder / "choice.json"
-    if not path.is_file():
-        return runs.read_result(folder).get("teaching")  # of runs of format 1
-    content = read_json(path)
-    integrity.check_seal(content, path)
-    return content["teaching"]
 
 
 def _expanded(name: str) -> list[str]:

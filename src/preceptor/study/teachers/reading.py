@@ -15,7 +15,6 @@ from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
-from preceptor.runs import files
 from preceptor.runs.references import Source, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
@@ -219,14 +218,9 @@ class _Loader:
 
 def _stored(reference: TeacherRef, index: Tensor, temperature: float = 1.0) -> Predictions:
     """The held-out predictions that a run has stored, at a temperature."""
-    path = reference.run / "predictions.safetensors"
-    if not path.is_file():
-        raise InputError(f"the run '{reference.run}' lacks predictions.safetensors; copy the run folder whole")
-    stored, _ = files.load_tensors(path)
-    try:
-        logits, labels = stored[f"heldout/{reference.weights}"], stored["heldout/labels"]
-    except KeyError as error:
-        raise InputError(f"'{path}' lacks {error}; it is damaged or was not written by Preceptor") from None
+    name = f"heldout/{reference.weights}"
+    stored = runs.read_predictions(reference.run, name, "heldout/labels")
+    logits, labels = stored[name], stored["heldout/labels"]
     if reference.member is not None:
         logits, labels = logits[reference.member], labels[reference.member]
     return _predictions(read_logits(logits.double(), temperature=temperature), labels, index)
