@@ -25,7 +25,7 @@ FLOORS = [
     ["data", "models", "tensors"],
     ["recipe"],
     ["losses", "schema"],
-    ["errors", "notices", "_renamed"],
+    ["errors", "interrupts", "notices", "_renamed"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any, TextIO
 
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
@@ -25,9 +26,37 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """One line on standard error, by one process of a run; a stream that nobody reads any more stops nothing."""
-    if os.environ.get("RANK", "0") == "0":
-        with contextlib.suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0" and sys.stderr is not None:
+        print(text, file=Patient(sys.stderr), flush=True)
+
+
+class Patient:
+    """A text stream that nobody may be able to write to any more (a closed terminal, a full disk): then silent."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: Exception | None = None
+        """Why what was written last is lost."""
+
+    def write(self, text: str) -> int:
+        """Write, or lose, a text."""
+        self._tried(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, or lose it."""
+        self._tried(self._stream.flush)
+
+    def _tried(self, action: Callable[..., object], *arguments: str) -> None:
+        if self.error is None:
+            try:
+                action(*arguments)
+            except (OSError, ValueError) as error:
+                self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the stream's."""
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager

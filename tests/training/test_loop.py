@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from preceptor import interrupts
 from preceptor.recipe import TeachRecipe
 from preceptor.teaching import cross_entropy
 from preceptor.training import distill, read_recipe, read_result, read_splits, teach
@@ -46,7 +47,7 @@ def signalling(step: int, *numbers: int) -> Any:
     return stepping
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [0, 4, 5, 8])
 def test_ctrl_c_saves_and_the_run_goes_on(
     step: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -56,8 +57,9 @@ def test_ctrl_c_saves_and_the_run_goes_on(
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", signalling(step, number))
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as caught:
             teach(recipe, tmp_path / "run")
+    assert (caught.value.number, caught.value.saved) == (number, True)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert saved.name == f"epoch-{step // 3:04d}-step-{step + 1:08d}"
@@ -66,11 +68,38 @@ def test_ctrl_c_saves_and_the_run_goes_on(
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_SAME", 0.0)
     monkeypatch.setattr(Loop, "_step", signalling(1, signal.SIGINT, signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.raises(Interrupted) as caught:
         teach(teach_recipe(), tmp_path / "run")
-    assert caught.type is KeyboardInterrupt
+    assert caught.value.saved is False
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_signal_to_the_process_and_its_group_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_step", signalling(1, signal.SIGTERM, signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        teach(teach_recipe(), tmp_path / "run")
+    assert caught.value.saved
+
+
+def test_what_is_not_kept_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_step", signalling(1, signal.SIGINT))
+    with pytest.raises(Interrupted) as caught:
+        teach(teach_recipe())
+    assert caught.value.saved is False
+
+
+def test_an_ignored_hangup_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_step", signalling(1, signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.listening():
+            teach(teach_recipe("training.epochs=1"), tmp_path / "run")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert read_result(tmp_path / "run")
 
 
 def test_ctrl_c_during_the_last_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

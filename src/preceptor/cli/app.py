@@ -1,6 +1,9 @@
 """The verbs put together, and what becomes of their errors."""
 
-from typing import Annotated, Any
+import os
+import signal
+import sys
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -11,24 +14,35 @@ from preceptor.cli.run import distill, teach
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
+from preceptor.interrupts import listening
+from preceptor.notices import Patient, say
 
 _SAVING = ("teach", "distill", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
-    """What a user did wrong is one sentence and exit code 2; Ctrl-C is 130."""
+    """What a user did wrong is one sentence and exit code 2; a signal is 128 and its number, so Ctrl-C 130."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         try:
-            return super().invoke(ctx)
+            with listening():
+                return super().invoke(ctx)
         except InputError as error:
-            typer.echo(f"error: {error}{self._flag(ctx, error.argument)}", err=True)
+            say(f"error: {error}{self._flag(ctx, error.argument)}")
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            saved = " and saved; the same command goes on (quickstart: with --resume FOLDER)"
-            typer.echo(f"stopped{saved if ctx.invoked_subcommand in _SAVING else ''}", err=True)
-            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            say(f"error: cannot use '{error.filename}': {error.strerror}; give another path")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            more = ""
+            if ctx.invoked_subcommand in _SAVING:
+                more = " and saved; the same command goes on" if getattr(stop, "saved", None) else "; start it again"
+                more += " (quickstart: with --resume FOLDER)"
+            say(f"stopped{more}")
+            raise typer.Exit(128 + getattr(stop, "number", signal.SIGINT)) from None
 
     def _flag(self, ctx: Any, argument: str | None) -> str:
         """How a verb spells a Python argument: its functions name their options as Python does."""
@@ -58,5 +72,28 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    """The ``preceptor`` command."""
-    app()
+    """The ``preceptor`` command.
+
+    Work goes on where its output cannot be written, to a full disk or a pipe that is closed; then it ends with 1.
+    """
+    _fill_closed_descriptors()
+    nowhere = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    output = Patient(sys.stdout or nowhere)
+    sys.stdout, sys.stderr = cast(Any, output), cast(Any, Patient(sys.stderr or nowhere))
+    try:
+        app()
+    finally:
+        output.flush()
+        if output.error is not None:
+            if not isinstance(output.error, BrokenPipeError):
+                say(f"error: the output could not be written: {output.error}")
+            sys.exit(1)
+
+
+def _fill_closed_descriptors() -> None:
+    """Let no file that is opened become the standard output of a library written in C."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free

@@ -5,10 +5,7 @@ from typing import Any
 
 import typer
 
-
-def say(text: str) -> None:
-    """A line for people, out of the way of the output."""
-    typer.echo(text, err=True)
+from preceptor.notices import say
 
 
 def command() -> str:
@@ -36,10 +33,10 @@ def show_table(table: Any, *, to_stderr: bool = False) -> None:
     """A table, as wide as the terminal; piped into a file there is no width to ask for: as wide as it needs to be."""
     from rich.console import Console
 
-    console = Console(stderr=to_stderr)
+    console = Console(stderr=to_stderr, markup=False, emoji=False)  # a path may hold brackets
     width = console.width if console.is_terminal else max(120, _width(table))
     left_out = _narrowed(table, width)
-    Console(width=width, stderr=to_stderr).print(table)
+    Console(width=width, stderr=to_stderr, markup=False, emoji=False).print(table)
     if left_out:
         say(f"note: too narrow for {', '.join(left_out)}; widen the window, or use --json")
 
@@ -68,7 +65,7 @@ def _width(value: Any) -> int:
     """Columns of a terminal that a table needs to show every cell on one line."""
     from rich.console import Console
 
-    wide = Console(width=10_000)
+    wide = Console(width=10_000, markup=False, emoji=False)
     return wide.measure(value).maximum
 
 

@@ -1,5 +1,6 @@
 """Jobs of a study in processes side by side, which end with the study and can be interrupted together."""
 
+import _thread
 import contextlib
 import itertools
 import multiprocessing
@@ -7,14 +8,15 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
 
 from preceptor.errors import InputError
+from preceptor.interrupts import NUMBERS, Interrupted, listening
 from preceptor.training.progress import bars, show_elsewhere
 
 Key = TypeVar("Key")
@@ -26,7 +28,8 @@ def side_by_side(
 ) -> Iterator[tuple[Key, Result]]:
     """Call a function for every job, and hand out each result as soon as it is there.
 
-    When a job fails, or is stopped by Ctrl-C, those that have not begun are given up and those at work are waited for.
+    When a job fails, or this process or one that works for it is asked to stop, those that have not begun are given up
+    and those at work are waited for: a training is told, and saves.
 
     Args:
         function: of a module, as another process has to find it.
@@ -36,6 +39,7 @@ def side_by_side(
 
     Raises:
         InputError: a process has died, or the jobs cannot be pickled. What a job raises comes as it is.
+        Interrupted: Ctrl-C, TERM or HUP.
     """
     if workers == 1:
         for key, arguments in jobs.items():
@@ -47,25 +51,50 @@ def side_by_side(
     # Steps done and steps in all, of every job.
     interrupted, steps = context.Event(), context.Array("d", 2 * len(jobs), lock=False)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(interrupted, steps, threads))
-    with pool, _bars(steps, [str(key) for key in jobs], shown=progress):
+    with listening(), pool, _bars(steps, [str(key) for key in jobs], shown=progress):
         # A job is handed over when a worker is free: all at once would hold as many copies of what they share.
-        waiting = ((key, pool.submit(_call, n, _packed(function, jobs[key]))) for n, key in enumerate(jobs))
+        waiting = ((key, _submitted(pool, n, _packed(function, jobs[key]))) for n, key in enumerate(jobs))
         running = {future: key for key, future in itertools.islice(waiting, workers)}
         try:
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     ended, result = future.result()
                     if not ended:
-                        raise KeyboardInterrupt
+                        raise Interrupted
                     key = running.pop(future)
                     running |= {future: key for key, future in itertools.islice(waiting, 1)}
                     yield key, result
+        except KeyboardInterrupt as stop:
+            interrupted.set()
+            raise Interrupted(getattr(stop, "number", signal.SIGINT), saved=_all_saved(running)) from None
         except BrokenProcessPool:
             raise InputError(
                 "a process that worked for the study has died, for want of memory or, in a script of your own, of "
                 "`if __name__ == '__main__':`; start the same command again, which goes on, with workers below "
                 f"{workers} if need be"
             ) from None
+
+
+def _submitted(pool: ProcessPoolExecutor, number: int, job: bytes) -> "Future[tuple[bool, Any]]":
+    """Hand a job over. A process that starts for it lets signals wait until it can handle them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return pool.submit(_call, number, job)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+    try:
+        return pool.submit(_call, number, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _all_saved(running: "Iterable[Future[tuple[bool, Any]]]") -> bool | None:
+    """Whether every job at work has saved, once all have ended; None if no job had anything to save."""
+    told = set()
+    for future in wait(running).done:
+        if future.exception() is not None:
+            told.add(False)
+        elif not future.result()[0]:
+            told.add(future.result()[1])
+    return False if False in told else True if True in told else None
 
 
 def _packed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
@@ -112,30 +141,42 @@ def _bars(steps: Any, names: Sequence[str], *, shown: bool) -> Iterator[None]:
             thread.join()
 
 
-# In a worker: the event by which it tells that it was stopped, and the steps of all jobs.
+# In a worker: the event by which all are told that one was asked to stop, and the steps of all jobs.
 _interrupted: Any = None
 _steps: Any = None
 
 
 def _begin(interrupted: Any, steps: Any, threads: int) -> None:
-    """Let no worker outlive a study that was killed: it would go on writing into the study's folders."""
+    """Let a worker hear what the others hear, and not outlive a study that was killed: it would go on writing."""
     global _interrupted, _steps
     _interrupted, _steps = interrupted, steps
     torch.set_num_threads(threads)
     # Between jobs: a process that died would have the pool end the others before they have saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in NUMBERS:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
     parent = multiprocessing.parent_process()
 
-    def watch() -> None:
+    def outlived() -> None:
         if parent is not None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    def told() -> None:
+        interrupted.wait()
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
+    for watch in (outlived, told):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(number: int, job: bytes) -> tuple[bool, Any]:
-    """One job, in a process of its own: whether it came to its end, and its result."""
+    """One job, in a process of its own: True and its result, or False and whether it has saved, if it was stopped."""
 
     def on_step(done: int, total: int, _: Mapping[str, Any]) -> None:
         _steps[2 * number : 2 * number + 2] = [done, total]
@@ -144,12 +185,10 @@ def _call(number: int, job: bytes) -> tuple[bool, Any]:
         return False, None
     show_elsewhere(on_step)
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with _pickling():
-            function, arguments = pickle.loads(job)
-        return True, function(*arguments)
-    except KeyboardInterrupt:  # a training has saved; no worker is to take another job
+        with listening():
+            with _pickling():
+                function, arguments = pickle.loads(job)
+            return True, function(*arguments)
+    except KeyboardInterrupt as stop:  # no worker is to take another job
         _interrupted.set()
-        return False, None
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return False, getattr(stop, "saved", None)

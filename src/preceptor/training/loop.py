@@ -1,6 +1,8 @@
 """The one training loop, for teachers and students, single models and stacks, on accelerate."""
 
 import math
+import multiprocessing
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
+from preceptor.interrupts import Interrupted, Interruption
 from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
@@ -22,7 +25,6 @@ from preceptor.training.averaging import average_weights
 from preceptor.training.batches import Batch, Batches, Shard, StackedBatches
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
-from preceptor.training.signals import Interrupted, Interruption
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
 from preceptor.training.step import LossNotFinite, Stepper
 
@@ -69,7 +71,9 @@ class Loop:
         self.accelerator, self.folder, self.on_step = accelerator, folder, on_step or (lambda *_: None)
         self.progress = Progress()
         self.latest: Scores = {}
-        self.interruption: Interruption = Interruption(alone=accelerator.num_processes == 1)
+        self.interruption: Interruption = Interruption(
+            alone=accelerator.num_processes == 1 and multiprocessing.parent_process() is None
+        )
         self._started = time.perf_counter()  # put back by what earlier starts of this run took
         if accelerator.is_main_process:
             warn_of_batch_statistics(task, accelerator.num_processes, recipe.training.accumulate)
@@ -88,7 +92,7 @@ class Loop:
 
         Raises:
             InputError: the logits are not finite, or a checkpoint is damaged or of another model.
-            Interrupted: Ctrl-C; the state is saved first.
+            Interrupted: Ctrl-C, TERM or HUP; the state is saved first.
         """
         self._resume()
         here = self.accelerator.device
@@ -217,25 +221,26 @@ class Loop:
 
     def _stop_if_asked(self) -> None:
         """Save and leave if any process was interrupted: all do so at the same step."""
-        asked = self.interruption.asked
+        asked = self.interruption.asked is not None
         if self.accelerator.num_processes > 1:
             flag = torch.tensor(float(asked), device=self.accelerator.device)
             asked = bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
         if asked:
-            self.save()
-            raise Interrupted
+            raise Interrupted(self.interruption.asked or signal.SIGINT, saved=self.save())
 
-    def save(self) -> None:
-        """Write a checkpoint of this very moment, if there is a folder for it.
+    def save(self) -> bool:
+        """Write a checkpoint of this very moment, if there is a folder for it; whether it was written.
 
         Raises:
             InputError: the disk is full.
         """
         sums = {name: total.tolist() for name, total in self.stepper.totals().items()}
+        saved = self.folder is not None
         if self.folder and self.accelerator.is_main_process:
-            write_checkpoint(self.folder / "checkpoints", self, sums)
+            saved = write_checkpoint(self.folder / "checkpoints", self, sums)
             self._prune()
         self.accelerator.wait_for_everyone()
+        return saved
 
     def _prune(self) -> None:
         if self.folder and self.accelerator.is_main_process and self.recipe.training.keep == "last":

@@ -1,8 +1,11 @@
 """Progress bars on long work; silent where nobody watches."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from preceptor.notices import Patient
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,12 +42,13 @@ def bars() -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[scores]}"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[scores]}", markup=False),
+        # Whatever becomes of the terminal, the work goes on.
+        console=Console(file=cast(IO[str], Patient(sys.stderr))) if sys.stderr else Console(stderr=True),
     )
 
 

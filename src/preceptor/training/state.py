@@ -28,16 +28,20 @@ class Progress:
     best_score: list[float] = field(default_factory=list)
 
 
-def write_checkpoint(folder: Path, loop: "Loop", sums: Mapping[str, Any]) -> None:
+def write_checkpoint(folder: Path, loop: "Loop", sums: Mapping[str, Any]) -> bool:
     """Write a checkpoint of this very moment, unless the weights have just diverged: the last good one stays.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         InputError: the disk is full.
     """
     if not _all_finite(loop.raw_model):
-        return
+        return False
     name = checkpoint.name(loop.progress.epoch, loop.progress.step)
     checkpoint.save(folder, name, _tensors(loop), _rest(loop, sums))
+    return True
 
 
 def _tensors(loop: "Loop") -> dict[str, Tensor]:
