@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from preceptor.cli.options import DataDir, Json, Model, factory
-from preceptor.cli.output import command, say, show_json, show_table
+from preceptor.cli.output import command, show_json, show_table
 from preceptor.errors import InputError
+from preceptor.notices import say
 
 
 def assess(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preceptor.cli.options import DataDir, DryRun, Folder, Json, Model, Overrides, RecipeName, factory, with_data_dir
-from preceptor.cli.output import say, score_table, show_json, show_recipe, show_table
+from preceptor.cli.output import score_table, show_json, show_recipe, show_table
 from preceptor.errors import InputError
+from preceptor.notices import say
 
 if TYPE_CHECKING:
     from preceptor.recipe import DistillRecipe, TeachRecipe
