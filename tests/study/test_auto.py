@@ -1,6 +1,7 @@
 """The teacher chosen: by the command line and from Python, live and assessed alike."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.outputs import average_probabilities, transformed
 from preceptor.recipe import DistillRecipe, Proxy, Temperature, VectorScaling, parse
-from preceptor.runs import load_teacher, read_choice, read_recipe, read_result, read_weights
+from preceptor.runs import (
+    load_teacher,
+    read_choice,
+    read_recipe,
+    read_result,
+    read_weights,
+    save_weights,
+    write_choice,
+)
 from preceptor.study.teachers import auto, choose_teacher, keep_teaching, read_candidates
 from preceptor.tasks.teacher import Transformed, as_teacher
 from preceptor.training import distill
@@ -69,26 +78,21 @@ def test_the_run_keeps_the_epoch_that_teaches_best_with_its_transform(runs):
     assert read_recipe(kept).training.select == "accuracy"
 
 
-def test_the_live_the_assessed_and_the_stored_teacher_are_one(runs):
-    kept, _ = runs
+def test_the_live_the_assessed_and_the_stored_teacher_are_one(runs, tmp_path):
+    kept = tmp_path / "run"
+    shutil.copytree(runs[0], kept)
+    choice = keep_teaching(kept)["teaching"]
     weights = read_weights(kept / "teaching.safetensors")
     # A transform of our own, so that the test does not depend on one having been worth it.
-    from preceptor.runs import save_weights
-
     metadata = {k: v for k, v in vars(weights).items() if k != "tensors"}
     metadata["transform"] = {"kind": "temperature", "temperature": 2.5}
-    save_weights(kept / "average.safetensors", weights.tensors, metadata)
-    try:
-        reference = parse(DistillRecipe, {"data": "digits", "model": "mlp", "teacher": {"run": str(kept)}}).teacher[0]
-        plain = heldout(
-            load_teacher(reference.model_copy(update={"epoch": keep_teaching(kept)["teaching"]["epoch"]})), kept
-        )
-        live = heldout(load_teacher(reference.model_copy(update={"weights": "average"})), kept)
-        torch.testing.assert_close(live, (plain / 2.5).log_softmax(-1))
-    finally:
-        (kept / "average.safetensors").unlink()
-    [assessed] = read_candidates([f"{kept}:teaching"])
+    save_weights(kept / "teaching.safetensors", weights.tensors, metadata)
+    write_choice(kept, choice)
+    reference = parse(DistillRecipe, {"data": "digits", "model": "mlp", "teacher": {"run": str(kept)}}).teacher[0]
+    plain = heldout(load_teacher(reference.model_copy(update={"epoch": choice["epoch"]})), kept)
     live = heldout(load_teacher(reference.model_copy(update={"weights": "teaching"})), kept)
+    torch.testing.assert_close(live, (plain / 2.5).log_softmax(-1))
+    [assessed] = read_candidates([f"{kept}:teaching"])
     np.testing.assert_allclose(assessed.logits, live.double().log_softmax(-1).numpy(), atol=1e-5)
 
 

@@ -264,7 +264,7 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     assert "holds several arrays; give a .npy file" in refused(tmp_path / "y.npy")
     shutil.copytree(folder / "a", tmp_path / "run")
     (tmp_path / "run" / "predictions.safetensors").unlink()
-    assert "lacks predictions.safetensors; copy the run folder whole" in refused(tmp_path / "run")
+    assert "predictions.safetensors' is missing; copy the run anew" in refused(tmp_path / "run")
 
 
 def test_files_of_one_stem_are_told_apart(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef, dump, parse
 from preceptor.runs import files, load_teacher
 from preceptor.runs.files import load_tensors
-from preceptor.study.folder import Clock
+from preceptor.study.folder import Clock, read_complete
 from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
@@ -229,7 +229,7 @@ def test_what_a_study_returns_is_what_it_writes(run: Any, study: Any, file: str,
     """Also where a class has probability 0 and its NLL is infinite, which JSON does not know."""
     result = run(study, tmp_path, command="test")
     assert "null" in json.dumps(result, allow_nan=False)
-    assert result == json.loads((tmp_path / file).read_text()) == run(study, tmp_path, command="again")
+    assert result == read_complete(tmp_path / file) == run(study, tmp_path, command="again")
 
 
 @pytest.mark.parametrize("entry", ["strict", "averaged"])
@@ -263,11 +263,11 @@ def test_a_study_counts_the_time_of_all_its_starts(tmp_path: Path, monkeypatch: 
         run_study(tiny(), tmp_path / "out", command="test", say=say)
     assert now == 30.0  # teach, hard labels, assess
     now += 1000.0
-    (tmp_path / "out" / ".time.json.tmp-7").write_text("{")  # of a start that was killed just then
+    (tmp_path / "out" / ".time.json.preceptor-7").write_text("{")  # of a start that was killed just then
     result = run_study(tiny(), tmp_path / "out", command="test", say=say)
     assert result["time_total"] == 30.0 + 40.0
     assert not list((tmp_path / "out").glob("*time.json*"))
-    assert run_study(tiny(), tmp_path / "out", command="again") == json.loads((tmp_path / "out/study.json").read_text())
+    assert run_study(tiny(), tmp_path / "out", command="again") == read_complete(tmp_path / "out/study.json")
 
 
 def test_a_killed_study_remembers_the_stages_that_were_done(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_ctrl_c_of_a_study_with_workers_can_be_resumed(tmp_path: Path) -> None:
     for place in places:
         assert (place / "result.json").exists() or list((place / "checkpoints").iterdir())
     assert not all((place / "result.json").exists() for place in places)
-    assert not list(tmp_path.rglob(".*.tmp-*"))
+    assert not list(tmp_path.rglob(".*.preceptor-*"))
     result = run_study(study, tmp_path / "out", command="test")
     for position, (seed, place) in enumerate(zip(study.seeds, places, strict=True)):
         alone = teach(study.teach_recipe("strict").model_copy(update={"seed": seed}), tmp_path / str(seed))

@@ -315,7 +315,7 @@ def test_a_page_of_very_many_draws_the_first_thirty(tmp_path: Path) -> None:
     many = drawn(1, **{f"t{i}": 0.1 * i for i in range(33)})
     _, page = written(assess_candidates(many), tmp_path)
     assert "The last 3 are in the table" in " ".join(page.text.split())
-    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+    with pytest.raises(InputError, match="is a folder; give the name of a file in it"):
         write_page(assess_candidates(many[:2]), tmp_path)
 
 

@@ -495,7 +495,7 @@ def test_an_incomplete_teacher(stopped: Path) -> None:
     ("change", "parts"),
     [
         ({"schema_version": 3}, ["has format 3, newer than this Preceptor's 2; upgrade Preceptor"]),
-        ({"schema_version": None}, ["has format None"]),
+        ({"schema_version": None}, ["is damaged: its content does not match its SHA-256"]),
         ({"schema_version": 1, "heldout": None, "files": None, "sha256": None}, ["lacks 'heldout'; it is damaged"]),
         ({"heldout": None}, ["is damaged: its content does not match its SHA-256"]),
         ({"schema_version": 1}, ["is damaged: its content does not match its SHA-256"]),
@@ -555,9 +555,9 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
         sentence = refused(lambda: teach(recipe, tmp_path / "run"), "could not save", "File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert ".tmp-" not in sentence
+    assert ".preceptor-" not in sentence
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [before]
-    assert not list((tmp_path / "run").rglob(".*.tmp-*"))
+    assert not list((tmp_path / "run").rglob(".*.preceptor-*"))
     teach(recipe, tmp_path / "run")
     teach(recipe, tmp_path / "whole")
     assert snapshot(tmp_path / "run") == snapshot(tmp_path / "whole")

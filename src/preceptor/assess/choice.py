@@ -89,17 +89,17 @@ class Choice:
 
     def table(self) -> "Table":
         """What was tried and what was taken, as a `rich` table."""
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
-        mixture = " + ".join(f"{weight:.2f} {escape(name)}" for name, weight in self.weights.items())
+        mixture = " + ".join(f"{weight:.2f} {name}" for name, weight in self.weights.items())
         what = "as it is" if self.transform is None else f"under {self.transform.kind}"
-        table = Table(
-            title=f"The teacher for {self.loss}",
-            caption=f"Taken: {mixture}, {what}. Brier score of what the loss makes of it: {self.brier[1]:.4f}; of the "
-            f"best single teacher as it is, {escape(self.single)}: {self.brier[0]:.4f}. All is cross-fitted. Taken is "
-            "what is better beyond doubt than what was taken before it, simple things first.",
+        caption = (
+            f"Taken: {mixture}, {what}. Brier score of what the loss makes of it: {self.brier[1]:.4f}; of the "
+            f"best single teacher as it is, {self.single}: {self.brier[0]:.4f}. All is cross-fitted. Taken is "
+            "what is better beyond doubt than what was taken before it, simple things first."
         )
+        table = Table(title=f"The teacher for {self.loss}", caption=Text(caption))  # a name may hold brackets
         for header in ("tried", "gain", "at least", "taken"):
             table.add_column(header, justify="left" if header == "tried" else "right")
         for step in self.steps:

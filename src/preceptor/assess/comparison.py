@@ -163,8 +163,8 @@ class Comparison:
 
     def table(self) -> "Table":
         """The comparison as a `rich` table, with a column for each part that students learn from."""
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
         columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
         behind = {d.second: -d.estimate for d in self.differences if d.first == self.best}
@@ -186,13 +186,13 @@ class Comparison:
         for teacher in self.teachers:
             cells = (
                 teacher.rank,
-                escape(teacher.name),
+                teacher.name,
                 behind.get(teacher.name),
                 *(teacher.scores[c] for c in columns),
                 *(f"{teacher.scores[c].value:.3f}" for c in plain),
                 *(teacher.seen_value(part) for part in self.parts_seen),
             )
-            table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+            table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))  # a name may hold brackets
         return table
 
     def to_dict(self) -> dict[str, Any]:

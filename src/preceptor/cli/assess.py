@@ -83,8 +83,11 @@ def assess(
     The held-out score predicts the student, where its labels served nothing else.
     Shown beside it, on a teacher's own training samples, is one that is too good.
     """
+    from preceptor.study import page as pages
     from preceptor.study.teachers import assess_teachers
 
+    if page:
+        pages.refuse_foreign(page)
     assessment = assess_teachers(
         candidates,
         losses=[_loss(text) for text in losses or ["kd"]],

@@ -1,5 +1,6 @@
 """The verbs that train one model: ``teach`` and ``distill``."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,8 +82,8 @@ def distill(
     """
     from preceptor.recipe import DistillRecipe, find_recipe, load
 
-    names = [argument for argument in arguments or [] if "=" not in argument]
-    assignments = with_data_dir([a for a in arguments or [] if "=" in a], data_dir)
+    names = [argument for argument in arguments or [] if _is_run(argument)]
+    assignments = with_data_dir([a for a in arguments or [] if not _is_run(a)], data_dir)
     if names and teacher != "auto":
         raise InputError(f"'{names[0]}' is no KEY=VALUE; write runs to choose from after --teacher auto")
     if teacher == "auto":
@@ -102,6 +103,12 @@ def distill(
     folder = folder or Path("runs") / path.stem
     result = training.distill(loaded, folder, teacher_model=maker, choice=choice, progress=True)
     _show(result, folder, as_json)
+
+
+def _is_run(argument: str) -> bool:
+    """Whether an argument is no KEY=VALUE: a path, which may hold a sign of equality, perhaps with selectors."""
+    starts = (argument[: found.start()] for found in re.finditer(r"[:+]|$", argument))
+    return "=" not in argument or any(Path(start).exists() for start in starts if start)
 
 
 def _show(result: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from safetensors.torch import save_file
 
 from preceptor.errors import InputError
 
+if sys.platform != "win32":
+    import fcntl
+
+_MARK = "preceptor-"  # in the names of what is being written, before the process's number
 _PATIENCE = 8.0  # seconds: loaders of a killed process hold its lock until they find that it is gone
 
 
@@ -37,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Works for a file or a new folder. A full disk becomes one sentence; what stood at `path` before stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{_MARK}{os.getpid()}")
     remove(temporary)  # of a process that had our number and was killed
     try:
         yield temporary
@@ -81,31 +87,76 @@ def make_folder(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder`; the system lets go when this process ends, however it ends.
 
-    The empty file ``.lock`` stays: were it removed, two processes could hold locks on two files of that name.
+    The empty file ``.lock`` stays: were it removed, two processes could hold locks on two files of that name. Somebody
+    else may remove it, so the folder itself is locked too, where the system can.
 
     Raises:
         InputError: another process holds the folder, and still does after some seconds.
     """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise InputError(
-            f"another process is at work in '{folder}'; wait until it has ended, or give another folder",
-            argument="folder",
-        ) from None
-    except OSError as error:
-        raise not_saved(folder / ".lock", error) from error
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / ".lock").acquire(timeout=_PATIENCE))
+            _lock_itself(folder, held)
+        except Timeout:
+            raise InputError(
+                f"another process is at work in '{folder}'; wait until it has ended, or give another folder",
+                argument="folder",
+            ) from None
+        except OSError as error:
+            raise not_saved(folder / ".lock", error) from error
         yield
-    finally:
-        lock.release()
+
+
+def _lock_itself(folder: Path, held: contextlib.ExitStack) -> None:
+    """Lock the folder, which cannot be removed while there is something in it, until `held` lets go.
+
+    Systems that cannot lock a folder (Windows, some network drives) have the file alone.
+
+    Raises:
+        Timeout: somebody else has it, and still does after some seconds.
+    """
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise Timeout(str(folder)) from None
+            time.sleep(0.05)
+        except OSError:
+            return
+        else:
+            return
 
 
 def remove_left_overs(folder: Path) -> None:
     """Remove what a killed process was just writing into `folder`."""
-    for left_over in folder.glob(".*.tmp-*"):
+    for left_over in folder.glob(f".*.{_MARK}[0-9]*"):
         remove(left_over)
+
+
+def refuse_foreign(path: Path, what: str, *marks: bytes) -> None:
+    """Refuse to write over a file that is not one of ours.
+
+    Args:
+        path: to be written.
+        what: a word for ours.
+        marks: of which each of ours holds one in its first 1,000 bytes.
+
+    Raises:
+        InputError: there is a folder or a file without a mark.
+    """
+    if path.is_dir() or not path.name:
+        raise InputError(f"the {what} '{path}' is a folder; give the name of a file in it")
+    if path.exists():
+        with open(path, "rb") as file:
+            start = file.read(1000)
+        if not any(mark in start for mark in marks):
+            raise InputError(f"'{path}' is there and is no {what} of Preceptor's; give another name, or remove it")
 
 
 def remove(path: Path) -> None:
@@ -169,7 +220,10 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     """Save tensors as safetensors; `metadata` (JSON values) goes into the header under ``preceptor``."""
     # safetensors refuses tensors that share memory (tied weights): each is stored whole.
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
     save_file(flat, path, {"format": "pt", "preceptor": json.dumps(metadata or {})})
+    path.chmod(mode)  # safetensors gives its files to their owner alone, whatever the umask
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

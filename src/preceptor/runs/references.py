@@ -40,17 +40,18 @@ def teacher_references(name: str) -> list[TeacherRef]:
 
 def terms_of(name: str) -> list[list[Source]]:
     """The terms of an ensemble, or the one there is; each stands for one teacher or, as ``RUN:epochs``, for several."""
-    whole = _sources(name)
-    if whole is not None:
-        return [whole]
-    found = []
-    for term in name.split("+"):
-        sources = _sources(term)
-        if sources is None:
+    parts, found = name.split("+"), []
+    while parts:
+        for count in range(len(parts), 0, -1):  # the longest, as a path may hold a plus of its own
+            sources = _sources("+".join(parts[:count]))
+            if sources is not None:
+                break
+        else:
             raise InputError(
-                f"there is no run folder or file '{term}'; give a run folder or a .npz, .npy or .parquet file"
+                f"there is no run folder or file '{parts[0]}'; give a run folder or a .npz, .npy or .parquet file"
             )
         found.append(sources)
+        parts = parts[count:]
     return found
 
 

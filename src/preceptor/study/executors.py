@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ from preceptor.training.progress import bars, show_elsewhere
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+_STOP, _LEAVE = 0, 1  # what a study may wish of its workers
 
 
 def side_by_side(
@@ -48,9 +50,10 @@ def side_by_side(
     threads = max(1, torch.get_num_threads() // workers)
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    # Steps done and steps in all, of every job.
-    interrupted, steps = context.Event(), context.Array("d", 2 * len(jobs), lock=False)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(interrupted, steps, threads))
+    # Whether to stop and whether to leave; steps done and steps in all, of every job. Plain memory: `Event.set` waits
+    # for ever for a process that was killed while it waited.
+    wishes, steps = context.Array("b", 2, lock=False), context.Array("d", 2 * len(jobs), lock=False)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(wishes, steps, threads))
     with listening(), pool, _bars(steps, [str(key) for key in jobs], shown=progress):
         # A job is handed over when a worker is free: all at once would hold as many copies of what they share.
         waiting = ((key, _submitted(pool, n, _packed(function, jobs[key]))) for n, key in enumerate(jobs))
@@ -65,9 +68,10 @@ def side_by_side(
                     running |= {future: key for key, future in itertools.islice(waiting, 1)}
                     yield key, result
         except KeyboardInterrupt as stop:
-            interrupted.set()
+            wishes[_STOP] = True
             raise Interrupted(getattr(stop, "number", signal.SIGINT), saved=_all_saved(running)) from None
         except BrokenProcessPool:
+            wishes[:] = [True, True]
             raise InputError(
                 "a process that worked for the study has died, for want of memory or, in a script of your own, of "
                 "`if __name__ == '__main__':`; start the same command again, which goes on, with workers below "
@@ -141,20 +145,20 @@ def _bars(steps: Any, names: Sequence[str], *, shown: bool) -> Iterator[None]:
             thread.join()
 
 
-# In a worker: the event by which all are told that one was asked to stop, and the steps of all jobs.
-_interrupted: Any = None
+# In a worker: what the study wishes, and the steps of all jobs.
+_wishes: Any = [False, False]
 _steps: Any = None
 
 
-def _begin(interrupted: Any, steps: Any, threads: int) -> None:
-    """Let a worker hear what the others hear, and not outlive a study that was killed: it would go on writing."""
-    global _interrupted, _steps
-    _interrupted, _steps = interrupted, steps
+def _begin(wishes: Any, steps: Any, threads: int) -> None:
+    """Let a worker hear what the study hears, and not outlive one that was killed: it would go on writing."""
+    global _wishes, _steps
+    _wishes, _steps = wishes, steps
     torch.set_num_threads(threads)
     # Between jobs: a process that died would have the pool end the others before they have saved.
     for number in NUMBERS:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: _leave_if_wished())
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
     parent = multiprocessing.parent_process()
@@ -164,15 +168,23 @@ def _begin(interrupted: Any, steps: Any, threads: int) -> None:
             parent.join()
             os._exit(1)
 
-    def told() -> None:
-        interrupted.wait()
+    def told(wish: int) -> None:
+        while not wishes[wish]:
+            time.sleep(0.2)
         if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         else:
             _thread.interrupt_main()
 
-    for watch in (outlived, told):
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=outlived, daemon=True).start()
+    for wish in (_STOP, _LEAVE):
+        threading.Thread(target=told, args=(wish,), daemon=True).start()
+
+
+def _leave_if_wished() -> None:
+    """End this process if the study has lost another: its pool then waits for the rest, and sends no more work."""
+    if _wishes[_LEAVE]:
+        os._exit(1)
 
 
 def _call(number: int, job: bytes) -> tuple[bool, Any]:
@@ -181,7 +193,7 @@ def _call(number: int, job: bytes) -> tuple[bool, Any]:
     def on_step(done: int, total: int, _: Mapping[str, Any]) -> None:
         _steps[2 * number : 2 * number + 2] = [done, total]
 
-    if _interrupted.is_set():
+    if _wishes[_STOP]:
         return False, None
     show_elsewhere(on_step)
     try:
@@ -189,6 +201,8 @@ def _call(number: int, job: bytes) -> tuple[bool, Any]:
             with _pickling():
                 function, arguments = pickle.loads(job)
             return True, function(*arguments)
-    except KeyboardInterrupt as stop:  # no worker is to take another job
-        _interrupted.set()
+    except KeyboardInterrupt as stop:
+        _wishes[_STOP] = True  # no worker is to take another job
         return False, getattr(stop, "saved", None)
+    finally:
+        _leave_if_wished()

@@ -66,6 +66,18 @@ def read_complete(path: Path) -> dict[str, Any]:
     return integrity.unsealed(content)
 
 
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuse a file, and a folder that holds something and is no study.
+
+    Raises:
+        InputError: so it is.
+    """
+    if (folder / "study.yaml").is_file():
+        return
+    if folder.is_file() or (folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())):
+        raise InputError(f"'{folder}' exists and is no study; give a new folder", argument="folder")
+
+
 def refuse_other(folder: Path, study: BaseModel) -> None:
     """Refuse a folder that holds another study.
 
@@ -90,8 +102,9 @@ def claimed(folder: Path, study: BaseModel) -> Iterator["Clock"]:
     """Make a study's folder or find it again, and hold it while this process is at work in it.
 
     Raises:
-        InputError: it holds another study, or another process is at work in it.
+        InputError: it holds another study or something else, or another process is at work in it.
     """
+    refuse_foreign_folder(folder)
     make_folder(folder)
     with locked(folder):
         refuse_other(folder, study)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preceptor.assess.intervals import Estimate
-from preceptor.errors import InputError
 from preceptor.runs import files
 from preceptor.study import pictures
 from preceptor.study.statistics import differs
@@ -15,9 +14,11 @@ from preceptor.study.statistics import differs
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["MISSING", "interval", "lead", "made_with", "number", "sentence", "strong", "svg", "write"]
+__all__ = ["MISSING", "interval", "lead", "made_with", "number", "refuse_foreign", "sentence", "strong", "svg", "write"]
 
 MISSING = "–"
+# The second is in pages that were written before there was the first.
+_MARKS = (b'<meta name="generator" content="Preceptor">', b"--paper: #ffffff; --ink: #1f2330")
 
 
 def write(template: str, path: Path | str, values: Mapping[str, Any]) -> Path:
@@ -25,8 +26,11 @@ def write(template: str, path: Path | str, values: Mapping[str, Any]) -> Path:
 
     Args:
         template: its path in the folder of this file; it extends ``page.html.j2``.
-        path: of the page.
+        path: of the page. Of files that are there, pages of ours alone are written over.
         values: what the template names.
+
+    Raises:
+        InputError: there is another file, or a folder.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -41,11 +45,19 @@ def write(template: str, path: Path | str, values: Mapping[str, Any]) -> Path:
     environment.filters["minus"] = pictures.typographic
     content = environment.get_template(template).render(**values)
     path = Path(path)
-    if path.is_dir() or not path.name:
-        raise InputError(f"the page '{path}' is a folder; give the name of a file, such as '{path / 'teachers.html'}'")
+    refuse_foreign(path)
     files.make_folder(path.parent)
     files.write_text(path, content)
     return path
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to write a page over a file that is none.
+
+    Raises:
+        InputError: there is a folder or another file.
+    """
+    files.refuse_foreign(path, "page", *_MARKS)
 
 
 def svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *, axes: bool = True) -> "Markup":

@@ -126,13 +126,18 @@ def to_svg(draw: Callable[[Any], None], width: float, height: float, alt: str, *
 
 @contextmanager
 def png(width: float, height: float, path: Path) -> Iterator["Figure"]:
-    """A figure to draw on, width x height points, that becomes a PNG when the block ends, written atomically."""
+    """A figure to draw on, width x height points, that becomes a PNG when the block ends, written atomically.
+
+    Raises:
+        InputError: there is a file that is no picture of ours, or a folder.
+    """
+    files.refuse_foreign(path, "picture", b"Preceptor", b"Matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with _figure(width, height, constrained=True) as figure, files.atomic_path(path) as temporary:
         yield figure
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=100)
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": "Preceptor"})
 
 
 @contextmanager
