@@ -150,16 +150,16 @@ def test_a_teacher_with_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.
     shop = importlib.import_module("shop")
     preceptor.teach("teach-digits", "t", model=shop.net, epochs=2, keep="all")
     student = ["distill", "distill-digits", *QUICK, "--teacher", "t", "--out", "s"]
-    assert refused(*student).endswith("(on the command line: --model)")
+    assert refused(*student).endswith("(on the command line: --model shop:net or --allow-code)")
     assert "there is no model called 'shop'" in refused(*student, "--model", "shop")
     assert run(*student, "--model", "shop:net").exit_code == 0
     unseen = json.loads(run("assess", "t", "--json").stdout)
     assert "No score of t where students learn" in unseen["notes"][0]
-    assert refused("assess", "t", "--transfer").endswith("(on the command line: --model)")
+    assert refused("assess", "t", "--transfer").endswith("(on the command line: --model shop:net or --allow-code)")
     seen = json.loads(run("assess", "t", "--model", "shop:net", "--json").stdout)
     assert seen["rankings"][0]["teachers"][0]["students_see"].keys() >= {"train"}
     epochs = ["assess", "t:epochs"]
-    assert refused(*epochs).endswith("(on the command line: --model)")
+    assert refused(*epochs).endswith("(on the command line: --model shop:net or --allow-code)")
     assert run(*epochs, "--model", "shop:net").exit_code == 0
     auto = ["distill", "distill-digits", *QUICK, "--teacher", "auto", "t", "--model", "shop:net", "--out", "chosen"]
     assert run(*auto).exit_code == 0

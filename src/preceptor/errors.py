@@ -7,11 +7,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Something the user handed over is wrong; the message is one sentence, meant to be read as it stands.
 
-    `argument` is the Python argument that the remedy is about (``folder``, ``teacher``, ...). A message never names a
+    `argument` is the Python argument that the remedy is about (``folder``, ``teacher``, ...), with a value behind it
+    where there is only one to give (``model mine:net``); or several, any of which would do. A message never names a
     flag: the command line, which knows its own, adds it.
     """
 
-    def __init__(self, message: str, *, argument: str | None = None) -> None:
+    def __init__(self, message: str, *, argument: str | tuple[str, ...] | None = None) -> None:
         super().__init__(message)
         self.argument = argument
 

@@ -1,11 +1,17 @@
-"""From names in a recipe to functions: our public names, or an outsider's ``package.module:name``."""
+"""From names in a recipe to functions: our public names, or an outsider's ``package.module:name``.
+
+Whoever gives a recipe with a ``package.module:name`` in it has asked for that code. What the recipe or the weights of a
+folder name nobody has asked for: it is imported only where the caller trusts it.
+"""
 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Component
@@ -19,13 +25,23 @@ ROOMS = {
 }
 
 
-def find(room: str, name: str) -> Callable[..., Any]:
+Trust = bool | Collection[str]
+"""Which code may be imported because something that was read names it: any (True), none (False), or these names."""
+
+
+def find(room: str, name: str, *, trust: Trust = False, source: str = "what was read") -> Callable[..., Any]:
     """The public function or class called `name` in a room, or an outsider's ``package.module:name``.
 
+    Args:
+        trust: which outsiders may be imported; True where the caller himself has given the name.
+        source: what an error calls that which names it.
+
     Raises:
-        InputError: nothing is called that; the nearest known name is offered.
+        InputError: nothing is called that (the nearest known name is offered), it cannot be imported, is not trusted,
+            or is a class of another kind.
     """
     if ":" in name:
+        _refuse_unasked(room, name, trust, source)
         return _outsider(room, name)
     known = names(room)
     if name in known:
@@ -46,21 +62,100 @@ def _is_objective(found: Any) -> bool:
     return function is not None and {"labels", "mask"} <= options_of(function)[0]
 
 
+def named_in(recipe: BaseModel) -> frozenset[str]:
+    """The ``package.module:name`` that a recipe names: who gives it to a command trusts them.
+
+    >>> from preceptor.recipe import TeachRecipe
+    >>> sorted(named_in(TeachRecipe(model="mine:net", objective="mine:hinge", data="digits")))
+    ['mine:hinge', 'mine:net']
+    """
+    return frozenset(component.name for component in _components(recipe) if ":" in component.name)
+
+
+def _components(thing: Any) -> Iterator[Component]:
+    match thing:
+        case Component():
+            yield thing
+        case BaseModel():
+            yield from (component for _, value in thing for component in _components(value))
+        case Mapping():
+            yield from (component for value in thing.values() for component in _components(value))
+        case list() | tuple():
+            yield from (component for value in thing for component in _components(value))
+
+
+def trusting(trust: Trust, recipe: BaseModel) -> Trust:
+    """`trust`, and what a recipe that a command was given names itself."""
+    return trust is True or named_in(recipe) | _trusted(trust)
+
+
+def _trusted(trust: Trust) -> frozenset[str]:
+    return frozenset([trust] if isinstance(trust, str) else trust or ())  # type: ignore[arg-type]
+
+
+def _refuse_unasked(room: str, name: str, trust: Trust, source: str) -> None:
+    """Refuse to import what a folder names and nobody else."""
+    if trust is True or name in _trusted(trust):
+        return
+    given = (f"model='{name}'", f"model {name}") if "<" not in name else ("the function itself as model=", "model")
+    remedies = {
+        "model": (f"give {given[0]} (to distill: teacher_model) or trust=True", (given[1], "trust")),
+        "data": ("give the data yourself, as data=, or trust=True", ("trust",)),
+    }
+    remedy, arguments = remedies.get(room, ("give trust=True", ("trust",)))
+    raise InputError(
+        f"{source} names code, the {room} '{name}', which is not imported unasked; {remedy} if you trust it",
+        argument=arguments,
+    )
+
+
 def _outsider(room: str, name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:  # a console script does not look into the folder it is called from
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # whatever a module of somebody's raises
         raise InputError(
             f"the {room} '{name}' cannot be imported: {error}; run where it can, or install its package"
-        ) from None
+        ) from (None if isinstance(error, ImportError | ValueError) else error)
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [n for n in vars(module) if not n.startswith("_")]
         raise InputError(f"the module '{module_name}' has no callable '{attribute}'; {did_you_mean(attribute, names)}")
+    if isinstance(found, type):
+        check_kind(room, name, found)
     return found
+
+
+def refuse_made(model: Any, what: str = "the model") -> None:
+    """Refuse a module where one is to be made; `what` is what an error calls it."""
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        raise InputError(
+            f"{what} is a {type(model).__name__} already made; give a function that makes one, so that its "
+            "initial weights are drawn by the recipe's seed"
+        )
+
+
+def check_kind(room: str, name: str, found: Any) -> None:
+    """Refuse what an outsider's name stands for, a class or what was made by it, if it is not what the room holds."""
+    from torch import nn
+
+    kind = found if isinstance(found, type) else type(found)
+    held = {
+        "model": (issubclass(kind, nn.Module), "a torch.nn.Module"),
+        "objective": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
+        "loss": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
+        "augmentation": (hasattr(kind, "draw") and hasattr(kind, "apply"), "an object with methods draw and apply"),
+        "data": (True, ""),  # of many forms; whoever asked for them looks
+    }
+    fits, wanted = held[room]
+    if not fits:
+        raise InputError(
+            f"the {room} '{name}' is a {kind.__name__}, not {wanted}; name one, or a function that makes one"
+        )
 
 
 def options_of(function: Callable[..., Any]) -> tuple[set[str], bool]:
@@ -123,20 +218,31 @@ def check_options(room: str, component: Component, function: Callable[..., Any],
             raise InputError(f"'{room}.{option}' is {value!r}; give true or false")
 
 
-def call(room: str, component: Component, supplied: Mapping[str, Any] | None = None) -> Any:
+def call(
+    room: str,
+    component: Component,
+    supplied: Mapping[str, Any] | None = None,
+    *,
+    trust: Trust = False,
+    source: str = "what was read",
+) -> Any:
     """Call the named function with the recipe's options, and those of `supplied` that its signature takes.
 
     Raises:
-        InputError: no such name or option, or the function refuses a value.
+        InputError: as `find`; no such option, the function refuses a value, or it makes something else.
     """
-    function = find(room, component.name)
+    function = find(room, component.name, trust=trust, source=source)
+    if room == "model":
+        refuse_made(function, f"the model '{component.name}'")
     supplied = dict(supplied or {})
     check_options(room, component, function, own=tuple(supplied))
     for option in sorted(_required(function) - component.options.keys() - supplied.keys()):
         raise InputError(f"the {room} '{component.name}' needs '{option}'; give {room}.{option}=...")
     try:
-        return function(**component.options, **accepted(function, supplied))
+        made = function(**component.options, **accepted(function, supplied))
     except InputError:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"the {room} '{component.name}' refuses {component.options}: {error}") from error
+    check_kind(room, component.name, made)
+    return made

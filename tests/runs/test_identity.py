@@ -151,7 +151,7 @@ def test_weights_of_ones_own_factory_say_so(tmp_path: Path) -> None:
     teach(teach_recipe(QUICK), tmp_path / "run", model=flat)
     path = tmp_path / "run" / "last.safetensors"
     name = f"{__name__}:flat"
-    sentence = re.escape(f"factory of your own, {name}; hand that function over as model=")
+    sentence = re.escape(f"names code, the model '{name}', which is not imported unasked; give model='{name}'")
     with pytest.raises(InputError, match=sentence):
         load_model(path)
     with pytest.raises(InputError, match=sentence):

@@ -44,12 +44,16 @@ class Verbs(TyperGroup):
             say(f"stopped{more}")
             raise typer.Exit(128 + getattr(stop, "number", signal.SIGINT)) from None
 
-    def _flag(self, ctx: Any, argument: str | None) -> str:
+    def _flag(self, ctx: Any, argument: str | tuple[str, ...] | None) -> str:
         """How a verb spells a Python argument: its functions name their options as Python does."""
-        name = {"loss": "losses"}.get(argument or "", argument)  # assess takes one or more
         verb = self.get_command(ctx, ctx.invoked_subcommand or "")
-        flags = [option.opts[0] for option in verb.params if option.name == name] if verb else []
-        return f" (on the command line: {flags[0]})" if flags and flags[0].startswith("--") else ""
+        flags = {option.name: option.opts[0] for option in verb.params} if verb else {}
+        found = []
+        for each in (argument,) if isinstance(argument, str) else argument or ():
+            name, space, value = each.partition(" ")
+            flag = flags.get({"loss": "losses"}.get(name, name), "")  # assess takes one or more
+            found += [flag + space + value] if flag.startswith("--") else []
+        return f" (on the command line: {' or '.join(found)})" if found else ""
 
 
 app: typer.Typer = typer.Typer(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from preceptor.cli.options import DataDir, Json, Model, factory
+from preceptor.cli.options import AllowCode, DataDir, Json, Model, factory
 from preceptor.cli.output import command, show_json, show_table
 from preceptor.errors import InputError
 from preceptor.notices import say
@@ -59,6 +59,7 @@ def assess(
     ] = None,
     data_dir: DataDir = None,
     model: Model = None,
+    trust: AllowCode = False,
     transfer: Annotated[
         bool | None,
         typer.Option(
@@ -101,6 +102,7 @@ def assess(
         samples=samples,
         data_dir=data_dir,
         model=factory(model),
+        trust=trust,
         transfer=transfer,
         criterion=criterion,
         level=level,

@@ -20,6 +20,13 @@ Model = Annotated[
         help="Makes the model of runs that were trained with one of yours.",
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Import the code that runs name as their model or data set, and run it.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -38,4 +45,4 @@ def factory(model: str | None) -> "Factory | None":
         return None
     from preceptor.names import find
 
-    return find("model", model)
+    return find("model", model, trust=True)

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preceptor.cli.options import DataDir, DryRun, Folder, Json, Model, Overrides, RecipeName, factory, with_data_dir
+from preceptor.cli.options import (
+    AllowCode,
+    DataDir,
+    DryRun,
+    Folder,
+    Json,
+    Model,
+    Overrides,
+    RecipeName,
+    factory,
+    with_data_dir,
+)
 from preceptor.cli.output import score_table, show_json, show_recipe, show_table
 from preceptor.errors import InputError
 from preceptor.notices import say
@@ -50,9 +61,10 @@ def teach(
     folder = folder or Path("runs") / path.stem
     result = training.teach(loaded, folder, progress=True)
     if select:
+        from preceptor.names import named_in
         from preceptor.study.teachers import keep_teaching
 
-        result = keep_teaching(folder, progress=True)
+        result = keep_teaching(folder, trust=named_in(loaded), progress=True)
         say(f"teaches best: {result['teaching']['choice']['single']}, now in teaching.safetensors")
     _show(result, folder, as_json)
 
@@ -73,6 +85,7 @@ def distill(
     folder: Folder = None,
     data_dir: DataDir = None,
     model: Model = None,
+    trust: AllowCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -94,14 +107,15 @@ def distill(
     loaded = load(DistillRecipe, path, assignments)
     maker, choice = factory(model), None
     if teacher == "auto":
-        loaded, choice = _choose(loaded, names, data_dir, maker, show=dry_run or not as_json, to_stderr=dry_run)
+        shown = {"show": dry_run or not as_json, "to_stderr": dry_run}
+        loaded, choice = _choose(loaded, names, **shown, data_dir=data_dir, model=maker, trust=trust)
     if dry_run:
         show_recipe(loaded)
         return
     from preceptor import training
 
     folder = folder or Path("runs") / path.stem
-    result = training.distill(loaded, folder, teacher_model=maker, choice=choice, progress=True)
+    result = training.distill(loaded, folder, teacher_model=maker, trust=trust, choice=choice, progress=True)
     _show(result, folder, as_json)
 
 
@@ -138,16 +152,17 @@ def _refuse_two_teachers(assignments: list[str]) -> None:
 def _choose(
     recipe: "DistillRecipe",
     names: list[str],
-    data_dir: Path | None,
-    model: "Factory | None",
     *,
     show: bool,
     to_stderr: bool,
+    data_dir: Path | None,
+    model: "Factory | None",
+    trust: bool,
 ) -> "tuple[DistillRecipe, dict[str, Any]]":
     """The recipe with the teacher that the held-out labels choose, and the choice, which is shown."""
     from preceptor.study.teachers import choose_teacher
 
-    resolved, choice = choose_teacher(recipe, names, data_dir=data_dir, model=model, progress=True)
+    resolved, choice = choose_teacher(recipe, names, data_dir=data_dir, model=model, trust=trust, progress=True)
     if show:
         show_table(choice.table(), to_stderr=to_stderr)
     return resolved, choice.to_dict()

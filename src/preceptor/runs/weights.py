@@ -1,5 +1,6 @@
 """A run's weights on disk: safetensors whose header says which model they belong to, and models rebuilt from them."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -14,6 +16,7 @@ from preceptor import names
 from preceptor.data.dataset import shortened
 from preceptor.errors import InputError
 from preceptor.models.preparation import finish_, own_memory_, to_channels_last_
+from preceptor.names import Trust
 from preceptor.recipe import TeacherRef
 from preceptor.runs import checkpoint, files
 from preceptor.runs.folder import check_member, read_result
@@ -75,51 +78,56 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_model(
-    path: Path, member: int | None = None, *, model: Factory | None = None
+    path: Path, member: int | None = None, *, model: Factory | str | None = None, trust: Trust = False
 ) -> tuple[torch.nn.Module, Weights]:
     """Rebuild the model whose weights are at `path`.
 
     Args:
         member: which of a stack.
-        model: the factory that the run was given in place of its recipe's model.
+        model: what makes it, where the weights name somebody's own: a module, or a function of `num_classes` and, if
+            its signature names them, `input_shape` and the options that the weights name; or its
+            ``package.module:name``.
+        trust: import the model that the weights name, if it is somebody's own (True, or these names).
 
     Raises:
         InputError: as `read_weights`; the weights are of another architecture than their recipe's, or of somebody's
-            own factory and `model` is not given; a stack without `member`, or `member` without a stack or outside it.
+            own, and neither `model` nor `trust` is given; a stack without `member`, or `member` without a stack or
+            outside it.
     """
     weights = read_weights(path)
-    return _model_of(weights, f"'{path}'", member, model), weights
+    return _model_of(weights, f"'{path}'", member, model, trust), weights
 
 
-def stack_of(weights: Weights, source: str, source_of: Sequence[int] | None = None) -> Stack:
+def stack_of(weights: Weights, source: str, source_of: Sequence[int] | None = None, *, trust: Trust = False) -> Stack:
     """All models of a stack as one module.
 
     Args:
         weights: of the stack.
         source: what an error calls them.
         source_of: for each model, the row of the input that it reads; default: its own.
+        trust: as of `load_model`.
 
     Raises:
-        InputError: they are a single model's.
+        InputError: they are a single model's, or of somebody's own model that is not trusted.
     """
     if weights.members is None:
         raise InputError(f"{source} holds a single model, not a stack; load it by load_model")
-    stack = Stack([_made(weights, source, None) for _ in range(weights.members)], source_of)
+    stack = Stack([_made(weights, source, None, trust) for _ in range(weights.members)], source_of)
     load_weights(stack, weights.tensors, source)
     return stack.eval()
 
 
-def load_teacher(reference: TeacherRef, *, model: Factory | None = None) -> Teacher:
+def load_teacher(reference: TeacherRef, *, model: Factory | str | None = None, trust: Trust = False) -> Teacher:
     """The teacher that a recipe refers to.
 
     Args:
-        model: the factory that the run was given in place of its recipe's model.
+        model, trust: as of `load_model`.
 
     Raises:
-        InputError: the run is missing or incomplete, or has no such weights, epoch or member; or it was given a factory
-            and `model` is not.
+        InputError: the run is missing or incomplete, or has no such weights, epoch or member; or it has a model of
+            somebody's own, and neither `model` nor `trust` is given.
     """
-    module, weights = model_of(reference, model=model)
+    module, weights = model_of(reference, model=model, trust=trust)
     return Teacher(module, temperature=temperature_of(reference, weights), **reading_of(weights))
 
 
@@ -129,11 +137,13 @@ def reading_of(weights: Weights) -> dict[str, Any]:
     return {name: getattr(weights, name) for name in wanted}
 
 
-def model_of(reference: TeacherRef, *, model: Factory | None = None) -> tuple[nn.Module, Weights]:
+def model_of(
+    reference: TeacherRef, *, model: Factory | str | None = None, trust: Trust = False
+) -> tuple[nn.Module, Weights]:
     """The model that a reference names, in eval mode; arguments and errors as of `load_teacher`."""
     read_result(reference.run)
     weights, source = teacher_weights(reference)
-    return _model_of(weights, source, reference.member, model), weights
+    return _model_of(weights, source, reference.member, model, trust), weights
 
 
 def temperature_of(reference: TeacherRef, weights: Weights) -> float:
@@ -189,30 +199,49 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     return checkpoint.after_epochs(folder)
 
 
-def _model_of(weights: Weights, source: str, member: int | None, factory: Factory | None = None) -> torch.nn.Module:
+def _model_of(
+    weights: Weights, source: str, member: int | None, factory: Factory | str | None, trust: Trust
+) -> torch.nn.Module:
     check_member(weights.members, member, source)
-    made = _made(weights, source, factory)
+    made = _made(weights, source, factory, trust)
     load_weights(made, weights.tensors if member is None else member_state(weights.tensors, member), source)
     to_channels_last_(made, torch.zeros(2, *weights.input_shape))
     return made.eval()
 
 
-def _made(weights: Weights, source: str, factory: Factory | None) -> torch.nn.Module:
+def _made(weights: Weights, source: str, factory: Factory | str | None, trust: Trust) -> torch.nn.Module:
     """A model of the weights' architecture."""
     supplied = {"num_classes": weights.num_classes, "input_shape": weights.input_shape}
-    if factory is None and "factory" in weights.model:
-        raise InputError(
-            f"{source} holds weights of a model factory of your own, {weights.model['factory']}; hand that function "
-            "over as model=",
-            argument="model",
-        )
+    component = _component(weights, source)
     with torch.random.fork_rng(devices=[]):  # the weights that it draws are replaced
-        if factory is not None:
-            made = factory(**names.accepted(factory, supplied))
+        if factory is None:
+            made = names.call("model", component, supplied, trust=trust, source=source)
         else:
-            made = names.call("model", Component(**weights.model), supplied)
+            made = _given(factory, component, supplied)
         finish_(made, member_names(weights.tensors), weights.input_shape)
     own_memory_(made)
+    return made
+
+
+def _component(weights: Weights, source: str) -> Component:
+    """The model that weights name; one that was handed over as an object is named so that people know it."""
+    named = dict(weights.model or {})
+    try:
+        return Component.model_validate({"name": named.pop("factory", None), **named})
+    except ValidationError:
+        raise InputError(f"{source} names no model; it is damaged or was not written by Preceptor") from None
+
+
+def _given(factory: Factory | str, component: Component, supplied: Mapping[str, Any]) -> nn.Module:
+    """A model that the caller says how to make, with the options that the weights name where it takes them."""
+    found = names.find("model", factory, trust=True) if isinstance(factory, str) else factory
+    if isinstance(found, nn.Module):
+        return copy.deepcopy(found)
+    known, anything = names.options_of(found)
+    named = component.options if ":" in component.name else {}
+    options = {key: value for key, value in named.items() if key in known or anything}
+    made = found(**(options | names.accepted(found, supplied)))
+    names.check_kind("model", component.name, made)
     return made
 
 

@@ -91,7 +91,9 @@ class Cohort:
         Raises:
             InputError: every batch would have parts of one sample, on which the model cannot be trained.
         """
-        augmentation: Augmentation | None = call("augmentation", recipe.augmentation) if recipe.augmentation else None
+        augmentation: Augmentation | None = None
+        if recipe.augmentation:  # of a recipe that is to be trained: what it names is imported
+            augmentation = call("augmentation", recipe.augmentation, trust=True)
         smallest = self._smallest_step(recipe, len(indices[0]), recipe.training.accumulate * processes)
         streams = [
             Batches(

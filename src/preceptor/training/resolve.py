@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from preceptor import runs
 from preceptor.data.dataset import Data, require_index
 from preceptor.errors import InputError
+from preceptor.names import Trust, refuse_made, trusting
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
 from preceptor.runs import Factory, Identity
 from preceptor.runs.identity import fingerprint
@@ -88,7 +89,8 @@ def distill_job(
     data: Any = None,
     model: Factory | None = None,
     loss: Function | None = None,
-    teacher_model: Factory | None = None,
+    teacher_model: Factory | str | None = None,
+    trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
 ) -> Job:
     """A student's training from a teacher; arguments as of `preceptor.training.distill`."""
@@ -98,7 +100,7 @@ def distill_job(
     criterion = (
         setup.new_loss(recipe.loss, found.num_classes) if loss is None else setup.as_loss(loss, found.num_classes)
     )
-    bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model)
+    bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if teacher is None:
         refuse_leak(recipe, samples, named=data is None)
@@ -198,7 +200,7 @@ def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accel
 
 
 def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
-    found = setup.load_data(recipe, data)
+    found = setup.load_data(recipe, data, trust=True)
     return [setup.cut(recipe, found, seed) for seed in seeds]
 
 
@@ -226,11 +228,7 @@ def _module(
     source_of: Sequence[int] | None = None,
 ) -> nn.Module:
     """The model, or a stack of one for each of `seeds`."""
-    if isinstance(factory, nn.Module):
-        raise InputError(
-            f"the model is a {type(factory).__name__} already made; give a function that makes one, so that "
-            "its initial weights are drawn by the recipe's seed"
-        )
+    refuse_made(factory)
     data = samples[0].data
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
     name = setup.model_name(recipe, factory)
@@ -263,12 +261,13 @@ def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, cri
     )
 
 
-def _load_teachers(recipe: DistillRecipe, factory: Factory | None) -> TeacherFn:
+def _load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
     if not recipe.teacher:
         raise InputError(
             "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
         )
-    loaded = [(runs.load_teacher(reference, model=factory), reference.weight) for reference in recipe.teacher]
+    trust = trusting(trust, recipe)
+    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in recipe.teacher]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 

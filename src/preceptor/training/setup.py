@@ -13,6 +13,7 @@ from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_ma
 from preceptor.data.split import checked_pools, pooled_split
 from preceptor.errors import InputError
 from preceptor.models.preparation import own_memory_, to_channels_last_
+from preceptor.names import Trust
 from preceptor.recipe import Recipe, Split
 from preceptor.schema import Component
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective
@@ -58,17 +59,22 @@ class Samples:
         return self.parts.get("test", torch.arange(len(self.test)))
 
 
-def load_data(recipe: Recipe, data: Any = None) -> Data:
+def load_data(recipe: Recipe, data: Any = None, *, trust: Trust = False, source: str = "the recipe") -> Data:
     """The recipe's data set, or the object that the caller brings.
 
+    Args:
+        trust: which functions of somebody's own may load it; True for a recipe that the caller has given.
+        source: what an error calls the recipe.
+
     Raises:
-        InputError: no such data set, or its loader refuses the options or finds no files; no map-style data
-            set; fewer than two classes.
+        InputError: no such data set, one that is not trusted, or its loader refuses the options or finds no files; no
+            map-style data set; fewer than two classes.
     """
     if data is not None:
         found = as_data(data)
     elif recipe.data is not None:
-        found = replace(as_data(names.call("data", recipe.data)), origin=recipe.data.model_dump(mode="json"))
+        loaded = names.call("data", recipe.data, trust=trust, source=source)
+        found = replace(as_data(loaded), origin=recipe.data.model_dump(mode="json"))
     else:
         raise InputError(
             "there are no data: the recipe lacks the key 'data'; give it the name of a data set, or hand one over",
@@ -124,6 +130,8 @@ def _sizes(split: Split, pools: Container[str]) -> dict[str, int | float | None]
 def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
     """A model drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
 
+    The recipe is one that the caller was given to train: what it names is imported.
+
     Raises:
         InputError: no such model or option, what the factory returns is no module, or it cannot take the data's inputs.
     """
@@ -137,7 +145,7 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
         if model is not None:
             made = model(**names.accepted(model, supplied))
         elif recipe.model is not None:
-            made = names.call("model", recipe.model, supplied)
+            made = names.call("model", recipe.model, supplied, trust=True)
         else:
             raise InputError(
                 "there is no model: the recipe lacks the key 'model'; give it the name of one, or hand a function over "
@@ -176,14 +184,15 @@ def model_name(recipe: Recipe, factory: Callable[..., nn.Module] | None) -> str:
 
 
 def new_objective(component: Component, num_classes: int) -> Criterion:
-    """A teacher's objective: a class of state is instantiated, a function gets its options.
+    """A teacher's objective, of a recipe that is to be trained: a class of state is instantiated, a function gets its
+    options.
 
     Raises:
         InputError: no such objective, an unknown option, or a value that it refuses.
     """
-    function = names.find("objective", component.name)
+    function = names.find("objective", component.name, trust=True)
     if isinstance(function, type):
-        return of_objective(names.call("objective", component), component.name)
+        return of_objective(names.call("objective", component, trust=True), component.name)
     names.check_options("objective", component, function, own=("logits", "labels", "mask", *OFFERED))
     return _tried(
         "objective",
@@ -204,14 +213,14 @@ def as_objective(objective: Callable[..., Tensor], num_classes: int) -> Criterio
 
 
 def new_loss(component: Component, num_classes: int) -> Criterion:
-    """A student's loss: a class is instantiated, a function gets its options.
+    """A student's loss, of a recipe that is to be trained: a class is instantiated, a function gets its options.
 
     Raises:
         InputError: no such loss, an unknown option, or a value that it refuses.
     """
-    function = names.find("loss", component.name)
+    function = names.find("loss", component.name, trust=True)
     if isinstance(function, type):
-        return of_loss(names.call("loss", component), component.name)
+        return of_loss(names.call("loss", component, trust=True), component.name)
     own = ("student_logits", "teacher_logits", "mask", *OFFERED)
     names.check_options("loss", component, function, own=own)
     return _tried(

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
@@ -75,7 +76,8 @@ def distill(
     data: Any = None,
     model: Factory | Named | None = None,
     loss: Callable[..., Tensor] | Named | None = None,
-    teacher_model: Factory | None = None,
+    teacher_model: Factory | str | None = None,
+    trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
     progress: bool = False,
     **keywords: Any,
@@ -83,9 +85,10 @@ def distill(
     """Train a student from a teacher: a callable from batch to logits, a module, or a weighted list of them.
 
     Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. A teacher may also be a run, by
-    its folder or as ``RUN:best`` (docs/teachers.md); `teacher_model` is its factory, if it was trained with one of your
-    own. Where inputs are the same in every epoch, the teacher is asked once for each sample (``recipe.cache``).
-    `choice`, why the recipe names this teacher (`preceptor.study.teachers.choose_teacher`), is written into the result.
+    its folder or as ``RUN:best`` (docs/teachers.md); if it was trained with a model of somebody's own that the recipe
+    does not name, `teacher_model` makes it, or `trust` allows the run to name it (True, or these names). Where inputs
+    are the same in every epoch, the teacher is asked once for each sample (``recipe.cache``). `choice`, why the recipe
+    names this teacher (`preceptor.study.teachers.choose_teacher`), is written into the result.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -100,7 +103,8 @@ def distill(
     keywords, objects = _sorted(keywords, data=data, model=model, loss=loss)
     made = make_recipe(DistillRecipe, recipe, keywords)
     with notes_kept(), given_back(own):
-        job = distill_job(made, _folder(folder), teacher=own, **objects, teacher_model=teacher_model, choice=choice)
+        reading: Any = {"teacher_model": teacher_model, "trust": trust}
+        job = distill_job(made, _folder(folder), teacher=own, **objects, **reading, choice=choice)
         return train(job, progress=progress)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preceptor import assess, runs
+from preceptor.names import named_in
 from preceptor.outputs import average_probabilities
 from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.runs.identity import fingerprint
@@ -93,7 +94,7 @@ def _stack_table(
 ) -> tuple[Tensor, str]:
     path, source_of = place / "last.safetensors", [seeds.index(s) for s in members]
     weights = runs.read_weights(path)
-    model = runs.stack_of(weights, f"'{path}'", source_of)
+    model = runs.stack_of(weights, f"'{path}'", source_of, trust=named_in(recipe))
     samples = [setup.cut(recipe, data, seed) for seed in seeds]
     indices = torch.stack([s.for_students for s in samples])
     table = table_of(recipe, model, weights, samples[0].train, indices, source_of)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from preceptor import assess, runs
+from preceptor.names import named_in
 from preceptor.recipe import TeacherRef, TeachRecipe
 from preceptor.runs.identity import fingerprint
 from preceptor.runs.weights import model_of
@@ -149,7 +150,8 @@ def _of_run(
     """What the model, or the stack, of one run says."""
     reference = TeacherRef(run=run, weights=entry.weights, epoch=entry.epoch)
     weights, source = runs.teacher_weights(reference)
-    model = model_of(reference)[0] if source_of is None else runs.stack_of(weights, source)
+    trust = named_in(recipe)
+    model = model_of(reference, trust=trust)[0] if source_of is None else runs.stack_of(weights, source, trust=trust)
     cohort = Cohort(model, samples, source_of)
     seen = [each.for_students for each in samples]
     indices = seen[0] if source_of is None else torch.stack(seen)

@@ -13,6 +13,7 @@ from preceptor.assess.forecasts import Array
 from preceptor.assess.optimum import LossLike
 from preceptor.assess.ranking import compared
 from preceptor.errors import InputError
+from preceptor.names import Trust
 from preceptor.runs import Factory
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
@@ -40,7 +41,8 @@ def assess_teachers(
     samples: Path | str | None = None,
     data: Any = None,
     data_dir: Path | str | None = None,
-    model: Factory | None = None,
+    model: Factory | str | None = None,
+    trust: Trust = False,
     probabilities: bool = False,
     transfer: bool | None = None,
     criterion: str = "brier",
@@ -69,7 +71,8 @@ def assess_teachers(
             before it.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes'.
-        model: the factory of runs that were trained with one of your own.
+        model: what makes the model of runs that were trained with one of your own, or its ``package.module:name``.
+        trust: import models and data sets of somebody's own that runs name (True, or these names).
         probabilities: the files hold probabilities.
         transfer: score runs on the samples that students learn from, too; None does so where model and data are found.
         criterion: what ranks, as in `preceptor.assess.compare`.
@@ -97,6 +100,7 @@ def assess_teachers(
         data=data,
         data_dir=data_dir,
         model=model,
+        trust=trust,
         probabilities=probabilities,
         transfer=transfer,
         progress=progress,

@@ -9,6 +9,7 @@ from preceptor import runs
 from preceptor.assess import OPTIMA, Choice, assessed_as, choose
 from preceptor.assess.evidence import common_shape
 from preceptor.errors import InputError
+from preceptor.names import Trust, trusting
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.runs import files
 from preceptor.schema import Component, Transform
@@ -24,7 +25,8 @@ def choose_teacher(
     *,
     data: Any = None,
     data_dir: Path | str | None = None,
-    model: runs.Factory | None = None,
+    model: runs.Factory | str | None = None,
+    trust: Trust = False,
     progress: bool = False,
 ) -> tuple[DistillRecipe, Choice]:
     """Choose what a student should learn from, from the held-out labels of finished runs, and write it into its recipe.
@@ -40,7 +42,9 @@ def choose_teacher(
         names: run folders.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are.
-        model: the factory of runs that were trained with one of your own.
+        model: what makes the model of runs that were trained with one of your own, or its ``package.module:name``.
+        trust: import models and data sets of somebody's own that runs name (True, or these names), beside those that
+            the recipe names.
         progress: show a progress bar.
 
     Returns:
@@ -53,7 +57,8 @@ def choose_teacher(
     if not names:
         raise InputError("there is no run to choose a teacher from; give at least one run folder", argument="names")
     wanted = [term for name in names for term in _expanded(str(name))]
-    candidates = read_candidates(wanted, data=data, data_dir=data_dir, model=model, progress=progress)
+    given: Any = {"data": data, "data_dir": data_dir, "model": model, "trust": trusting(trust, recipe)}
+    candidates = read_candidates(wanted, **given, progress=progress)
     choice = _choose(candidates, assessed_as(recipe.loss))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
@@ -63,7 +68,8 @@ def keep_teaching(
     *,
     data: Any = None,
     data_dir: Path | str | None = None,
-    model: runs.Factory | None = None,
+    model: runs.Factory | str | None = None,
+    trust: Trust = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Keep, beside a run's other weights, those of the epoch that teaches best: ``teaching.safetensors``.
@@ -76,7 +82,8 @@ def keep_teaching(
         folder: a complete run of a single model.
         data: your own data set, in place of the recipe's.
         data_dir: where the data set's files are.
-        model: the factory of runs that were trained with one of your own.
+        model: what makes the model of runs that were trained with one of your own, or its ``package.module:name``.
+        trust: import models and data sets of somebody's own that the run names (True, or these names).
         progress: show a progress bar.
 
     Returns:
@@ -94,7 +101,8 @@ def keep_teaching(
             f"the run '{folder}' has kept {kept} of its epochs, so that there is nothing to choose from; train with "
             "training.keep=all, and for several epochs"
         )
-    candidates = read_candidates(_expanded(str(folder)), data=data, data_dir=data_dir, model=model, progress=progress)
+    given: Any = {"data": data, "data_dir": data_dir, "model": model, "trust": trust}
+    candidates = read_candidates(_expanded(str(folder)), **given, progress=progress)
     choice = _choose(candidates, Component(name="kd"), mix=False)
     [reference] = next(c.references for c in candidates if c.name == choice.single)
     weights, _ = runs.teacher_weights(reference)

@@ -13,6 +13,7 @@ from preceptor import assess, runs
 from preceptor.assess.forecasts import to_numpy
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError
+from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.references import Source, name_of, terms_of
@@ -36,7 +37,8 @@ def read_candidates(
     *,
     data: Any = None,
     data_dir: Path | str | None = None,
-    model: runs.Factory | None = None,
+    model: runs.Factory | str | None = None,
+    trust: Trust = False,
     probabilities: bool = False,
     transfer: bool | None = False,
     progress: bool = False,
@@ -57,7 +59,8 @@ def read_candidates(
         names: see above.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are, in place of the recipes' ``data.data_dir``.
-        model: the factory of runs that were trained with one of your own.
+        model: what makes the model of runs that were trained with one of your own, or its ``package.module:name``.
+        trust: import models and data sets of somebody's own that runs name (True, or these names).
         probabilities: the files hold probabilities.
         transfer: predict the samples that students learn from, too. None does so where the model and data can be had,
             and otherwise notes why not in `Candidate.unseen`.
@@ -69,7 +72,7 @@ def read_candidates(
     """
     groups = [terms_of(str(name)) for name in names]
     sources = [source for group in groups for term in group for source in term]
-    loader = _Loader(data, data_dir, model, probabilities, transfer, _file_names(sources))
+    loader = _Loader(data, data_dir, model, trust, probabilities, transfer, _file_names(sources))
     read: list[Candidate] = []
     with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
         for source in sources:
@@ -99,13 +102,14 @@ class _Loader:
         self,
         data: Any,
         data_dir: Path | str | None,
-        model: runs.Factory | None,
+        model: runs.Factory | str | None,
+        trust: Trust,
         probabilities: bool,
         transfer: bool | None,
         file_names: Mapping[Path, str],
     ) -> None:
         self.data, self.data_dir, self.model, self.file_names = data, data_dir, model, file_names
-        self.probabilities, self.transfer = probabilities, transfer
+        self.trust, self.probabilities, self.transfer = trust, probabilities, transfer
         self._loaded: dict[str, tuple[Data, Tensor]] = {}
 
     def read(self, source: Source) -> Candidate:
@@ -169,7 +173,7 @@ class _Loader:
             return {}
         recipe = runs.read_recipe(reference.run)
         data = self._data_of(recipe, reference)
-        teacher = runs.load_teacher(reference, model=self.model)
+        teacher = runs.load_teacher(reference, model=self.model, trust=self.trust)
         accelerator = make_accelerator(recipe.training)
         dataset = Indexed(data.train, num_classes=data.num_classes)
         indices = torch.cat(list(parts.values()))
@@ -200,7 +204,9 @@ class _Loader:
         """The data set of a run, once it is sure that it is still the one that the run was trained on."""
         component, key = self._component(recipe), self._key(recipe)
         if key not in self._loaded:
-            found = setup.load_data(recipe.model_copy(update={"data": component}), self.data)
+            meant = recipe.model_copy(update={"data": component})
+            source = f"the recipe of the run '{reference.run}'"
+            found = setup.load_data(meant, self.data, trust=self.trust, source=source)
             self._loaded[key] = found, labels_of(found.train, found.num_classes)
         data, labels = self._loaded[key]
         stored = _stored(
