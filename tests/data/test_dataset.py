@@ -94,8 +94,8 @@ def test_array_dataset_refuses(inputs, labels, sentence):
         ([0, 3, 7], "label of sample 1 is 3;"),
         ([0.0, 1.5], "label of sample 1 is 1.5;"),
         ([float("nan"), 1.0], "label of sample 0 is nan;"),
-        ([0.0, 1.0], r"dtype torch.float32, not an integer one.*\.long\(\)"),
-        ([1 + 1j], "dtype torch.complex64"),
+        ([0.0, 1.0], r"sample 0 is 0.0; its dtype torch.float32 is not an integer one.*\.long\(\)"),
+        ([1 + 1j], "its dtype torch.complex64"),
         (["cat", "dog"], "not numbers"),
         (np.array(["cat", "dog"]), "not numbers"),
     ],
@@ -189,19 +189,19 @@ def test_global_generators_are_left_as_they_were():
 
 
 class Attributes:
-    """A data set that must not be iterated to know its labels."""
+    """A data set that says its labels in an attribute; it counts how often it is read."""
 
     def __init__(self, name, values, target_transform=None):
         setattr(self, name, values)
-        self.target_transform = target_transform
-        self.size = len(values)
+        self.values, self.target_transform, self.read = values, target_transform, 0
 
     def __len__(self):
-        return self.size
+        return len(self.values)
 
     def __getitem__(self, index):
-        assert self.target_transform is not None, "a sample was read"
-        return torch.zeros(1), self.target_transform(index)
+        self.read += 1
+        label = self.values[index]
+        return torch.zeros(1), label if self.target_transform is None else self.target_transform(index)
 
 
 def test_labels_of_reads_attributes():

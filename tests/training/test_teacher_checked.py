@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 import preceptor
 from preceptor.cli.output import score_table, show_table
 from preceptor.data.dataset import ArrayDataset, Data, Indexed
+from preceptor.data.readings import known_to_repeat
 from preceptor.errors import InputError
 from preceptor.outputs import logits_of
 from preceptor.recipe import DistillRecipe, TeacherRef
@@ -21,7 +22,7 @@ from preceptor.recipe.keywords import make_recipe
 from preceptor.schema import Component
 from preceptor.tasks import Lookup, Mixture, Teacher, as_teacher
 from preceptor.training import Student, distill, distill_stack, load_teacher, teach
-from preceptor.training.caching import known_to_repeat, same_every_epoch, steady
+from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import given_back, modules_in
 from preceptor.training.preprocessing import conversion, cut_texts
 from preceptor.training.resolve import distill_job
@@ -282,8 +283,8 @@ def test_a_teacher_in_half_precision_is_given_its_own() -> None:
     [
         (lambda z: z[:, 0], r"gives one number for each sample, shape \(16,\)"),
         (lambda z: z[:, :1], r"gives one number for each sample, shape \(16, 1\)"),
-        (lambda z: z[:, None, :2], r"output has shape \(16, 1, 2\) for 16 samples; it must be \(16, 2\)"),
-        (lambda z: z[:, :2, None], r"output has shape \(16, 2, 1\) for 16 samples; it must be \(16, 2\)"),
+        (lambda z: z[:, None, :2], r"has shape \(16, 1, 2\) for 16 samples; it must be \(16, 2\)"),
+        (lambda z: z[:, :2, None], r"has shape \(16, 2, 1\) for 16 samples; it must be \(16, 2\)"),
     ],
 )
 def test_shapes_are_settled_before_the_first_step(reading: Any, sentence: str) -> None:

@@ -7,9 +7,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset
 
+from preceptor.data.class_names import are_numbers, as_names, names_of, numbered, refuse_difference
 from preceptor.data.generators import preserved_generators, seed_generators
+from preceptor.data.indexed import Batch, Indexed, input_and_label, shortened
+from preceptor.data.labelled import labels_of
 from preceptor.data.labels import check_labels, expanded
 from preceptor.data.streams import Gathered, require_map_style
 from preceptor.errors import InputError
@@ -35,7 +38,6 @@ __all__ = [
 ]
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Data:
     preprocessing: dict[str, JSON] = field(default_factory=dict)
     pools: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
     origin: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", as_names(self.class_names))
 
     @property
     def num_classes(self) -> int:
@@ -104,7 +109,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.inputs = inputs
-        self.labels: Tensor = check_labels(labels, num_classes)
+        self.labels: Tensor = _one_a_sample(check_labels(labels, num_classes))
         self.transform = transform
         if self.labels.ndim != 1:
             raise InputError(
@@ -132,104 +137,9 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         return (inputs if self.transform is None else self.transform(inputs)), self.labels[index]
 
 
-class Indexed(Dataset[Batch]):
-    """Any map-style data set as a source of whole batches with a stable index.
-
-    `indexed[[4, 0, 7]]` is a mapping of `input`, `label`, `index` (int64, the positions asked for) and `mask`
-    (bool, all True). It is meant for `DataLoader(indexed, batch_size=None, sampler=lists_of_indices)`. A data
-    set with a vectorised `fetch(index) -> (inputs, labels)` is asked once a batch, any other once a sample.
-    Samples that are mappings may bring a `mask` and further keys; `index` is always the position.
-
-    Before each sample that is asked for alone, the global generators of torch (CPU), NumPy and `random` are
-    seeded from (seed, epoch, index), and afterwards restored: a user's random transforms give the same
-    sample whatever the batch size, the order and the number of workers. It costs about 10 microseconds a
-    sample. Set `epoch` before the loader's iterator is made (workers copy the data set; persistent ones
-    would keep the old epoch).
-
-    Args:
-        dataset: map-style data set of `(input, label)` or of mappings with `input` and `label`.
-        num_classes: refuse labels outside [0, num_classes).
-        seed: of the samples' own randomness.
-
-    Raises:
-        InputError: an iterable-style data set; a label that is not a class; samples that cannot be stacked.
-
-    >>> batch = Indexed([(torch.zeros(2), 0), (torch.ones(2), 1)])[[1]]
-    >>> {name: value.tolist() for name, value in batch.items()}
-    {'input': [[1.0, 1.0]], 'label': [1], 'index': [1], 'mask': [True]}
-    """
-
-    def __init__(self, dataset: Any, *, num_classes: int | None = None, seed: int = 0) -> None:
-        require_map_style(dataset)
-        self.dataset = dataset
-        self.num_classes = num_classes
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(cast(Sized, self.dataset))
-
-    def __getitem__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices, dtype=torch.int64)
-        batch = self._fetch(index) if hasattr(self.dataset, "fetch") else self._collate(index.tolist())
-        mask = batch["mask"].bool() if "mask" in batch else torch.ones(len(index), dtype=torch.bool)
-        label = check_labels(batch["label"], self.num_classes, index=index, mask=mask)
-        return {**batch, "label": label, "index": index, "mask": mask}
-
-    def _fetch(self, index: Tensor) -> Batch:
-        inputs, labels = self.dataset.fetch(index)
-        return {"input": inputs, "label": labels}
-
-    def _collate(self, indices: list[int]) -> Batch:
-        with preserved_generators():
-            samples = [self._sample(index) for index in indices]
-        try:
-            return default_collate(samples)
-        except (RuntimeError, TypeError, KeyError) as error:
-            raise InputError(f"samples {shortened(indices)} cannot be stacked into one batch: {error}") from error
-
-    def _sample(self, index: int) -> dict[str, Any]:
-        seed_generators(self.seed, self.epoch, index)
-        sample = self.dataset[index]
-        value, label = input_and_label(sample)
-        return {**sample} if isinstance(sample, Mapping) else {"input": value, "label": label}
-
-
-def input_and_label(sample: Any) -> tuple[Any, Any]:
-    """The two parts that every sample has, be it a pair or a mapping."""
-    if isinstance(sample, Mapping) and "input" in sample and "label" in sample:
-        return sample["input"], sample["label"]
-    if isinstance(sample, tuple | list) and len(sample) == 2:
-        return sample[0], sample[1]
-    found = f"a mapping of {sorted(map(str, sample))}" if isinstance(sample, Mapping) else f"a {type(sample).__name__}"
-    raise InputError(
-        f"a sample of the data set is {found}; it must be (input, label) or a mapping with 'input' and 'label'"
-    )
-
-
-def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
-    """Every label of a map-style data set, int64 (N,).
-
-    Read from the attribute `labels` or `targets` where the data set has one (and no `target_transform`), from
-    the wrapped sets for `Subset`, `ConcatDataset` and `Indexed`; otherwise each sample is read once.
-
-    >>> labels_of([(torch.zeros(2), 1), (torch.zeros(2), 0)])
-    tensor([1, 0])
-    """
-    if isinstance(dataset, Indexed):
-        return labels_of(dataset.dataset, num_classes)
-    if isinstance(dataset, Subset):
-        return labels_of(dataset.dataset, num_classes)[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    if isinstance(dataset, ConcatDataset):
-        return check_labels(torch.cat([labels_of(part) for part in dataset.datasets]), num_classes)
-    if getattr(dataset, "target_transform", None) is None:
-        for name in ("labels", "targets"):
-            stored = getattr(dataset, name, None)
-            if isinstance(stored, Sized) and len(stored) == len(dataset):
-                return check_labels(stored, num_classes)
-    with preserved_generators():
-        labels = [input_and_label(dataset[index])[1] for index in range(len(dataset))]
-    return check_labels([label.item() if isinstance(label, Tensor) else label for label in labels], num_classes)
+def _one_a_sample(labels: Tensor) -> Tensor:
+    """Labels (N, 1) as (N,); others as they are."""
+    return labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def require_index(dataset: Any, what: str = "this objective") -> None:
@@ -250,33 +160,63 @@ def require_index(dataset: Any, what: str = "this objective") -> None:
         )
 
 
-def as_data(found: Any) -> Data:
+def as_data(found: Any, num_classes: int | None = None) -> Data:
     """What a user's factory returned, as `Data`: a `Data`, one map-style data set, or several.
 
     A pair is (train, test). Three are (train, heldout, test): the validation set `heldout` becomes the held-out part
     (`with_heldout`), and `test` may be None. An iterable-style data set is read into memory (`Gathered`).
 
-    Class names are taken from the training set's `classes` or `class_names`; without them they are "0", "1",
-    ... up to the largest training label.
+    Class names are those that the training set brings (`class_names.names_of`), and those of the other sets must be
+    the same; without them they are "0", "1", ... up to the largest training label.
+
+    Args:
+        num_classes: how many classes there are, where they have no names and the training samples may lack some.
 
     Raises:
-        InputError: anything else.
+        InputError: anything else; parts that name their classes otherwise; another number of names than `num_classes`.
 
     >>> as_data([(torch.zeros(2), 0), (torch.zeros(2), 1)]).class_names
     ('0', '1')
     """
     if isinstance(found, Data):
-        streams = isinstance(found.train, IterableDataset) or isinstance(found.test, IterableDataset)
-        return replace(found, train=_gathered(found.train), test=_gathered(found.test)) if streams else found
+        data = replace(found, train=_gathered(found.train), test=_gathered(found.test))
+        _check_names(data)
+        return _with_classes(data if _streams(found) else found, num_classes)
     several = isinstance(found, tuple) and len(found) in (2, 3)
     train, *heldout, test = map(_gathered, found if several else (found, None))
     for part in (train, *heldout, *([] if test is None else [test])):
         require_map_style(part)
-    names = getattr(train, "classes", None) or getattr(train, "class_names", None)
-    if names is None:
-        names = range(int(labels_of(train).max()) + 1)
-    data = Data(train, test, tuple(str(name) for name in names))
+    names = names_of(train)
+    data = Data(train, test, numbered(labels_of(train), num_classes) if names is None else names)
+    _check_names(data)
+    data = _with_classes(data, num_classes)
     return with_heldout(data, heldout[0]) if heldout else data
+
+
+def _streams(data: Data) -> bool:
+    return isinstance(data.train, IterableDataset) or isinstance(data.test, IterableDataset)
+
+
+def _check_names(data: Data) -> None:
+    """Refuse parts that name their classes otherwise, and names that are those of the training set in another order."""
+    own, test = names_of(data.train), None if data.test is None else names_of(data.test)
+    if own is not None and set(own) == set(data.class_names):  # else it is somebody's choice to call them otherwise
+        refuse_difference(data.class_names, own, "the class names that were given", "the training set")
+    reference = data.class_names if own is None else own
+    if test is not None and not are_numbers(reference):
+        refuse_difference(reference, test, "the training set", "the test set")
+
+
+def _with_classes(data: Data, num_classes: int | None) -> Data:
+    """`data` with so many classes, which have no names."""
+    if num_classes in (None, data.num_classes):
+        return data
+    if not are_numbers(data.class_names) or num_classes < data.num_classes:  # type: ignore[operator]
+        raise InputError(
+            f"num_classes is {num_classes} and the data have {data.num_classes} classes, '{data.class_names[0]}' "
+            f"to '{data.class_names[-1]}'; leave num_classes out"
+        )
+    return replace(data, class_names=as_names(num_classes))
 
 
 def with_heldout(data: Data, heldout: Dataset[Any]) -> Data:
@@ -287,13 +227,18 @@ def with_heldout(data: Data, heldout: Dataset[Any]) -> Data:
         heldout: a map-style data set of samples like those of `data.train`: a validation set.
 
     Raises:
-        InputError: there are held-out samples already, or `heldout` is no map-style data set or empty.
+        InputError: there are held-out samples already, or `heldout` is no map-style data set, empty, or names its
+            classes otherwise.
 
     >>> data = as_data([(torch.zeros(2), 0), (torch.ones(2), 1)])
     >>> with_heldout(data, [(torch.ones(2), 1)]).pools
     {'heldout': tensor([2])}
     """
     require_map_style(heldout)
+    own, others = names_of(data.train), names_of(heldout)
+    reference = data.class_names if own is None else own
+    if others is not None and not are_numbers(reference):
+        refuse_difference(reference, others, "the training set", "the held-out set")
     pools = dict(data.pools or {})
     if "heldout" in pools:
         raise InputError("the data have a pool for the part 'heldout' already; leave one of the two out")
@@ -317,9 +262,3 @@ def _joined(one: Any, other: Any) -> Dataset[Any]:
 def _gathered(dataset: Any) -> Any:
     """A stream as something with numbered samples; anything else as it is."""
     return Gathered(dataset) if isinstance(dataset, IterableDataset) else dataset
-
-
-def shortened(values: Sequence[int], most: int = 5) -> str:
-    """A list for an error sentence: the first few."""
-    tail = f", ... ({len(values)} in all)" if len(values) > most else ""
-    return ", ".join(map(str, values[:most])) + tail

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from preceptor.data.arrays import read_npz
+from preceptor.data.class_names import as_names, numbered
 from preceptor.data.dataset import ArrayDataset, Data, with_heldout
 from preceptor.data.files import blamed_on
 from preceptor.data.labels import check_labels
@@ -88,6 +89,8 @@ def _pair(arrays: Arrays, prefix: str) -> tuple[Tensor, Tensor]:
             raise InputError(f"there is no array '{name}', only {', '.join(sorted(arrays)) or 'none at all'}")
     inputs = _inputs(arrays[f"{prefix}inputs"], f"{prefix}inputs")
     labels = check_labels(arrays[f"{prefix}labels"])
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1 or inputs.ndim == 0 or len(inputs) != len(labels) or len(labels) == 0:
         raise InputError(
             f"'{prefix}inputs' has shape {tuple(inputs.shape)} and '{prefix}labels' {tuple(labels.shape)}; "
@@ -115,8 +118,8 @@ def _inputs(array: np.ndarray, name: str) -> Tensor:
 
 def _class_names(arrays: Arrays, labels: Tensor) -> tuple[str, ...]:
     if "class_names" not in arrays:
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
-    return tuple(str(name) for name in arrays["class_names"].reshape(-1))
+        return numbered(labels)
+    return as_names(arrays["class_names"])
 
 
 def _normalize(

@@ -61,6 +61,9 @@ class Gathered(Dataset[Any]):
                 if int(one["index"]) == int(other["index"]):
                     raise InputError(f"{name} gives the index {int(one['index'])} to two samples; number each once")
         self.samples: list[Any] = samples
+        for attribute in ("classes", "class_names", "features"):
+            if hasattr(stream, attribute):
+                setattr(self, attribute, getattr(stream, attribute))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -126,6 +126,8 @@ class Recipe(Strict):
 
     data: Named | None = None
     """The data set: a public name of `preceptor.data`, or ``package.module:name``; none where one is handed over."""
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    """How many classes there are, where they have no names and the training labels may lack some."""
     model: Named | None = None
     """The model: a public name of `preceptor.models`, or ``package.module:name``; none where one is handed over."""
     split: Split = Split()

@@ -2,14 +2,12 @@
 
 import time
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from preceptor.data.dataset import ArrayDataset, Batch, Gathered, Indexed
-from preceptor.data.normalize import Normalize
+from preceptor.data.dataset import Batch, Indexed
+from preceptor.data.readings import known_to_repeat
 from preceptor.notices import note, say
 from preceptor.tasks.teacher import Leaf, TeacherFn, leaves
 from preceptor.training.probe import drawing_nothing, on_device, spread
@@ -39,18 +37,6 @@ def same_every_epoch(dataset: Indexed, indices: Tensor) -> bool:
     seconds = time.perf_counter() - started
     say(f"read {len(indices)} training samples in {rounds + 1} epochs, as they might have differed: {seconds:.1f} s")
     return True
-
-
-def known_to_repeat(dataset: Any) -> bool:
-    """Whether a data set is one of those that hold their samples, and do nothing to them that is drawn at random."""
-    if type(dataset) is Subset:
-        return known_to_repeat(dataset.dataset)
-    if type(dataset) is ConcatDataset:
-        return all(map(known_to_repeat, dataset.datasets))
-    if isinstance(dataset, ArrayDataset):
-        own = type(dataset).fetch is ArrayDataset.fetch and type(dataset).__getitem__ is ArrayDataset.__getitem__
-        return own and (dataset.transform is None or isinstance(dataset.transform, Normalize))
-    return type(dataset) in (TensorDataset, Gathered, list, tuple)
 
 
 def steady(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device | str) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 
 from preceptor import runs
-from preceptor.data.dataset import labels_of
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
@@ -35,7 +34,7 @@ def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
     Labels in the order of the classes say nothing, as many a data set lists them so.
     """
     index, recorded = runs.heldout_labels(reference.run, reference.member)
-    labels = labels_of(samples.data.train)
+    labels = samples.labels
     if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
         return False
     return torch.equal(labels[index], recorded)

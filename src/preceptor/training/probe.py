@@ -140,8 +140,8 @@ def _check_shape(said: Tensor, labels: Tensor, num_classes: int, whose: str) -> 
             "build the model with as many outputs"
         )
     raise InputError(
-        f"{whose}'s output has shape {shape} for {len(labels)} samples; it must be {wanted}, one row of {num_classes} "
-        "logits for each"
+        f"the output of {whose} has shape {shape} for {len(labels)} samples; it must be {wanted}, one row of "
+        f"{num_classes} logits for each"
     )
 
 

@@ -26,6 +26,7 @@ from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
+from preceptor.training.first_look import say_what_is_odd
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.preprocessing import with_own_inputs
@@ -201,7 +202,9 @@ def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accel
 
 def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
     found = setup.load_data(recipe, data, trust=True)
-    return [setup.cut(recipe, found, seed) for seed in seeds]
+    samples = [setup.cut(recipe, found, seed) for seed in seeds]
+    say_what_is_odd(samples[0])
+    return samples
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:

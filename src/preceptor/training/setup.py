@@ -28,7 +28,7 @@ class Samples:
 
     ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them
     ``transfer`` and ``test``. ``test`` is the data set that the test part indexes: the data's own test set,
-    or ``train``.
+    or ``train``. ``labels`` (N,) are those of ``train``.
     """
 
     seed: int
@@ -36,6 +36,7 @@ class Samples:
     train: Indexed
     test: Indexed | None
     parts: dict[str, Tensor]
+    labels: Tensor
 
     @property
     def for_students(self) -> Tensor:
@@ -71,10 +72,10 @@ def load_data(recipe: Recipe, data: Any = None, *, trust: Trust = False, source:
             map-style data set; fewer than two classes.
     """
     if data is not None:
-        found = as_data(data)
+        found = as_data(data, recipe.num_classes)
     elif recipe.data is not None:
-        loaded = names.call("data", recipe.data, trust=trust, source=source)
-        found = replace(as_data(loaded), origin=recipe.data.model_dump(mode="json"))
+        loaded = as_data(names.call("data", recipe.data, trust=trust, source=source), recipe.num_classes)
+        found = replace(loaded, origin=recipe.data.model_dump(mode="json"))
     else:
         raise InputError(
             "there are no data: the recipe lacks the key 'data'; give it the name of a data set, or hand one over",
@@ -112,7 +113,7 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
     parts = pooled_split(labels, _sizes(recipe.split, pools), pools, streams.generator("split"))
     test = data.test if data.test is not None else data.train if "test" in parts else None
     indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
-    return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts)
+    return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts, labels)
 
 
 def _sizes(split: Split, pools: Container[str]) -> dict[str, int | float | None]:
