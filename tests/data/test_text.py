@@ -83,15 +83,11 @@ def test_groups_add_up(tmp_path: Path) -> None:
     assert data.train.counts.tolist() == [[4, 4, 2]]
 
 
-def test_names_are_sorted_over_both_sets(tmp_path: Path) -> None:
+def test_names_are_sorted_and_those_of_the_training_rows(tmp_path: Path) -> None:
     train = write(tmp_path / "a.csv", [{"text": "x", "label": "pos"}, {"text": "y", "label": "meh"}])
-    test = write(tmp_path / "b.jsonl", [{"text": "longer than that", "label": "neg"}])
+    test = write(tmp_path / "b.jsonl", [{"text": "longer than that", "label": "pos"}])
     data: Any = text(path=train, test_path=test)
-    assert (data.class_names, data.train.labels.tolist(), data.test.labels.tolist()) == (
-        ("meh", "neg", "pos"),
-        [2, 0],
-        [1],
-    )
+    assert (data.class_names, data.train.labels.tolist(), data.test.labels.tolist()) == (("meh", "pos"), [1, 0], [1])
     assert data.train.inputs.shape[1] == data.test.inputs.shape[1] == 16
     data = text(path=train, test_path=test, class_names=["neg", "meh", "pos", "great"])
     assert (data.train.labels.tolist(), data.num_classes) == ([2, 1], 4)
@@ -106,7 +102,7 @@ def test_numbers_as_text_are_numbers_unless_they_are_names(tmp_path: Path) -> No
 
 def test_rows_that_match(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
-    data: Any = text(path=path, where={"part": "a"}, test_where={"part": "b"})
+    data: Any = text(path=path, where={"part": "a"}, test_where={"part": "b"}, class_names=["x", "y", "z"])
     assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([2, 1], [0])
     assert len(text(path=path, where={"part": "a", "label": 1}).train) == 1  # type: ignore[arg-type]
 
@@ -134,9 +130,13 @@ GOOD = {"text": "x", "label": 0, "n": [1, 2]}
         ({"text": "y", "label": None}, {}, "row 2: there is no label; labels are class numbers or class names"),
         ({"text": "y", "label": 0.5}, {}, r"row 2: the label is 0\.5"),
         ({"text": "y", "label": True}, {}, "row 2: the label is True"),
-        ({"text": "y", "label": -1}, {}, "row 2: the label is -1; with 1 classes labels are numbers from 0 to 0"),
+        ({"text": "y", "label": -1}, {}, "row 2: the label is -1; class numbers are whole numbers from 0"),
         ({"text": "y", "label": 2}, {"class_names": ["a", "b"]}, "row 2: the label is 2; with 2 classes"),
-        ({"text": "y", "label": "pos"}, {}, "row 1: the label is the number 0 where others are names"),
+        (
+            {"text": "y", "label": "pos"},
+            {},
+            "row 2: the label is the name 'pos', and that of row 1 the number 0; give one kind",
+        ),
         ({"text": "y", "label": 0}, {"groups": [[0]]}, "groups are given without counts"),
         ({"text": "y", "n": [1, -2]}, {"counts_column": "n"}, r"row 2: the counts are \[1, -2\]"),
         ({"text": "y", "n": [0, 0]}, {"counts_column": "n"}, r"row 2: the counts are \[0, 0\]; .* at least one rater"),
@@ -163,7 +163,9 @@ def test_refused_rows(row: Any, options: Any, sentence: str, tmp_path: Path) -> 
 def test_a_label_that_is_no_class_is_named_with_its_file(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", [{"text": "x", "label": "pos"}, {"text": "x", "label": "neg"}])
     test = write(tmp_path / "b.jsonl", [{"text": "x", "label": "neg"}, {"text": "x", "label": "posi"}])
-    with pytest.raises(InputError, match=r"b\.jsonl: row 2: the label 'posi' is no class; did you mean 'pos'"):
+    with pytest.raises(
+        InputError, match=r"b\.jsonl: row 2: the label is 'posi', which is no class; did you mean 'pos'"
+    ):
         text(path=train, test_path=test, class_names=["neg", "pos"])
 
 

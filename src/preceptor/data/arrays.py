@@ -6,6 +6,7 @@ Errors name no file: whoever reads one puts its name in front (`preceptor.data.f
 import importlib
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ def _load(path: Path, kind: str) -> np.ndarray | dict[str, np.ndarray]:
             found: Any = np.load(opened, allow_pickle=False)
             if isinstance(found, np.ndarray):
                 return _native(found)
+            refuse_repeated(found.files)
             for name in found.files:
                 what = f"the array '{name}'"
                 arrays[name] = _native(found[name])
@@ -66,6 +68,17 @@ def _load(path: Path, kind: str) -> np.ndarray | dict[str, np.ndarray]:
 def _native(array: np.ndarray) -> np.ndarray:
     """In the machine's byte order, which is the only one that torch takes."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def refuse_repeated(names: Sequence[str]) -> None:
+    """Refuse two columns, or keys, of one name: which of them is meant nobody can tell.
+
+    Raises:
+        InputError: naming it.
+    """
+    repeated = next((name for name, times in Counter(names).items() if times > 1), None)
+    if repeated is not None:
+        raise InputError(f"'{repeated}' is there {names.count(repeated)} times; leave one, or rename the others")
 
 
 @contextmanager
@@ -94,6 +107,7 @@ class Parquet:
         with _blamed_on_parquet():
             self._file: Any = parquet.ParquetFile(pyarrow.BufferReader(source) if isinstance(source, bytes) else source)
             self.names: list[str] = self._file.schema_arrow.names
+        refuse_repeated(self.names)
 
     def rows(self) -> list[dict[str, Any]]:
         """Each row by column."""

@@ -13,6 +13,8 @@ from preceptor.data.labelled import stored_labels, unmodified
 from preceptor.errors import InputError
 from preceptor.notices import note
 
+MOST_CLASSES = 1_000_000  # by numbers alone: a larger one identifies something else
+
 
 def as_names(given: Any) -> tuple[str, ...]:
     """Class names as text, one a class.
@@ -129,7 +131,7 @@ def numbered(labels: Tensor, num_classes: int | None = None) -> tuple[str, ...]:
         num_classes: how many there are, if that is known.
 
     Raises:
-        InputError: 255 as the label of what shall be ignored.
+        InputError: 255 as the label of what shall be ignored; a number beyond a million.
 
     >>> numbered(torch.tensor([1, 0]), 3)
     ('0', '1', '2')
@@ -141,6 +143,11 @@ def numbered(labels: Tensor, num_classes: int | None = None) -> tuple[str, ...]:
         raise InputError(
             f"the label of sample {int((labels == 255).nonzero()[0])} is 255 and none is 254; leave out samples that "
             "shall be ignored, or give num_classes=256 or 256 class names"
+        )
+    if largest >= MOST_CLASSES:
+        raise InputError(
+            f"the label of sample {int(labels.argmax())} is {largest}, which would make as many classes; number the "
+            "classes from 0"
         )
     return tuple(map(str, range(largest + 1)))
 

@@ -40,7 +40,7 @@ def check_labels(
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{_no_number(labels)} ({error}); number the classes from 0") from error
+        raise InputError(f"{_no_number(labels)}; number the classes from 0") from error
     known = torch.ones_like(labels, dtype=torch.bool) if mask is None else expanded(mask.bool(), labels)
     if labels.is_floating_point() or labels.is_complex():
         if labels.is_floating_point():
@@ -59,7 +59,8 @@ def _no_number(labels: Any) -> str:
     if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str | bytes):
         for sample, label in enumerate(labels):
             if not isinstance(label, int | float | np.number | np.bool_):
-                return f"the labels are not numbers: that of sample {sample} is {label!r}"
+                shown = label.item() if isinstance(label, np.generic) else label
+                return f"the labels are not numbers: that of sample {sample} is {shown!r}"
     return "the labels are not numbers"
 
 

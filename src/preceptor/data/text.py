@@ -1,10 +1,7 @@
 """Texts with labels, or with the counts of what several raters chose, from JSON lines, CSV or Parquet."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.data.arrays import Parquet
 from preceptor.data.dataset import ArrayDataset, Data, shortened
-from preceptor.data.files import blamed_on, read_bytes
-from preceptor.errors import InputError, did_you_mean
-
-Row = Mapping[str, Any]
+from preceptor.data.files import blamed_on
+from preceptor.data.row_labels import label_of, numbered_labels, say_blanks
+from preceptor.data.rows import Cells, blamed_on_row, cell, read_rows
+from preceptor.errors import InputError
 
 
 class TextDataset(ArrayDataset):
@@ -51,9 +47,10 @@ def text(
     An input is one row of UTF-8 bytes, uint8 (L,), with zeros after the text; L is the same for all. Every text model
     reads such rows, teachers and students alike. Longer texts are cut at `max_bytes`, between two characters.
 
-    Labels are class numbers (whole numbers, or text that reads as such) or class names. With `counts_column`, a list
-    of how many raters chose each class (in CSV written as JSON), the label is what one of these raters said, picked at
-    random: it is distributed as the raters' opinions are. The counts stay at hand as `data.train.counts`.
+    Labels are class numbers or class names, of one kind in all rows: "1", "1.0" and 1 are one number, and blanks round
+    a label are left out, which is noted. With `counts_column`, a list of how many raters chose each class (in CSV
+    written as JSON), the label is what one of these raters said, picked at random: it is distributed as the raters'
+    opinions are. The counts stay at hand as `data.train.counts`.
 
     Args:
         path: the file.
@@ -62,7 +59,9 @@ def text(
         counts_column: name of the counts' column.
         groups: for each class the positions (from 0) in the counts that are added up; each position goes into one
             class. Nine ratings from -4 to 4 as five classes: [[0, 1], [2, 3], [4], [5, 6], [7, 8]].
-        class_names: of the classes, in their order; otherwise "0", "1", ... or the labels' names in sorted order.
+        class_names: of the classes, in their order; otherwise those that the training rows have: "0", "1", ... up to
+            the largest, or the labels' names in sorted order. Where none of them is a number, labels may be their
+            places, from 0.
         where: keep only rows with these values, as {column: value}.
         test_path: a file of the same form with the test set.
         test_where: keep only test rows with these values; without `test_path` they are rows of `path`.
@@ -71,7 +70,9 @@ def text(
 
     Raises:
         InputError: a file that cannot be read or is damaged; and, with the row (from 1, the header of a CSV file not
-            counted), a missing column, a text that is empty, a label that is no class, counts that are no counts.
+            counted), a missing column or one that is there twice, a header that is repeated, a text that is empty, a
+            label that is missing or no class, numbers among names, a test row's label that no training row has (and
+            `class_names` do not tell), counts that are no counts.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "films.jsonl"
@@ -83,14 +84,14 @@ def text(
     if max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}; give at least 1")
     columns = text_column, label_column if counts_column is None else counts_column
-    parse = _labels if counts_column is None else _counts
+    parse = label_of if counts_column is None else _counts
     parts = [_part(path, where, *columns, parse, max_bytes)]
     if test_path is not None or test_where is not None:
         parts.append(_part(path if test_path is None else test_path, test_where, *columns, parse, max_bytes))
     if counts_column is None:
         if groups is not None:
             raise InputError("groups are given without counts; say in counts_column which column holds the counts")
-        names, targets = _numbered(parts, class_names)
+        names, targets = numbered_labels(parts, class_names)
         counts: list[Tensor | None] = [None] * len(parts)
     else:
         counts = [_grouped(part, parts[0], groups) for part in parts]  # type: ignore[assignment]
@@ -106,16 +107,10 @@ def text(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The rows of one set: where they stand in their file, their texts in bytes, their labels or counts as found."""
+class _Part(Cells):
+    """The rows of one set: their labels or counts, and their texts in bytes."""
 
-    path: Path
-    numbers: list[int]
     texts: list[bytes]
-    values: list[Any]
-
-    def refuse(self, position: int, sentence: str) -> InputError:
-        return InputError(f"{self.path}: row {self.numbers[position]}: {sentence}")
 
 
 def _part(
@@ -128,100 +123,16 @@ def _part(
 ) -> _Part:
     path = Path(path).expanduser()
     part = _Part(path, [], [], [])
-    rows = _rows(path)
+    rows = read_rows(path, where or {})
     with blamed_on(path):
-        for number, row in _matching(rows, where or {}):
-            with _blamed_on_row(number):
+        for number, row in rows:
+            with blamed_on_row(number):
                 part.numbers.append(number)
-                part.texts.append(_bytes(_cell(row, text_column), max_bytes))
-                part.values.append(parse(_cell(row, value_column)))
+                part.texts.append(_bytes(cell(row, text_column), max_bytes))
+                part.values.append(parse(cell(row, value_column)))
+    if parse is label_of:
+        say_blanks(Cells(path, part.numbers, [row[value_column] for _, row in rows]))
     return part
-
-
-@contextmanager
-def _blamed_on_row(number: int) -> Iterator[None]:
-    """Put the row's number in front of an error sentence."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"row {number}: {error}") from error
-
-
-# -- rows of a file ------------------------------------------------------------------------------------------
-
-
-def _rows(path: Path) -> list[tuple[int, Row]]:
-    """The rows of a file with their numbers, from 1."""
-    kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
-    if kind not in _READERS:
-        known = ".jsonl, .csv (also with .gz after it) or .parquet"
-        raise InputError(f"{path}: the name ends in '{kind}'; give a file that ends in {known}")
-    content = read_bytes(path)
-    with blamed_on(path):
-        return list(_READERS[kind](content))
-
-
-def _utf8(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start} is not UTF-8; save the file as UTF-8") from None
-
-
-def _json_lines(content: bytes) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_utf8(content).split("\n"), 1):  # not splitlines: JSON may hold other line separators
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"row {number} is not valid JSON ({error}); write one object a line") from None
-        if not isinstance(row, dict):
-            raise InputError(f'row {number} is a {type(row).__name__}; write one object a line, {{"text": ...}}')
-        yield number, row
-
-
-def _csv(content: bytes) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(io.StringIO(_utf8(content), newline=""), strict=True)
-    number = 0
-    try:
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                cells = sum(value is not None for name, value in row.items() if name is not None) + len(
-                    row.get(None, ())
-                )  # type: ignore[call-overload]
-                raise InputError(
-                    f"row {number} has {cells} cells, the header {len(reader.fieldnames or ())}; quote commas"
-                )
-            yield number, row
-    except csv.Error as error:
-        raise InputError(f"row {number + 1} is not valid CSV ({error}); mend its quotes") from None
-
-
-def _parquet(content: bytes) -> Iterator[tuple[int, Row]]:
-    return enumerate(Parquet(content).rows(), 1)
-
-
-_READERS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
-
-
-def _matching(rows: list[tuple[int, Row]], where: Mapping[str, Any]) -> list[tuple[int, Row]]:
-    """The rows that have the wanted values; compared as text, which is all that CSV knows."""
-    for column, value in where.items():
-        values = {str(_cell(row, column, number)) for number, row in rows}
-        rows = [(number, row) for number, row in rows if str(row[column]) == str(value)]
-        if not rows:
-            raise InputError(f"no row has the {column} '{value}'; {did_you_mean(str(value), values)}")
-    if not rows:
-        raise InputError("the file holds no rows; at least one is needed")
-    return rows
-
-
-def _cell(row: Row, column: str, number: int | None = None) -> Any:
-    if column not in row:
-        where = "" if number is None else f"row {number}: "
-        raise InputError(f"{where}there is no column '{column}'; {did_you_mean(column, map(str, row))}")
-    return row[column]
 
 
 # -- what is in them -----------------------------------------------------------------------------------------
@@ -242,50 +153,20 @@ def _bytes(value: Any, max_bytes: int) -> bytes:
     return encoded if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore").encode()
 
 
-def _labels(value: Any) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        found = "there is no label" if value is None or value == "" else f"the label is {value!r}"
-        raise InputError(f"{found}; labels are class numbers or class names")
-    return value
-
-
 def _counts(value: Any) -> list[int]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError:
             raise InputError(f"the counts are '{value}'; write them as a list, [0, 3, 1]") from None
-    whole = isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
-    if not whole or min(value, default=0) < 0 or sum(value) == 0:
+    if not isinstance(value, list) or not all(map(_is_count, value)) or sum(value) == 0:
         raise InputError(f"the counts are {value!r}; give a list of whole numbers of raters, at least one rater in all")
-    return value
+    return [int(number) for number in value]
 
 
-def _numbered(parts: list[_Part], class_names: Sequence[str] | None) -> tuple[tuple[str, ...], list[Tensor]]:
-    """The classes' names, and each part's labels as numbers."""
-    texts = {value for part in parts for value in part.values if isinstance(value, str)}
-    known = None if class_names is None else tuple(map(str, class_names))
-    named = texts and not all(value.strip().lstrip("-").isdecimal() for value in texts)
-    if named or (texts and known is not None and texts <= set(known)):
-        return _named(parts, known or tuple(sorted(texts)))
-    numbers = [torch.tensor([int(value) for value in part.values]) for part in parts]
-    names = known or tuple(str(label) for label in range(max(int(labels.max()) for labels in numbers) + 1))
-    for part, labels in zip(parts, numbers, strict=True):
-        for position in ((labels < 0) | (labels >= len(names))).nonzero()[:1].flatten().tolist():
-            wanted = f"with {len(names)} classes labels are numbers from 0 to {len(names) - 1}"
-            raise part.refuse(position, f"the label is {int(labels[position])}; {wanted}")
-    return names, numbers
-
-
-def _named(parts: list[_Part], names: tuple[str, ...]) -> tuple[tuple[str, ...], list[Tensor]]:
-    number = {name: label for label, name in enumerate(names)}
-    for part in parts:
-        for position, value in enumerate(part.values):
-            if not isinstance(value, str):
-                raise part.refuse(position, f"the label is the number {value} where others are names; give one kind")
-            if value not in number:
-                raise part.refuse(position, f"the label '{value}' is no class; {did_you_mean(value, names)}")
-    return names, [torch.tensor([number[value] for value in part.values]) for part in parts]
+def _is_count(number: Any) -> bool:
+    whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    return whole and not isinstance(number, bool) and number >= 0
 
 
 def _grouped(part: _Part, first: _Part, groups: Sequence[Sequence[int]] | None) -> Tensor:
