@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("quickstart", "--resume"),
         ("generations", "generations-fashion-mnist", "--out"),
         ("teach", "teach-digits", "--out"),
-        ("distill", "distill-digits", "--teacher", "RUN", "--out"),
+        ("distill", "distill-digits", "split={train: 150, heldout: 50, test: 100}", "--teacher", "RUN", "--out"),
     ],
 )
 @pytest.mark.parametrize("names", [("report.html", ".notes.txt.tmp-7"), ("result.json",)])

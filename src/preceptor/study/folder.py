@@ -67,15 +67,20 @@ def read_complete(path: Path) -> dict[str, Any]:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Refuse a file, and a folder that holds something and is no study.
+    """Refuse a file, and a folder that holds anything but runs and is no study.
 
     Raises:
         InputError: so it is.
     """
     if (folder / "study.yaml").is_file():
         return
-    if folder.is_file() or (folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(not _holds_runs(path) for path in folder.iterdir())):
         raise InputError(f"'{folder}' exists and is no study; give a new folder", argument="folder")
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether something is a run, or a folder of runs such as those of a study's teachers; hidden files pass."""
+    return path.name.startswith(".") or any(any(path.glob(f"{depth}recipe.yaml")) for depth in ("", "*/", "*/*/"))
 
 
 def refuse_other(folder: Path, study: BaseModel) -> None:
