@@ -21,6 +21,9 @@ class Interrupted(KeyboardInterrupt):
         saved: whether all that was trained is on disk; None where nothing was being trained.
     """
 
+    number: int
+    saved: bool | None
+
     def __init__(self, number: int = signal.SIGINT, *, saved: bool | None = None) -> None:
         super().__init__(f"signal {int(number)}")
         self.number, self.saved = int(number), saved
@@ -73,6 +76,7 @@ class Interruption:
 
     asked: int | None = None
     """The signal."""
+    alone: bool
 
     def __init__(self, *, alone: bool) -> None:
         self.alone, self._when = alone, 0.0
