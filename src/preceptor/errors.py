@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -28,5 +29,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "it takes none."
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
+
+
+def is_number(value: Any, *, whole: bool = False) -> bool:
+    """Whether a value is one real number: of Python, NumPy or torch; no bool, no text, and not several.
+
+    >>> is_number(0.5), is_number("0.5"), is_number(True), is_number(2.0, whole=True), is_number(0.5, whole=True)
+    (True, False, False, True, False)
+    """
+    if value is None or isinstance(value, bool | str | bytes):
+        return False
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
+    return not whole or number.is_integer()

@@ -173,7 +173,8 @@ def common_shape(teachers: Mapping[str, Array | Forecast]) -> tuple[int, int]:
 def _shape(logits: Array | Forecast) -> tuple[int, ...]:
     if isinstance(logits, Forecast):
         return logits.probs.shape
-    return tuple((logits if isinstance(logits, np.ndarray | torch.Tensor) else to_numpy(logits)).shape)
+    plain = isinstance(logits, np.ndarray) or (isinstance(logits, torch.Tensor) and not logits.is_nested)
+    return tuple((logits if plain else to_numpy(logits)).shape)  # type: ignore[union-attr]
 
 
 def common_order(

@@ -110,8 +110,14 @@ def read(
 def to_numpy(values: Array) -> np.ndarray:
     """A NumPy array of whatever was handed in; bfloat16, which NumPy does not have, becomes float32."""
     if isinstance(values, torch.Tensor):
-        tensor = values.detach().cpu()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        try:
+            tensor = values.detach().cpu()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        except (TypeError, NotImplementedError, RuntimeError) as error:  # sparse, quantised, nested, without content
+            raise InputError(
+                f"A tensor of {values.dtype} cannot be read ({str(error).splitlines()[0]}): hand in a dense one of "
+                "float32 or integers."
+            ) from None
     try:
         return np.asarray(values)
     except ValueError:  # NumPy's own words are of inhomogeneous shapes

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
 
-from preceptor.errors import InputError
+from preceptor.errors import InputError, is_number
 
 __all__ = [
     "Estimate",
@@ -260,7 +260,8 @@ def ranks(differences: dict[tuple[int, int], Estimate], num_rows: int) -> list[i
 
 def _draws(resamples: int, num_samples: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
     """How often each sample is drawn, block by block of the resamples: multinomial, by counting draws."""
-    rng = np.random.default_rng(seed)
+    check_seed(seed)
+    rng = np.random.default_rng(int(seed))
     rows = max(1, _BLOCK // num_samples)
     for start in range(0, resamples, rows):
         block = slice(start, min(start + rows, resamples))
@@ -300,10 +301,16 @@ def _student(samples: int, level: float) -> float:
 
 
 def _check_resamples(resamples: float) -> None:
-    if resamples < 1 or resamples != int(resamples):
+    if not is_number(resamples, whole=True) or resamples < 1:
         raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
 
 
 def check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}: it must lie between 0 and 1, such as 0.95.")
+    if not is_number(level) or not 0 < level < 1:
+        raise InputError(f"level is {level!r}: it must lie between 0 and 1, such as 0.95.", argument="level")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what no generator can begin with."""
+    if not is_number(seed, whole=True) or seed < 0:
+        raise InputError(f"seed is {seed!r}: give a whole number from 0.", argument="seed")

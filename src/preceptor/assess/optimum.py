@@ -18,7 +18,7 @@ from torch import Tensor
 
 from preceptor import names
 from preceptor.assess.forecasts import Array, Forecast, forecast, to_numpy
-from preceptor.errors import InputError, did_you_mean
+from preceptor.errors import InputError, did_you_mean, is_number
 from preceptor.outputs.proxy import proxy_teacher
 from preceptor.schema import Component, Proxy, Transform
 
@@ -54,7 +54,7 @@ def as_it_is(log_probs: Tensor) -> Tensor:
 
 
 def _softened(log_probs: Tensor, *, temperature: float) -> Tensor:
-    return log_probs if temperature == 1 else (log_probs / temperature).log_softmax(-1)
+    return log_probs if temperature == 1 else (log_probs / float(temperature)).log_softmax(-1)
 
 
 def _proxy(log_probs: Tensor, *, coefficients: Any) -> Tensor:
@@ -172,7 +172,7 @@ def known(loss: LossLike) -> Component:
 
 def check_temperature(temperature: float | None) -> None:
     """Refuse a temperature that divides nothing."""
-    if temperature is not None and not 0 < temperature < math.inf:
+    if temperature is not None and not (is_number(temperature) and 0 < temperature < math.inf):
         raise InputError(f"temperature is {temperature}: it must be above 0 and finite.", argument="temperature")
 
 

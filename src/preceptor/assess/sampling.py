@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from preceptor.assess.forecasts import Array, first_row, to_numpy
-from preceptor.errors import InputError
+from preceptor.assess.intervals import check_seed
+from preceptor.errors import InputError, is_number
 
 __all__ = ["Answers", "Sampling"]
 
@@ -45,6 +46,8 @@ class Sampling:
         if weights is not None:
             weights = to_numpy(weights)
             _check_length("weights", weights, num_samples)
+            if weights.dtype.kind not in "biuf":
+                raise InputError(f"The weights are {weights.dtype} values: give finite weights of 0 or more.")
             weights = weights.astype(np.float64)
             wrong = ~(np.isfinite(weights) & (weights >= 0))
             if wrong.any() or not weights.any():
@@ -95,13 +98,14 @@ class Sampling:
             InputError: fewer than two folds, or more than there are samples or groups.
         """
         units = num_samples if self.groups is None else int(self.groups.max()) + 1
-        if not 2 <= folds <= units:
+        check_seed(seed)
+        if not is_number(folds, whole=True) or not 2 <= folds <= units:
             raise InputError(
                 f"folds is {folds} for {units} {'samples' if self.groups is None else 'groups'}: use at least 2 and at "
                 "most one for each.",
                 argument="folds",
             )
-        parts = np.array_split(np.random.default_rng(seed).permutation(units), folds)
+        parts = np.array_split(np.random.default_rng(int(seed)).permutation(units), int(folds))
         return parts if self.groups is None else [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
 
     @property
