@@ -44,6 +44,7 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
 ]
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "bool", "object": "mapping", "null": "null"}
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+ANY = 1e9  # a bound beyond which only mistakes lie
 COMPONENTS = """
 ## What is found by name
 
@@ -124,7 +125,7 @@ def _type(field: dict[str, Any]) -> str:
         return f"list of {_type(field['items'])}"
     if isinstance(field.get("additionalProperties"), dict):
         return f"mapping of names to {_type(field['additionalProperties'])}"
-    limits = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field]
+    limits = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if abs(field.get(key, ANY)) < ANY]
     return " ".join([TYPES[field.get("type", "object")], ", ".join(limits)]).strip()
 
 

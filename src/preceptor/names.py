@@ -213,8 +213,11 @@ def check_options(room: str, component: Component, function: Callable[..., Any],
         if option in own or (option not in known and not anything):
             hint = did_you_mean(option, known - set(own))
             raise InputError(f"unknown key '{room}.{option}' for the {room} '{component.name}'; {hint}")
+        default = _default(function, option)
+        if type(default) in (int, float) and isinstance(value, bool):
+            raise InputError(f"'{room}.{option}' is {value}; give a number")
         # In YAML 1.2 'no' is text, and text is as good as true to a function that does not look.
-        if isinstance(_default(function, option), bool) and not isinstance(value, bool):
+        if isinstance(default, bool) and not isinstance(value, bool):
             raise InputError(f"'{room}.{option}' is {value!r}; give true or false")
 
 
@@ -242,7 +245,7 @@ def call(
         made = function(**component.options, **accepted(function, supplied))
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of somebody else's code, or of torch, to which a width is -3
         raise InputError(f"the {room} '{component.name}' refuses {component.options}: {error}") from error
     check_kind(room, component.name, made)
     return made

@@ -7,6 +7,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from preceptor.errors import InputError
 
 
+def _no_truth(value: object) -> object:
+    """YAML's `true` and `yes` are 1 to Python."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    return value
+
+
+NUMBER = BeforeValidator(_no_truth)
+"""Behind the bounds of a number: before them, pydantic would leave these out of its JSON schema."""
+Number = Annotated[float, NUMBER]
+Whole = Annotated[int, NUMBER]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), NUMBER]
+"""How many of something that is counted one by one."""
+
+
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys and NaN."""
 
@@ -40,7 +55,7 @@ class Temperature(Strict):
 
     kind: Literal["temperature"] = "temperature"
     """Which transform."""
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(gt=0), NUMBER]
     """What the logits are divided by."""
 
 
@@ -49,9 +64,9 @@ class VectorScaling(Strict):
 
     kind: Literal["vector"] = "vector"
     """Which transform."""
-    scale: tuple[float, ...]
+    scale: tuple[Number, ...]
     """One number a class."""
-    bias: tuple[float, ...]
+    bias: tuple[Number, ...]
     """One number a class."""
 
 
@@ -60,7 +75,7 @@ class Proxy(Strict):
 
     kind: Literal["proxy"] = "proxy"
     """Which transform."""
-    coefficients: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    coefficients: tuple[Number, ...] | tuple[tuple[Number, ...], ...]
     """Of the perturbation, as PTLoss takes them."""
 
 

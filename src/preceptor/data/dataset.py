@@ -13,7 +13,7 @@ from preceptor.data.class_names import are_numbers, as_names, names_of, numbered
 from preceptor.data.generators import preserved_generators, seed_generators
 from preceptor.data.indexed import Batch, Indexed, input_and_label, shortened
 from preceptor.data.labelled import labels_of
-from preceptor.data.labels import check_labels, expanded
+from preceptor.data.labels import check_labels, dense_tensor, expanded
 from preceptor.data.streams import Gathered, require_map_style
 from preceptor.errors import InputError
 
@@ -90,7 +90,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
             random augmentation belongs to `preceptor.data.augment`.
 
     Raises:
-        InputError: no sample, different lengths, or a label that is not a class.
+        InputError: no sample, different lengths, no tensors, or a label that is not a class.
 
     >>> dataset = ArrayDataset(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
     >>> dataset[1]
@@ -108,17 +108,19 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         num_classes: int | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.inputs = inputs
+        self.inputs: Tensor = dense_tensor(inputs, "inputs")
         self.labels: Tensor = _one_a_sample(check_labels(labels, num_classes))
         self.transform = transform
+        if self.inputs.ndim == 0:
+            raise InputError("the inputs are a single number; give one sample or more along the first axis")
         if self.labels.ndim != 1:
             raise InputError(
                 f"the labels have shape {tuple(self.labels.shape)}; one class number per sample is needed, "
                 "shape (N,); turn one-hot rows into numbers with argmax"
             )
-        if len(inputs) != len(self.labels):
-            raise InputError(f"there are {len(inputs)} inputs but {len(self.labels)} labels; one label per input")
-        if len(inputs) == 0:
+        if len(self.inputs) != len(self.labels):
+            raise InputError(f"there are {len(self.inputs)} inputs but {len(self.labels)} labels; one label per input")
+        if len(self.inputs) == 0:
             raise InputError("the data set is empty; at least one sample is needed")
 
     def __len__(self) -> int:

@@ -41,6 +41,7 @@ def check_labels(
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{_no_number(labels)}; number the classes from 0") from error
+    labels = dense_tensor(labels, "labels")
     known = torch.ones_like(labels, dtype=torch.bool) if mask is None else expanded(mask.bool(), labels)
     if labels.is_floating_point() or labels.is_complex():
         if labels.is_floating_point():
@@ -52,6 +53,27 @@ def check_labels(
         bad = bad | (labels >= num_classes)
     _refuse(labels, bad & known, wanted, index)
     return labels
+
+
+def dense_tensor(values: Any, what: str) -> Tensor:
+    """A tensor whose values can be picked by index, or an array as one.
+
+    Raises:
+        InputError: something else, or a tensor that is sparse, nested or without content.
+    """
+    if isinstance(values, np.ndarray):
+        try:
+            values = torch.as_tensor(values)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the {what} are an array that torch cannot read: {error}") from None
+    if not isinstance(values, Tensor):
+        raise InputError(f"the {what} are a {type(values).__name__}, not a tensor; stack them with torch.stack")
+    if values.is_meta or values.is_nested or values.layout != torch.strided:
+        raise InputError(
+            f"the {what} are a tensor of {values.dtype} ({values.layout}, on '{values.device}') ; give a dense "
+            "one, values.to_dense()"
+        )
+    return values
 
 
 def _no_number(labels: Any) -> str:

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from preceptor.schema import Component, Named, Strict, Transform
+from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole
 
-Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
+
+_Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
 
 Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
 
@@ -37,15 +39,18 @@ class Optimizer(Strict):
 
     name: Literal["sgd", "adamw"] = "sgd"
     """Which optimizer."""
-    lr: Annotated[float, Field(gt=0)] = 0.05
+    lr: Annotated[float, Field(gt=0, le=1e6), NUMBER] = 0.05
     """The learning rate that the schedule multiplies."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.9
     """Of sgd."""
     nesterov: bool = False
     """Nesterov's momentum, of sgd."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e6), NUMBER] = 5e-4
     """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (
+        0.9,
+        0.999,
+    )
     """Of adamw."""
 
 
@@ -54,13 +59,13 @@ class Schedule(Strict):
 
     name: Literal["cosine", "step", "constant"] = "cosine"
     """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Epochs over which the rate rises linearly."""
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Annotated[float, Field(ge=0), NUMBER], ...] = ()
     """Of ``step``: the epochs after which the rate falls."""
-    factor: Annotated[float, Field(gt=0)] = 0.1
+    factor: Annotated[float, Field(gt=0), NUMBER] = 0.1
     """Of ``step``."""
-    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    final: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
     """Of ``cosine``: the multiple that it ends with."""
 
 
@@ -71,9 +76,9 @@ class Average(Strict):
 
     kind: Literal["ema", "swa"] = "ema"
     """``ema`` forgets exponentially, ``swa`` is the plain mean."""
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    decay: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.999
     """Of ``ema``: what it keeps at each optimizer step."""
-    start_epoch: Annotated[int, Field(ge=0)] = 0
+    start_epoch: Annotated[int, Field(ge=0), NUMBER] = 0
     """The number of epochs after which averaging begins."""
 
 
@@ -82,13 +87,13 @@ class Training(Strict):
     micro-batches.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Count = 10
     """Passes over the training samples."""
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batch_size: Count = 128
     """Samples of one optimizer step, over all processes and micro-batches."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Count = 1
     """Micro-batches of one optimizer step: less memory, the same step."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Annotated[float, Field(gt=0), NUMBER] | None = None
     """The largest norm of the whole gradient; without it none is clipped."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass; weights stay fp32."""
@@ -96,13 +101,13 @@ class Training(Strict):
     """``auto`` takes an accelerator where there is one."""
     select: Literal["brier", "nll", "accuracy"] = "brier"
     """The held-out score whose best epoch is kept as ``best``."""
-    checkpoint_epochs: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 1
+    checkpoint_epochs: Count | tuple[Count, ...] = 1
     """A checkpoint after every so many epochs, or after those listed; after the last one always."""
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Count | None = None
     """And after every so many optimizer steps."""
     keep: Literal["last", "all"] = "last"
     """``all`` keeps the weights of every checkpoint: each epoch is a candidate teacher."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=256), NUMBER] = 0
     """Processes that load samples ahead."""
     trackers: tuple[str, ...] = ()
     """``tensorboard``, ``wandb``, ``mlflow`` or another that accelerate knows."""
@@ -126,7 +131,7 @@ class Recipe(Strict):
 
     data: Named | None = None
     """The data set: a public name of `preceptor.data`, or ``package.module:name``; none where one is handed over."""
-    num_classes: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Annotated[int, Field(ge=2, le=1_000_000), NUMBER] | None = None
     """How many classes there are, where they have no names and the training labels may lack some."""
     model: Named | None = None
     """The model: a public name of `preceptor.models`, or ``package.module:name``; none where one is handed over."""
@@ -142,11 +147,11 @@ class Recipe(Strict):
     """The loop."""
     average: Average | None = None
     """An average of the weights beside them, saved as ``average``."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0), NUMBER] = 0
     """Of every stream of randomness."""
-    generation: Annotated[int, Field(ge=0)] = 0
+    generation: Annotated[int, Field(ge=0), NUMBER] = 0
     """The place in a chain of students: each draws its own initialisation."""
-    streams: dict[Stream, int] = Field(default_factory=dict)
+    streams: dict[Stream, Whole] = Field(default_factory=dict)
     """Another seed for some streams: split, initialization, order, augmentation, dropout."""
 
     @property
@@ -155,9 +160,14 @@ class Recipe(Strict):
         return self.data.name if self.data else "given"
 
     @model_validator(mode="after")
-    def _last_milestone(self) -> "Recipe":
+    def _moments_of_training(self) -> "Recipe":
         if self.schedule.name == "step" and not self.schedule.milestones:
             raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
+        if self.schedule.warmup_epochs > self.training.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, but training ends after "
+                f"{self.training.epochs} epochs, before the rate has risen; choose a smaller one"
+            )
         if self.average and self.average.start_epoch >= self.training.epochs:
             raise ValueError(
                 f"average.start_epoch is {self.average.start_epoch}, but training ends after "
@@ -201,11 +211,11 @@ class TeacherRef(Strict):
     """The run's folder."""
     weights: Literal["last", "best", "average", "teaching"] = "last"
     """Which of its weights."""
-    epoch: Annotated[int, Field(ge=1)] | None = None
+    epoch: Count | None = None
     """The weights after so many epochs instead."""
-    member: Annotated[int, Field(ge=0)] | None = None
+    member: Annotated[int, Field(ge=0), NUMBER] | None = None
     """One model of a stack, counted from 0."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0), NUMBER] = 1.0
     """Its share in the mixture."""
     calibrated: bool = False
     """At the temperature that the run has fitted."""
@@ -248,9 +258,9 @@ class DistillRecipe(Recipe):
     """What is done to the teachers' mixture before the student sees it."""
     loss: Named = Component(name="kd")
     """What the student minimises: a public name of `preceptor.losses`, or ``package.module:name``."""
-    ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    ce_weight: Annotated[float, Field(ge=0), NUMBER] = 0.1
     """Of the cross-entropy to the labels."""
-    distill_weight: Annotated[float, Field(ge=0)] = 0.9
+    distill_weight: Annotated[float, Field(ge=0), NUMBER] = 0.9
     """Of the loss to the teacher."""
     probabilities: bool = False
     """The teachers handed over give probabilities, not logits; runs know themselves what they give."""

@@ -4,6 +4,7 @@ from preceptor.runs.choice import read_choice, write_choice
 from preceptor.runs.circumstances import circumstances
 from preceptor.runs.folder import (
     Identity,
+    give_up,
     make_run,
     open_run,
     read_members,
@@ -34,6 +35,7 @@ __all__ = [
     "Identity",
     "Weights",
     "circumstances",
+    "give_up",
     "heldout_labels",
     "kept_epochs",
     "load_model",

@@ -70,6 +70,16 @@ def make_run(folder: Path, identity: Identity) -> None:
     files.write_text(folder / "recipe.yaml", dump(identity.recipe))
 
 
+def give_up(folder: Path) -> None:
+    """Remove what a start has written that was refused before its first checkpoint: the mended recipe, which is another
+    run, may have the folder.
+    """
+    ours = ["recipe.yaml", f"{_MEMBERS}.json", f"{_OBJECTS}.json", "splits.json", "metrics.jsonl"]
+    if not any(path.name not in ours and not path.name.startswith(".") for path in folder.iterdir()):
+        for name in ours:
+            files.remove(folder / name)
+
+
 def _refuse_other(folder: Path, identity: Identity) -> None:
     ours, theirs = (_flatten(_essence(r)) for r in (identity.recipe, read_recipe(folder)))
     for key in sorted(ours.keys() | theirs.keys()):

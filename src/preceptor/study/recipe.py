@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from preceptor.errors import did_you_mean
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, parse
-from preceptor.schema import Component, Named, Strict
+from preceptor.schema import NUMBER, Component, Count, Named, Strict, Whole
 
 
 class TeacherEntry(Strict):
@@ -19,7 +19,7 @@ class TeacherEntry(Strict):
     """Or: the entry whose other weights this teacher is."""
     weights: Literal["last", "best", "average"] = "last"
     """Which weights."""
-    epoch: Annotated[int, Field(ge=1)] | None = None
+    epoch: Count | None = None
     """The weights after so many epochs instead, which a run with ``training.keep: all`` has kept."""
     calibrated: bool = False
     """At the temperature that its run has fitted."""
@@ -43,9 +43,9 @@ class LossEntry(Strict):
 
     loss: Named
     """What the students minimise."""
-    ce_weight: Annotated[float, Field(ge=0)] = 0.1
+    ce_weight: Annotated[float, Field(ge=0), NUMBER] = 0.1
     """Of the cross-entropy to the labels."""
-    distill_weight: Annotated[float, Field(ge=0)] = 0.9
+    distill_weight: Annotated[float, Field(ge=0), NUMBER] = 0.9
     """Of the loss to the teacher."""
 
 
@@ -59,7 +59,7 @@ class Study(Strict):
 
     name: str
     """Names the default folder."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
     """For each its own split, teachers and students."""
     teach: TeachRecipe
     """The teachers' recipe."""
@@ -73,9 +73,9 @@ class Study(Strict):
     """The columns, by name."""
     stack_teachers: bool = True
     """Train the seeds of an entry as one stack."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Count | None = None
     """CPU threads; stacks of very small networks are fastest on one."""
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Count = 1
     """Processes that train teachers side by side, where they are not stacked."""
     students_per_stack: Literal["all", "seed"] = "all"
     """Which students are trained as one stack: all, or those of a seed."""
@@ -123,9 +123,9 @@ class Generations(Strict):
 
     name: str = "generations"
     """Names the default folder."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
     """For each a chain of every start."""
-    generations: Annotated[int, Field(ge=1)] = 5
+    generations: Count = 5
     """The length of a chain, generation 0 included."""
     teach: TeachRecipe
     """The recipe of generation 0."""
@@ -133,7 +133,7 @@ class Generations(Strict):
     """The recipe of the students."""
     starts: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
     """The chains, by name: what generation 0 minimises."""
-    top_k: Annotated[int, Field(ge=1)] = 5
+    top_k: Count = 5
     """The classes whose mass is told."""
 
     @model_validator(mode="after")

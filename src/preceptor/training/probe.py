@@ -31,6 +31,7 @@ def check_output(model: nn.Module, data: Data, name: str, *, distribution: str =
     was_training = model.training
     said = logits_of(_answer(model.eval(), few["input"], whose), whose)
     model.train(was_training)
+    _check_kind(said, whose)
     _check_shape(said, few["label"], data.num_classes, whose)
     if distribution == "softmax":
         _refuse_scale(said, f"The outputs of {whose}", "leave its softmax out")
@@ -66,6 +67,7 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
     batch = on_device(samples.train[spread(samples.for_students, _FEW)], device)
     for position, part in enumerate(parts):
         said = _ask(part.answer, batch)
+        _check_kind(said, "the teacher")
         _check_classes(said, samples.data.num_classes)
         _check_shape(said, batch["label"], samples.data.num_classes, "the teacher")
         _check_scale(part, said, f"teacher {position}" if len(parts) > 1 else "the teacher")
@@ -115,6 +117,16 @@ def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
             f"the teacher cannot read the data set's inputs of shape {shape} ({reason}); distill on the data set that "
             "the teacher was trained for"
         ) from error
+
+
+def _check_kind(said: Tensor, whose: str) -> None:
+    """Refuse tensors that losses cannot compute with: sparse, without content, or of 8-bit floats."""
+    coarse = said.is_floating_point() and said.dtype.itemsize < 2
+    if said.is_meta or said.layout != torch.strided or said.is_nested or said.is_quantized or coarse:
+        raise InputError(
+            f"{whose} gives a tensor of {said.dtype} ({said.layout}, on '{said.device}'), which no loss can read; "
+            "give a dense one of float32, float16 or bfloat16"
+        )
 
 
 def _check_classes(said: Tensor, num_classes: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from preceptor import names
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
@@ -156,6 +157,9 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
         if not isinstance(made, nn.Module):
             raise InputError(f"the model '{name}' is a {type(made).__name__}, not a torch.nn.Module")
         _said(made, inputs, name)  # lazy layers are made, and their weights drawn, in the first forward pass
+    for weight, tensor in made.named_parameters():
+        if not is_lazy(tensor) and tensor.numel() == 0:
+            raise InputError(f"the model '{name}' has a weight of no numbers, '{weight}'; give its widths above 0")
     own_memory_(made)
     to_channels_last_(made, inputs)
     return made
@@ -171,7 +175,7 @@ def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
     try:
         with torch.no_grad():
             return model.eval()(inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # somebody else's code
         raise InputError(f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)}: {error}") from error
     finally:
         model.train(was_training)

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from preceptor import runs
 from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.errors import InputError
 from preceptor.notices import kept_notes
 from preceptor.recipe import Recipe
 from preceptor.runs.files import finite, locked, make_folder
@@ -53,8 +55,20 @@ def _opened(job: Job) -> Iterator[Result | None]:
                 make_folder(folder)
                 held.enter_context(locked(folder))
                 result = runs.open_run(folder, job.identity)  # another may just have made or completed it
+                if not (folder / "recipe.yaml").exists():
+                    held.enter_context(_given_up_if_refused(folder))
                 runs.make_run(folder, job.identity)
         yield result
+
+
+@contextlib.contextmanager
+def _given_up_if_refused(folder: Path) -> Iterator[None]:
+    """Give a new folder up if its run is refused before there is anything worth keeping."""
+    try:
+        yield
+    except InputError:
+        runs.give_up(folder)
+        raise
 
 
 def _train(job: Job, prepared: Mapping[str, Any], *, progress: bool) -> Result:
