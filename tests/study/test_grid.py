@@ -241,6 +241,26 @@ def test_averaged_weights_that_nobody_averages(entry: str) -> None:
     assert tiny(teachers=teachers, teach=BASE | {"average": {"kind": "swa"}})
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"of": "strict"},
+        {"objective": "cross_entropy"},
+        {"of": "strict", "weights": "best"},
+        {"of": "strict", "epoch": 1},
+    ],
+)
+def test_an_entry_under_two_names_is_refused(entry: dict[str, Any]) -> None:
+    teachers = {"strict": {"objective": "cross_entropy"}, "best": {"of": "strict", "weights": "best"}}
+    teachers |= {"early": {"of": "strict", "epoch": 1}, "more": entry}
+    kept = {"teach": BASE | {"training": BASE["training"] | {"keep": "all", "epochs": 2}}}
+    with pytest.raises(
+        InputError, match=r"^teachers.more is teachers.\w+ under another name; leave one of the two out"
+    ):
+        tiny(teachers=teachers, **kept)
+    assert tiny(teachers=teachers | {"more": {"objective": "mse"}}, **kept)
+
+
 @pytest.mark.parametrize("asked", [{"weights": "best"}, {"calibrated": True}, {"epoch": 1}])
 def test_a_chain_starts_from_the_last_weights(asked: dict[str, Any]) -> None:
     start = {"objective": "cross_entropy"} | asked

@@ -6,6 +6,7 @@
 what; the result is written last, so a run that has one is complete.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from preceptor.errors import InputError
+from preceptor.notices import note
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, dump, parse, read_yaml
 from preceptor.runs import files, integrity
 from preceptor.runs.integrity import SCHEMA, checked
 
 # What may differ when a run is continued: where and how it is computed, not what.
 _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
-_MEMBERS, _OBJECTS = "members", "objects"
+_MEMBERS, _OBJECTS, _CONTENTS = "members", "objects", "contents"
+_CHANGED = {
+    "data": "with other data under the name '{data}': their {key} have changed",
+    "teacher": "with another teacher under the name '{key}': its weights have changed",
+}
 _NO_RUN = "it has no recipe.yaml; give a folder that teach or distill wrote"
 
 
@@ -31,11 +37,13 @@ class Identity:
         recipe: what was asked.
         members: of a stack, what sets each apart (JSON): its seed, or a student's seed, teacher, loss and weights.
         objects: the fingerprints of the Python objects that stand in for the recipe's entries, by role.
+        contents: the digests of what the recipe names, by role and name (`preceptor.runs.contents`).
     """
 
     recipe: TeachRecipe | DistillRecipe
     members: Sequence[Mapping[str, Any]] = ()
     objects: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def open_run(folder: Path, identity: Identity) -> dict[str, Any] | None:
@@ -66,7 +74,8 @@ def make_run(folder: Path, identity: Identity) -> None:
         return
     if identity.members:
         _write(folder, _MEMBERS, list(identity.members))
-    _write(folder, _OBJECTS, dict(identity.objects))
+    contents = {role: dict(content) for role, content in identity.contents.items()}
+    _write(folder, _OBJECTS, dict(identity.objects), **{_CONTENTS: contents})
     files.write_text(folder / "recipe.yaml", dump(identity.recipe))
 
 
@@ -91,6 +100,7 @@ def _refuse_other(folder: Path, identity: Identity) -> None:
             )
     _refuse_other_members(folder, [dict(member) for member in identity.members])
     _refuse_other_objects(folder, identity.objects)
+    _refuse_other_contents(folder, identity)
 
 
 def _refuse_other_members(folder: Path, ours: list[dict[str, Any]]) -> None:
@@ -121,6 +131,29 @@ def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
                 f"{role}, or another folder",
                 argument="folder",
             )
+
+
+def _refuse_other_contents(folder: Path, identity: Identity) -> None:
+    theirs = read_contents(folder)
+    if theirs is None:
+        if identity.contents:
+            _say_unrecorded(folder.resolve())
+        return
+    for role, ours in identity.contents.items():
+        for key in sorted(ours.keys() | theirs.get(role, {}).keys()):
+            there, here = (content.get(key, "none") for content in (theirs.get(role, {}), ours))
+            if there != here:
+                changed = _CHANGED[role].format(key=key, data=identity.recipe.data_name)
+                raise InputError(
+                    f"the run folder '{folder}' was made {changed} "
+                    f"since ({there[:19]} there and {here[:19]} here); put back what was there, or give another folder",
+                    argument="folder",
+                )
+
+
+@functools.cache
+def _say_unrecorded(folder: Path) -> None:
+    note(f"the run '{folder}' has no contents recorded: whether its data and teachers are still the same is not known")
 
 
 def _refuse_more_epochs(folder: Path, recipe: Recipe) -> None:
@@ -174,8 +207,14 @@ def read_objects(folder: Path) -> dict[str, str] | None:
     return _read(folder, _OBJECTS)
 
 
-def _write(folder: Path, name: str, content: Any) -> None:
-    files.write_json(folder / f"{name}.json", {"schema_version": SCHEMA, name: content})
+def read_contents(folder: Path) -> dict[str, dict[str, str]] | None:
+    """The digests of the data and the teachers that a run was made with; None if an older Preceptor made it."""
+    path = folder / f"{_OBJECTS}.json"
+    return files.read_json(path).get(_CONTENTS) if path.exists() else None
+
+
+def _write(folder: Path, name: str, content: Any, **more: Any) -> None:
+    files.write_json(folder / f"{name}.json", {"schema_version": SCHEMA, name: content, **more})
 
 
 def _read(folder: Path, name: str) -> Any:

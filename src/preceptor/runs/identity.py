@@ -33,11 +33,11 @@ def fingerprint(thing: Any) -> str:
     """
     if isinstance(thing, Function) and thing.distribution == "softmax":
         return fingerprint(thing.function)  # as if it had been handed over by itself
-    parts = list(_parts(thing))
-    if not parts:
+    found = list(parts(thing))
+    if not found:
         return qualified_name(thing)
     sha = hashlib.sha256()
-    for part in parts:
+    for part in found:
         _feed(sha, part)
     return f"{qualified_name(thing)} sha256:{sha.hexdigest()}"
 
@@ -56,11 +56,11 @@ def _feed(sha: Any, thing: Any) -> None:
         return
     plain = thing is None or isinstance(thing, str | bool | int | float)
     sha.update(f"{thing!r}\0".encode() if plain else f"{qualified_name(thing)}\0".encode())
-    for part in () if plain else _parts(thing):
+    for part in () if plain else parts(thing):
         _feed(sha, part)
 
 
-def _parts(thing: Any) -> Iterator[Any]:
+def parts(thing: Any) -> Iterator[Any]:
     """What `thing` is made of, beside its name; nothing where only the name is known."""
     match thing:
         case Tensor() | np.ndarray():
@@ -102,6 +102,12 @@ def _parts(thing: Any) -> Iterator[Any]:
             yield from (len(thing), *getattr(thing, "tensors", ()), getattr(thing, "transform", None))
             held = (getattr(thing, name, None) for name in _ARRAYS)
             yield from (array for array in held if isinstance(array, Tensor | np.ndarray))
+
+
+def feed_array(sha: Any, array: Tensor | np.ndarray) -> None:
+    """Feed the type, the shape and the values of an array to a hash."""
+    sha.update(f"{array.dtype} {tuple(array.shape)}\0".encode())
+    sha.update(_bytes(array))
 
 
 def _bytes(array: Tensor | np.ndarray) -> memoryview:

@@ -83,6 +83,7 @@ class Study(Strict):
     @model_validator(mode="after")
     def _known_sources(self) -> "Study":
         trained = {name for name, entry in self.teachers.items() if entry.objective}
+        check_distinct("teachers", self.teachers)
         for name, entry in self.teachers.items():
             if entry.of and entry.of not in trained:
                 raise ValueError(f"teachers.{name}.of is '{entry.of}'; {did_you_mean(entry.of, trained)}")
@@ -139,6 +140,7 @@ class Generations(Strict):
     @model_validator(mode="after")
     def _trained_starts(self) -> "Generations":
         check_seeds(self.seeds)
+        check_distinct("starts", self.starts)
         check_trained("starts", self.starts, "chains pass on last weights as they are")
         same_samples(teach=self.teach, distill=self.distill)
         for name in self.starts:
@@ -156,6 +158,17 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Refuse a seed that would count twice."""
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds repeat: {list(seeds)}; give each once")
+
+
+def check_distinct(what: str, entries: Mapping[str, TeacherEntry]) -> None:
+    """Refuse an entry that is another one under a second name."""
+    first: dict[str, str] = {}
+    for name, entry in entries.items():
+        source = entries.get(entry.of or name, entry)
+        meant = entry.model_copy(update={"of": None, "objective": source.objective, "settings": source.settings})
+        known = first.setdefault(meant.model_dump_json(), name)
+        if known != name:
+            raise ValueError(f"{what}.{name} is {what}.{known} under another name; leave one of the two out")
 
 
 def check_trained(what: str, entries: Mapping[str, TeacherEntry], why: str) -> None:

@@ -12,9 +12,11 @@ from preceptor import runs
 from preceptor.data.dataset import Data, require_index
 from preceptor.errors import InputError
 from preceptor.names import Trust, refuse_made, trusting
-from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
+from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
+from preceptor.runs.contents import contents_of, distinct, same_teacher
 from preceptor.runs.identity import fingerprint
+from preceptor.runs.references import name_of
 from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
@@ -71,7 +73,7 @@ def teach_job(
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     return Job(
-        Identity(recipe, [{"seed": seed} for seed in seeds], objects),
+        Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found)),
         cohort,
         TeachTask(module, criterion, num_samples=len(samples[0].train), num_classes=found.num_classes),
         cohort.batches(recipe, [s.parts["train"] for s in samples], processes=accelerator.num_processes),
@@ -133,7 +135,7 @@ def distill_job(
         return {"teacher": scored_teacher(given, cohort, accelerator.device, table)}
 
     return Job(
-        Identity(recipe, (), objects),
+        Identity(recipe, (), objects, _contents(folder, found, recipe.teacher if teacher is None else ())),
         cohort,
         task,
         cohort.batches(recipe, [samples.for_students], processes=accelerator.num_processes),
@@ -181,7 +183,8 @@ def stack_job(
     members = [vars(student) | {"loss": student.loss.model_dump(mode="json")} for student in students]
     batches = cohort.batches(recipe, [s.for_students for s in samples])
     prepare = lambda: {"teacher": scored_rows(table, rows, cohort)}  # noqa: E731
-    return Job(Identity(recipe, members, objects), cohort, task, batches, accelerator, folder, prepare=prepare)
+    identity = Identity(recipe, members, objects, _contents(folder, found))
+    return Job(identity, cohort, task, batches, accelerator, folder, prepare=prepare)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -214,6 +217,10 @@ def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> d
     if recipe.data is None or data.origin != recipe.data.model_dump(mode="json"):
         given["data"] = data
     return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
+
+
+def _contents(folder: Path | None, data: Data, teachers: Sequence[TeacherRef] = ()) -> dict[str, dict[str, str]]:
+    return {} if folder is None else contents_of(data, teachers)
 
 
 def _known_by(function: Function | None) -> Any:
@@ -270,7 +277,8 @@ def _load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Tr
             "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
         )
     trust = trusting(trust, recipe)
-    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in recipe.teacher]
+    several = distinct(recipe.teacher, same_teacher, name_of)
+    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in several]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 

@@ -1,9 +1,9 @@
 """The teachers that ``preceptor assess`` is given, read: runs, their checkpoints, files of logits, ensembles."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
+from preceptor.runs.contents import distinct, same_teacher
 from preceptor.runs.references import Source, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
@@ -28,6 +29,7 @@ from preceptor.training.progress import progress_bar
 
 __all__ = ["read_candidates"]
 
+T = TypeVar("T")
 # Weights whose held-out predictions a run has stored.
 _STORED = ("last", "best", "average")
 
@@ -66,12 +68,16 @@ def read_candidates(
             and otherwise notes why not in `Candidate.unseen`.
         progress: show a progress bar.
 
+    A run under two names (a link, another path, a copy) counts once, as noted; so does a file under two paths.
+
     Raises:
         InputError: a file or run that cannot be read, weights or an epoch that is not there, a data set that is not the
             one of the run, or members of an ensemble that predict other samples.
     """
     groups = [terms_of(str(name)) for name in names]
-    sources = [source for group in groups for term in group for source in term]
+    named = [each for name, group in zip(names, groups, strict=True) for each in _wanted(str(name), group)]
+    wanted = _once(named, lambda each: frozenset(map(_same, each.members)), lambda each: each.name)
+    sources = [source for each in wanted for source in each.members]
     loader = _Loader(data, data_dir, model, trust, probabilities, transfer, _file_names(sources))
     read: list[Candidate] = []
     with progress_bar("reading teachers", enabled=progress and any(isinstance(s, TeacherRef) for s in sources)) as step:
@@ -79,13 +85,43 @@ def read_candidates(
             read.append(loader.read(source))
             step(len(read), len(sources), {})
     following, found = iter(read), []
-    for name, group in zip(names, groups, strict=True):
-        members = [next(following) for term in group for _ in term]
-        found += [ensemble(str(name), members)] if len(group) > 1 else members
+    for each in wanted:
+        members = [next(following) for _ in each.members]
+        found.append(ensemble(each.name, members) if each.is_ensemble else members[0])
     repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
     if repeated:
         raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
     return found
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A candidate to be read: the sources that it is the mean of, or the only one."""
+
+    name: str
+    members: list[Source]
+    is_ensemble: bool
+
+
+def _wanted(name: str, terms: list[list[Source]]) -> list[_Wanted]:
+    if len(terms) == 1:  # each epoch of RUN:epochs is a candidate of its own
+        return [_Wanted(_called(source), [source], False) for source in terms[0]]
+    return [_Wanted(name, _once([source for term in terms for source in term], _same, _called), True)]
+
+
+def _once(given: list[T], key: Callable[[T], Hashable], name: Callable[[T], str]) -> list[T]:
+    """Each teacher once, whatever its names; one that is given twice under one name is refused once it is read."""
+    names = [name(each) for each in given]
+    return distinct(given, key, name) if len({*names}) == len(names) else given
+
+
+def _same(source: Source) -> Hashable:
+    """What two sources have in common if they are one under two names."""
+    return source.resolve() if isinstance(source, Path) else same_teacher(source)
+
+
+def _called(source: Source) -> str:
+    return str(source) if isinstance(source, Path) else name_of(source)
 
 
 def _file_names(sources: Sequence[Source]) -> dict[Path, str]:
