@@ -157,5 +157,8 @@ def test_a_file_whose_validation_set_has_changed(tmp_path: Path) -> None:
     with stopped_at(4):
         teach(chosen, tmp_path / "run")
     write(499)
+    with pytest.raises(InputError, match="with other data under the name 'npz': their values have changed since"):
+        teach(chosen, tmp_path / "run")
+    (tmp_path / "run" / "objects.json").unlink()  # as of the earliest versions
     with pytest.raises(InputError, match="records another split than the data set gives now"):
         teach(chosen, tmp_path / "run")

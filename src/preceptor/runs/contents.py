@@ -15,6 +15,7 @@ from torch import Tensor
 from preceptor import names
 from preceptor.data.dataset import Data
 from preceptor.data.listing import listing, paths_in
+from preceptor.errors import InputError
 from preceptor.notices import note
 from preceptor.recipe import TeacherRef
 from preceptor.runs import files
@@ -60,7 +61,7 @@ def same_teacher(reference: TeacherRef) -> Hashable:
     """What two references have in common if they are one teacher under two names: a link, another path, a copy."""
     try:
         digest = weights_digest(reference)
-    except (KeyError, OSError):  # whoever reads it will say what is missing
+    except (KeyError, OSError, InputError):  # whoever reads it will say what is missing
         digest = str(reference.run)
     return digest, reference.weights, reference.epoch, reference.member, reference.calibrated
 
