@@ -18,6 +18,7 @@ from preceptor.assess.families import FAMILIES
 from preceptor.assess.optimum import with_options
 from preceptor.data.dataset import Data, labels_of
 from preceptor.errors import InputError, did_you_mean
+from preceptor.names import named_in
 from preceptor.outputs import average_probabilities, read_logits, transformed
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
@@ -190,7 +191,7 @@ def _outputs(study: PredictionStudy, member: str, place: _Place) -> Tensor:
     name, epoch = member.rsplit("@", 1)
     recipe = study.teach_recipe(name)
     weights, source = runs.teacher_weights(TeacherRef(run=place.teachers / name, epoch=int(epoch)))
-    model = runs.stack_of(weights, source, [0] * len(study.seeds))
+    model = runs.stack_of(weights, source, [0] * len(study.seeds), trust=named_in(recipe))
     accelerator = make_accelerator(recipe.training)
     dataset = place.samples[0].train
     everyone = torch.arange(len(dataset))[None]

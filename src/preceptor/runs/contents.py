@@ -6,6 +6,7 @@ The recipe says what they are called; objects that were handed over in their pla
 import contextlib
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -52,9 +53,15 @@ def weights_digest(reference: TeacherRef) -> str:
     if reference.epoch is None:
         path = run / f"{reference.weights}.safetensors"
     else:
-        path = kept_epochs(run)[reference.epoch] / "state.safetensors"
+        path = _checkpoint(run, reference.epoch) / "state.safetensors"
     listed = files.read_json(run / "result.json").get("files", {}).get(path.relative_to(run).as_posix())
     return f"sha256:{listed['sha256'] if listed else files.digest(path)}"
+
+
+def _checkpoint(run: Path, epoch: int) -> Path:
+    """Where the weights after so many epochs are; to read what each checkpoint says of itself takes long."""
+    named = list((run / "checkpoints").glob(f"epoch-{epoch:04d}-step-*"))
+    return named[0] if len(named) == 1 else kept_epochs(run)[epoch]
 
 
 def same_teacher(reference: TeacherRef) -> Hashable:
@@ -68,6 +75,8 @@ def same_teacher(reference: TeacherRef) -> Hashable:
 
 def distinct(given: Sequence[T], key: Callable[[T], Hashable], name: Callable[[T], str]) -> list[T]:
     """Those that are not one thing under another name: of several the first, as noted."""
+    if len(given) < 2:
+        return list(given)
     first: dict[Hashable, T] = {}
     for each in given:
         known = first.setdefault(key(each), each)
