@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,8 @@ import shapes
 def pytest_configure() -> None:
     """Before a test is imported: from here on calls of these rooms are held to their annotations."""
     shapes.check_packages("preceptor.losses", "preceptor.teaching", "preceptor.assess", "preceptor.outputs")
+    if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and would be so in the processes that tests start
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -260,7 +260,7 @@ def test_class_count_and_order_must_agree(taught: Path, tmp_path: Path) -> None:
     ("teacher", "sentence"),
     [
         (lambda batch: torch.zeros(len(batch["index"]), 7), "the teacher has 7 classes and the student 10"),
-        (lambda batch: torch.zeros(1, 10), r"output has shape \(1, 10\) for 16 samples"),
+        (lambda batch: torch.zeros(1, 10), r"has shape \(1, 10\) for 16 samples"),
         (lambda batch: [0.0], "the teacher returns a list"),
         (Lookup(torch.zeros(5, 10)), "table has 5 rows and the data set 1797 samples"),
         ([Net(), Lookup(torch.zeros(5, 10))], "table has 5 rows and the data set 1797 samples"),
