@@ -4,7 +4,7 @@
 transform, each step taken only where its cross-fitted gain is beyond doubt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -301,13 +301,13 @@ class _Trial:
         ]
 
 
-def _checked_families(families: Sequence[str] | None) -> list[str]:
+def _checked_families(families: object) -> list[str]:
     """The families of transforms to search."""
-    if isinstance(families, str):
+    if not isinstance(families, Collection | None) or isinstance(families, str | bytes):
         raise InputError(f"families is {families!r}: give a list of them, [{families!r}].", argument="families")
     wanted = list(FAMILIES if families is None else families)
     for family in wanted:
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise InputError(f"There is no family {family!r} of transforms: {did_you_mean(family, FAMILIES)}")
     return wanted
 

@@ -106,6 +106,8 @@ def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray
     """
     values = to_numpy(counts)
     check_same_shape("The counts", values.shape, shape)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"The counts hold {values.dtype} values: counts are whole numbers of raters.")
     wrong = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values))).all(-1)
     if wrong.any():
         raise InputError(

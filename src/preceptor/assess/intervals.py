@@ -98,7 +98,7 @@ def bootstrap_means(
     """
     if values.size == 0:
         raise InputError(f"The values have shape {values.shape}: give at least one.")
-    _check_resamples(resamples)
+    check_resamples(resamples)
     finite = np.isfinite(values).all(-1, keepdims=True)
     columns = np.where(finite, values, 0.0).T
     means = np.empty((int(resamples), len(values)))
@@ -275,7 +275,7 @@ def _studentised(
     """|t| of the difference of each pair of rows in every resample (resamples, pairs), and its error (pairs,)."""
     if values.size == 0:
         raise InputError(f"The values have shape {values.shape}: give at least one.")
-    _check_resamples(resamples)
+    check_resamples(resamples)
     samples = values.shape[1]
     centred = (values - values.mean(-1, keepdims=True)).astype(np.float32)
     unseen = _UNSEEN / samples * spans
@@ -300,7 +300,7 @@ def _student(samples: int, level: float) -> float:
     return float(stdtrit(samples - 1, (1 + level) / 2)) if samples > 1 else math.nan
 
 
-def _check_resamples(resamples: float) -> None:
+def check_resamples(resamples: float) -> None:
     if not is_number(resamples, whole=True) or resamples < 1:
         raise InputError(f"resamples is {resamples}: use a whole number from 1, and 1000 for an interval to trust.")
 
@@ -310,7 +310,7 @@ def check_level(level: float) -> None:
         raise InputError(f"level is {level!r}: it must lie between 0 and 1, such as 0.95.", argument="level")
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: object) -> None:
     """Refuse what no generator can begin with."""
-    if not is_number(seed, whole=True) or seed < 0:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise InputError(f"seed is {seed!r}: give a whole number from 0.", argument="seed")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preceptor.assess.forecasts import Array
-from preceptor.assess.intervals import check_level
+from preceptor.assess.intervals import check_level, check_resamples, check_seed
 from preceptor.assess.optimum import OPTIMA, LossLike, check_temperature, known, takes, with_options
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Component
@@ -53,6 +53,8 @@ class Question:
                 criterion or level that cannot be.
         """
         check_level(level)
+        check_resamples(resamples)
+        check_seed(seed)
         check_temperature(temperature)
         if criterion not in CRITERIA:
             raise InputError(

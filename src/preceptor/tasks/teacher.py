@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from preceptor.data.labels import dense_tensor
 from preceptor.errors import InputError
 from preceptor.outputs import average_probabilities, logits_of, read_logits, transformed
 from preceptor.schema import Transform
@@ -88,6 +89,8 @@ def _as_weights(inputs: Tensor, model: nn.Module) -> Tensor:
 
 def _floating(logits: Tensor) -> Tensor:
     """Whole numbers as floats, and a tensor of `torch.inference_mode` as one that a loss may keep."""
+    if logits.is_complex():
+        raise InputError(f"the teacher's outputs are of {logits.dtype}; give real logits")
     if not logits.is_floating_point():
         return logits.float()
     return logits.clone() if logits.is_inference() else logits
@@ -173,7 +176,11 @@ class Lookup:
     """
 
     def __init__(self, table: Tensor, row_of: Sequence[int] | None = None, *, distribution: str = "softmax") -> None:
-        self.table = _floating(table)
+        self.table = _floating(dense_tensor(table, "teacher's outputs"))
+        if self.table.ndim not in (2, 3):
+            raise InputError(
+                f"the teacher's outputs have shape {tuple(self.table.shape)}; give (N, C), or (U, N, C) for a stack"
+            )
         self.row_of = None if row_of is None else torch.tensor(list(row_of))[:, None]
         self.distribution = distribution
 
