@@ -95,7 +95,7 @@ def test_wrong_type():
     [
         (None, "missing"),
         ([0, 1], r"shape \(2,\)"),
-        ([0, None, 1], "missing"),
+        ([0, None, 1], "row 1 is None: use class indices"),
         (["a", "b", "c"], "class indices"),
         ([0, -1, 1], "row 1 is -1"),
         ([0, 1, 2], "row 2 is 2: labels are whole numbers from 0 to 1, as there are 2 classes"),

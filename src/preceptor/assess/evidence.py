@@ -16,6 +16,7 @@ from preceptor.assess.forecasts import (
     check_labels,
     check_same_shape,
     first_row,
+    missing,
     to_numpy,
 )
 from preceptor.assess.sampling import Answers, Sampling
@@ -196,6 +197,9 @@ def common_order(
     for name, found in zip(teachers, lists, strict=True):
         if found.shape != (length,):
             raise InputError(f"The {what} of teacher {name!r} have shape {found.shape}: hand in {length} of them.")
+        if (lacking := missing(found)).any():
+            i = first_row(lacking)
+            raise InputError(f"The {what} of teacher {name!r} hold {found[i]} in place {i}: give one for every sample.")
         differs = np.asarray(found != lists[0])
         if differs.any():
             i = first_row(differs)

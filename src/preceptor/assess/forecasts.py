@@ -137,7 +137,11 @@ def check_labels(labels: Array | None, shape: tuple[int, ...]) -> Int64[np.ndarr
             f"The labels have shape {values.shape} but the samples {tuple(samples)}: use one label a sample."
         )
     if values.dtype.kind not in "biuf":
-        raise InputError(f"The labels are {values.dtype} values, some missing or not numbers: use class indices.")
+        wrong = np.array([not isinstance(label, int | float) for label in values.ravel().tolist()]).reshape(
+            values.shape
+        )
+        place = first_row(wrong if wrong.any() else ~wrong)
+        raise InputError(f"The label at row {place} is {values[place]!r}: use class indices, which are numbers.")
     wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
     if wrong.any():
         raise InputError(
@@ -157,6 +161,13 @@ def first_row(wrong: np.ndarray) -> int | tuple[int, ...]:
     """Where a boolean array is first true: an index, or a tuple of them in a stack."""
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
     return place[0] if len(place) == 1 else place
+
+
+def missing(values: np.ndarray) -> np.ndarray:
+    """Where an array of any type holds NaN or None."""
+    if values.dtype.kind == "O":
+        return np.array([each is None or each != each for each in values.ravel()], bool).reshape(values.shape)
+    return np.isnan(values) if values.dtype.kind in "fc" else np.zeros(values.shape, bool)
 
 
 def _refuse_broken_rows(values: np.ndarray, what: str) -> None:

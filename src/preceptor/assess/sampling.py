@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from preceptor.assess.forecasts import Array, first_row, to_numpy
+from preceptor.assess.forecasts import Array, first_row, missing, to_numpy
 from preceptor.assess.intervals import check_seed
 from preceptor.errors import InputError, is_number
 
@@ -37,8 +37,8 @@ class Sampling:
         if groups is not None:
             names = to_numpy(groups)
             _check_length("groups", names, num_samples)
-            if names.dtype.kind == "f" and not np.isfinite(names).all():
-                place = first_row(~np.isfinite(names))
+            if (lacking := missing(names)).any():
+                place = first_row(lacking)
                 raise InputError(f"The group at row {place} is {names[place]}: name a group for every sample.")
             _, groups = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
             if groups.max() == 0:
@@ -47,7 +47,9 @@ class Sampling:
             weights = to_numpy(weights)
             _check_length("weights", weights, num_samples)
             if weights.dtype.kind not in "biuf":
-                raise InputError(f"The weights are {weights.dtype} values: give finite weights of 0 or more.")
+                raise InputError(
+                    f"The weights hold {weights.dtype} values: give numbers of 0 or more.", argument="weights"
+                )
             weights = weights.astype(np.float64)
             wrong = ~(np.isfinite(weights) & (weights >= 0))
             if wrong.any() or not weights.any():

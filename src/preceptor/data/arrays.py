@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,10 @@ def _load(path: Path, kind: str) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In the machine's byte order, which is the only one that torch takes."""
+    """In the machine's byte order, which is the only one that torch takes; bytes that are UTF-8 as text."""
+    if array.dtype.kind == "S":
+        with suppress(UnicodeDecodeError):
+            return np.char.decode(array, "utf-8")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -131,6 +134,9 @@ def _array(column: Any, name: str) -> np.ndarray:
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise InputError(f"the column '{name}' is empty in row {row}; drop such rows or fill them in")
+    if str(column.type).endswith("binary"):
+        with suppress(ValueError):  # no UTF-8: then bytes are what it holds
+            column = column.cast("string")
     if not hasattr(column, "value_lengths"):
         return column.to_numpy(zero_copy_only=False)
     lengths = np.asarray(column.value_lengths())

@@ -7,6 +7,8 @@ import numpy as np
 
 from preceptor.data.arrays import Parquet, read_npy, read_npz
 from preceptor.data.files import blamed_on
+from preceptor.data.row_labels import label_of
+from preceptor.data.rows import blamed_on_row
 from preceptor.errors import InputError
 
 __all__ = ["Table", "read_array", "read_table"]
@@ -52,9 +54,11 @@ def read_table(path: Path) -> Table:
     ``group``, ``weight``), a sample a row, in which ``logits``, ``counts`` and ``truth`` are lists of C numbers; an
     ``.npy`` file is logits alone.
 
+    Labels that are written as text are read as numbers.
+
     Raises:
-        InputError: the file cannot be read, is damaged, holds nothing of these or Python objects, or a row of a list
-            column has another length; or Parquet without pyarrow.
+        InputError: the file cannot be read, is damaged, holds nothing of these, one of them twice or Python objects, a
+            row of a list column has another length, or a label is no number; or Parquet without pyarrow.
     """
     if path.suffix == ".npy":
         return Table(logits=read_array(path))
@@ -66,13 +70,34 @@ def read_table(path: Path) -> Table:
         else:
             found = read_npz(path)
             names = list(found)
+        for aliases in _NAMES.values():
+            if len(given := [f"'{name}'" for name in aliases if name in found]) > 1:
+                raise InputError(f"there are {' and '.join(given)}; leave one, or rename the others")
         known = {key: found[name] for key, aliases in _NAMES.items() for name in aliases if name in found}
+        if "labels" in known:
+            known["labels"] = _class_indices(known["labels"])
         if not known:
             raise InputError(
                 "there is no 'logits', 'labels', 'ids', 'counts' or 'truth', only "
                 f"{', '.join(sorted(names)) or 'nothing'}; rename what is meant"
             )
     return Table(**known)
+
+
+def _class_indices(labels: np.ndarray) -> np.ndarray:
+    """One a row; numbers that are written as text, or in decimals, as numbers."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "USO":
+        return labels
+    read = []
+    for row, value in enumerate(labels.tolist()):
+        with blamed_on_row(row):
+            label = label_of(value)
+            if isinstance(label, str):
+                raise InputError(f"the label is '{label}'; number the classes as the columns of logits, from 0")
+            read.append(label)
+    return np.array(read)
 
 
 def read_array(path: Path) -> np.ndarray:
