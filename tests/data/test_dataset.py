@@ -150,7 +150,7 @@ def test_indexed_refuses_what_it_cannot_serve():
         Indexed([(torch.zeros(1), 0), (torch.zeros(2), 0)])[[0, 1]]
     with pytest.raises(InputError, match=r"Stream can only be iterated.*map-style"):
         Indexed(Stream([]))
-    with pytest.raises(InputError, match="a sample of the data set is a Tensor"):
+    with pytest.raises(InputError, match="sample 0 of the data set is a Tensor"):
         Indexed([torch.zeros(2)])[[0]]
     with pytest.raises(InputError, match=r"mapping of \['image'\]"):
         Indexed([{"image": 1}])[[0]]

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.indexed import Indexed
-from preceptor.data.labelled import stored_labels, unmodified
+from preceptor.data.labelled import stored_labels
+from preceptor.data.streams import unmodified
 from preceptor.errors import InputError
 from preceptor.notices import note
 
@@ -24,7 +25,7 @@ def as_names(given: Any) -> tuple[str, ...]:
             label to name or from name to label, or the number of classes.
 
     Raises:
-        InputError: something else, or a name that two classes share.
+        InputError: something else, a name that two classes share, or more than a million without names.
 
     >>> as_names(np.array([b"cat", b"dog"])), as_names({"cat": 1, "dog": 0}), as_names(2)
     (('cat', 'dog'), ('dog', 'cat'), ('0', '1'))
@@ -32,6 +33,8 @@ def as_names(given: Any) -> tuple[str, ...]:
     if isinstance(given, Mapping):
         given = _of_mapping(given)
     elif isinstance(given, int | np.integer) and not isinstance(given, bool):
+        if given > MOST_CLASSES:
+            raise InputError(f"there are {given} classes without names; give at most {MOST_CLASSES}")
         given = range(given)
     elif isinstance(given, Tensor | np.ndarray):
         given = given.reshape(-1).tolist()
@@ -70,8 +73,8 @@ def _text(name: Any) -> str:
 def names_of(dataset: Any) -> tuple[str, ...] | None:
     """The class names that a data set brings, or None.
 
-    They are its `classes` or `class_names`, those of the label among its `features` (of the library `datasets`), or
-    those of the sets that `Subset`, `ConcatDataset` and `Indexed` are made of.
+    They are its `classes` or `class_names`, the keys of its `class_to_idx`, those of the label among its `features` (of
+    the library `datasets`), or those of the sets that `Subset`, `ConcatDataset` and `Indexed` are made of.
 
     Raises:
         InputError: no names (`as_names`), or parts of one data set that name their classes otherwise.
@@ -82,11 +85,23 @@ def names_of(dataset: Any) -> tuple[str, ...] | None:
             continue
         if callable(given):
             raise InputError(f"`{attribute}` of the data set is a function; make it the list of its class names")
-        return as_names(given)
+        names, numbered = as_names(given), _by_number(dataset)
+        if numbered is not None and set(numbered) == set(names):
+            refuse_difference(names, numbered, f"`{attribute}`", "`class_to_idx`")
+        return names
+    if (names := _by_number(dataset)) is not None:
+        return names
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping) and hasattr(features.get("label"), "names"):
         return as_names(features["label"].names)
     return _names_below(dataset)
+
+
+def _by_number(dataset: Any) -> tuple[str, ...] | None:
+    """The keys of `class_to_idx`, as torchvision has it, if it numbers each class once."""
+    given = getattr(dataset, "class_to_idx", None)
+    once = isinstance(given, Mapping) and len(given) > 0 and set(given.values()) == set(range(len(given)))
+    return as_names(given) if once else None
 
 
 def _names_below(dataset: Any) -> tuple[str, ...] | None:
@@ -137,7 +152,7 @@ def numbered(labels: Tensor, num_classes: int | None = None) -> tuple[str, ...]:
     ('0', '1', '2')
     """
     if num_classes is not None:
-        return tuple(map(str, range(num_classes)))
+        return as_names(num_classes)
     largest = int(labels.max()) if len(labels) else -1
     if largest == 255 and not (labels == 254).any():
         raise InputError(

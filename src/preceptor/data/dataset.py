@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from preceptor.data.class_names import are_numbers, as_names, names_of, numbered, refuse_difference
 from preceptor.data.generators import preserved_generators, seed_generators
@@ -185,6 +185,15 @@ def as_data(found: Any, num_classes: int | None = None) -> Data:
         _check_names(data)
         return _with_classes(data if _streams(found) else found, num_classes)
     several = isinstance(found, tuple) and len(found) in (2, 3)
+    if (
+        not several
+        and isinstance(found, tuple | list)
+        and any(isinstance(part, Dataset | DataLoader) for part in found)
+    ):
+        raise InputError(
+            f"the data are a {type(found).__name__} of {len(found)} data sets; give a tuple of two, (train, test), or "
+            "of three, (train, heldout, test)"
+        )
     train, *heldout, test = map(_gathered, found if several else (found, None))
     for part in (train, *heldout, *([] if test is None else [test])):
         require_map_style(part)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -14,6 +15,8 @@ from preceptor.errors import InputError
 
 Batch = dict[str, Tensor]
 
+_NUMBERS = Tensor | np.ndarray | np.generic | int | float
+
 
 class Indexed(Dataset[Batch]):
     """Any map-style data set as a source of whole batches with a stable index.
@@ -22,7 +25,8 @@ class Indexed(Dataset[Batch]):
     (bool, all True). It is meant for `DataLoader(indexed, batch_size=None, sampler=lists_of_indices)`. A data
     set with a vectorised `fetch(index) -> (inputs, labels)` is asked once a batch (`is_vectorised`), any other once a
     sample.
-    Samples that are mappings may bring a `mask` and further keys; `index` is always the position.
+    Samples that are mappings may bring a `mask` and further tensors or numbers by name (other things are left out);
+    `index` is always the position.
 
     Before each sample that is asked for alone, the global generators of torch (CPU), NumPy and `random` are
     seeded from (seed, epoch, index), and afterwards restored: a user's random transforms give the same
@@ -36,7 +40,8 @@ class Indexed(Dataset[Batch]):
         seed: of the samples' own randomness.
 
     Raises:
-        InputError: an iterable-style data set; a label that is not a class; samples that cannot be stacked.
+        InputError: an iterable-style data set; a label that is not a class; a sample that cannot be read or has no
+            tensor as its input; samples that cannot be stacked.
 
     >>> batch = Indexed([(torch.zeros(2), 0), (torch.ones(2), 1)])[[1]]
     >>> {name: value.tolist() for name, value in batch.items()}
@@ -58,11 +63,24 @@ class Indexed(Dataset[Batch]):
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._fetch(index) if self.is_vectorised else self._collate(index.tolist())
         mask = batch["mask"].bool() if "mask" in batch else torch.ones(len(index), dtype=torch.bool)
+        if mask.shape != torch.as_tensor(batch["label"]).shape[: mask.ndim]:
+            raise InputError(
+                f"the mask of sample {int(index[0])} has shape {tuple(mask.shape[1:])} and its label "
+                f"{tuple(batch['label'].shape[1:])}; give one bool for each label"
+            )
         label = check_labels(batch["label"], self.num_classes, index=index, mask=mask)
         return {**batch, "label": label, "index": index, "mask": mask}
 
     def _fetch(self, index: Tensor) -> Batch:
-        inputs, labels = self.dataset.fetch(index)
+        try:
+            inputs, labels = (torch.as_tensor(part) for part in self.dataset.fetch(index))
+        except Exception as error:
+            raise _unread(f"samples {shortened(index.tolist())}", self.dataset, error) from error
+        if not len(inputs) == len(labels) == len(index):
+            raise InputError(
+                f"fetch of the data set gives {len(inputs)} inputs and {len(labels)} labels for {len(index)} samples; "
+                "give one of each in the order asked for"
+            )
         return {"input": inputs, "label": labels.reshape(len(index)) if labels.numel() == len(index) else labels}
 
     def _collate(self, indices: list[int]) -> Batch:
@@ -75,29 +93,68 @@ class Indexed(Dataset[Batch]):
 
     def _sample(self, index: int) -> dict[str, Any]:
         seed_generators(self.seed, self.epoch, index)
-        sample = self.dataset[index]
-        value, label = input_and_label(sample)
+        sample = sample_of(self.dataset, index)
+        value, label = input_and_label(sample, index)
+        if not isinstance(value, _NUMBERS):
+            raise InputError(
+                f"the input of sample {index} is a {type(value).__name__}, not a tensor; give the data set a transform "
+                "that makes tensors"
+            )
         if not isinstance(sample, Mapping):
             return {"input": value, "label": one_number(label)}
-        return {**sample, "label": label if "mask" in sample else one_number(label)}
+        found = {str(name): each for name, each in sample.items() if isinstance(each, _NUMBERS)}
+        if "mask" not in sample:
+            return {**found, "label": one_number(label)}
+        try:
+            return {**found, "label": label, "mask": torch.as_tensor(sample["mask"])}
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(
+                f"the mask of sample {index} is {sample['mask']!r}; give one bool for each label"
+            ) from None
 
 
-def input_and_label(sample: Any) -> tuple[Any, Any]:
-    """The two parts that every sample has, be it a pair or a mapping."""
+def sample_of(dataset: Any, index: int) -> Any:
+    """What a data set gives for a number.
+
+    Raises:
+        InputError: it gives nothing, with the number and its own error.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:
+        raise _unread(f"sample {index}", dataset, error) from error
+
+
+def _unread(which: str, dataset: Any, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        f"{which} of the data set, a {type(dataset).__name__}, cannot be read ({type(error).__name__}: {error}); mend "
+        "that or leave it out"
+    )
+
+
+def input_and_label(sample: Any, index: int | None = None) -> tuple[Any, Any]:
+    """The two parts that every sample has, be it a pair or a mapping; an error names its `index`."""
     if isinstance(sample, Mapping) and "input" in sample and "label" in sample:
         return sample["input"], sample["label"]
     if isinstance(sample, tuple | list) and len(sample) == 2:
         return sample[0], sample[1]
-    found = f"a mapping of {sorted(map(str, sample))}" if isinstance(sample, Mapping) else f"a {type(sample).__name__}"
+    found = f"a {type(sample).__name__}"
+    if isinstance(sample, Mapping):
+        found = f"a mapping of {sorted(map(str, sample))}"
+    elif isinstance(sample, tuple | list):
+        found += f" of {len(sample)}"
+    which = "a sample" if index is None else f"sample {index}"
     raise InputError(
-        f"a sample of the data set is {found}; it must be (input, label) or a mapping with 'input' and 'label'"
+        f"{which} of the data set is {found}; it must be (input, label) or a mapping with 'input' and 'label'"
     )
 
 
 def is_vectorised(dataset: Any) -> bool:
     """Whether a data set has a `fetch(index) -> (inputs, labels)`, and not some other method of that name.
 
-    It is called for the first sample, and must give its label.
+    It is called for three samples, and must give their labels in the order asked for.
 
     >>> is_vectorised([(torch.zeros(2), 1)])
     False
@@ -106,10 +163,11 @@ def is_vectorised(dataset: Any) -> bool:
     if not callable(fetch) or len(dataset) == 0:
         return False
     try:
-        inputs, labels = cast(Any, fetch(torch.tensor([0])))
+        few = torch.tensor([len(dataset) - 1, 0, len(dataset) // 2])
+        inputs, labels = cast(Any, fetch(few))
         with preserved_generators():
-            label = input_and_label(dataset[0])[1]
-        return len(inputs) == len(labels) == 1 and bool(one_number(labels) == one_number(label))
+            alone = [one_number(input_and_label(dataset[index])[1]) for index in few.tolist()]
+        return len(inputs) == len(labels) == 3 and [one_number(label) for label in labels] == alone
     except Exception:  # whatever a method of somebody's raises, it is not this one
         return False
 

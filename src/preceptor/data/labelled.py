@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.generators import preserved_generators, seed_generators
-from preceptor.data.indexed import Indexed, input_and_label
+from preceptor.data.indexed import Indexed, input_and_label, sample_of
 from preceptor.data.labels import check_labels, class_number, one_number
+from preceptor.data.streams import unmodified
+from preceptor.errors import InputError
 
 _SPREAD, _CLASSES = 64, 192  # samples that are looked at before stored labels are believed
 
@@ -23,11 +25,13 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
     read once.
 
     Raises:
-        InputError: a label that is not one class number, with its sample.
+        InputError: a label that is not one class number, with its sample; no sample at all.
 
     >>> labels_of([(torch.zeros(2), 1), (torch.zeros(2), 0)])
     tensor([1, 0])
     """
+    if len(dataset) == 0:
+        raise InputError("the data set is empty; at least one sample is needed")
     return check_labels(torch.cat([_labels(part) for part in _parts(dataset)]), num_classes)
 
 
@@ -40,12 +44,6 @@ def stored_labels(dataset: Any) -> Tensor | None:
         return None
     read = _read(dataset, _some(stored))
     return stored.to(torch.int64) if all(label == int(stored[index]) for index, label in read) else None
-
-
-def unmodified(dataset: Any, kind: type) -> bool:
-    """Whether a data set is torch's `kind`, or a subclass that serves the same samples."""
-    served = [getattr(type(dataset), name, None) for name in ("__getitem__", "__getitems__")]
-    return isinstance(dataset, kind) and served == [getattr(kind, n, None) for n in ("__getitem__", "__getitems__")]
 
 
 def _parts(dataset: Any) -> list[Any]:
@@ -70,7 +68,7 @@ def _read(dataset: Any, indices: Any) -> Iterator[tuple[int, Any]]:
     with preserved_generators():
         for index in indices:
             seed_generators(0, 0, index)
-            yield index, one_number(input_and_label(dataset[index])[1])
+            yield index, one_number(input_and_label(sample_of(dataset, index), index)[1])
 
 
 def _stored(dataset: Any) -> Tensor | None:

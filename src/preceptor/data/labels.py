@@ -80,6 +80,8 @@ def _no_number(labels: Any) -> str:
     """Which of the labels is none."""
     if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str | bytes):
         for sample, label in enumerate(labels):
+            if isinstance(label, int) and abs(label) >= 2**63:
+                return f"the label of sample {sample} is {label}, which is too large"
             if not isinstance(label, int | float | np.number | np.bool_):
                 shown = label.item() if isinstance(label, np.generic) else label
                 return f"the labels are not numbers: that of sample {sample} is {shown!r}"
@@ -97,13 +99,15 @@ def _refuse(labels: Tensor, bad: Tensor, wanted: str, index: Tensor | None) -> N
 
 
 def one_number(label: Any) -> Any:
-    """A label that is an array, a tensor or a list of one number as that number; anything else as it is.
+    """A label that is an array, a tensor or a list of one number as that number of Python; anything else as it is.
 
     >>> one_number(np.array([3], dtype=np.uint8)), one_number(torch.tensor(2)), one_number("cat")
     (3, 2, 'cat')
     """
     if isinstance(label, list | tuple) and len(label) == 1:
         return one_number(label[0])
+    if isinstance(label, np.generic):
+        return label.item()
     if isinstance(label, Tensor | np.ndarray) and len(label.reshape(-1)) == 1:
         return label.reshape(-1)[0].item()
     return label

@@ -9,6 +9,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from preceptor.data.dataset import ArrayDataset, Gathered
 from preceptor.data.indexed import Indexed
 from preceptor.data.normalize import Normalize
+from preceptor.errors import InputError
 
 _MOST = 128
 
@@ -25,13 +26,19 @@ def known_to_repeat(dataset: Any) -> bool:
     return type(dataset) in (TensorDataset, Gathered, list, tuple)
 
 
-def first_changed(dataset: Indexed, indices: Tensor, *, epoch: int) -> int | None:
+def first_changed(dataset: Indexed, indices: Tensor, labels: Tensor, *, epoch: int) -> int | None:
     """The first of the samples at `indices` whose input is another in `epoch` than in epoch 0; None if none is.
 
     For epoch 0 it is read twice under one seed: a difference comes from a generator that nobody seeds. At most 128
     samples are read, all along `indices`; none of a data set that is known to repeat.
 
-    >>> first_changed(Indexed([(torch.zeros(2), 0), (torch.rand(2), 1)]), torch.arange(2), epoch=1)
+    Args:
+        labels: of the whole data set (N,), by which it was split and is scored.
+
+    Raises:
+        InputError: a sample that has another label now.
+
+    >>> first_changed(Indexed([(torch.zeros(2), 0), (torch.rand(2), 1)]), torch.arange(2), torch.arange(2), epoch=1)
     """
     if known_to_repeat(dataset.dataset):
         return None
@@ -40,9 +47,16 @@ def first_changed(dataset: Indexed, indices: Tensor, *, epoch: int) -> int | Non
     try:
         for index in indices[few].tolist():
             dataset.epoch = 0
-            before = dataset[[index]]["input"]
+            before = dataset[[index]]
             dataset.epoch = epoch
-            if not _equal(before, dataset[[index]]["input"]):
+            after = dataset[[index]]
+            for label in (before["label"], after["label"]):
+                if label.numel() == 1 and int(label) != int(labels[index]):
+                    raise InputError(
+                        f"the label of sample {index} is {int(labels[index])} in one reading and {int(label)} in "
+                        "another; give each sample one label, and draw what is random in an objective or a loss"
+                    )
+            if not _equal(before["input"], after["input"]):
                 return index
     finally:
         dataset.epoch = kept

@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Mapping, Sized
 from typing import Any
 
+import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from preceptor.errors import InputError
 
@@ -14,18 +15,45 @@ def require_map_style(dataset: Any) -> None:
     """Refuse what cannot be asked for its samples by number.
 
     Raises:
-        InputError: an iterable-style data set, or no data set at all.
+        InputError: an iterable-style data set, no data set at all, or a subset of samples that are not there.
     """
     if isinstance(dataset, IterableDataset):
         raise InputError(
             f"{type(dataset).__name__} can only be iterated, so its samples have no stable index; give a "
             "map-style data set (one with __getitem__ and __len__)"
         )
-    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not numbered or isinstance(dataset, Mapping | str | Tensor):
+    if isinstance(dataset, DataLoader):
         raise InputError(
-            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, (train, test) or "
-            "(train, heldout, test) of those, or a preceptor.data.dataset.Data"
+            "a DataLoader is no data set; give the one that it loads, loader.dataset, and batch_size in the recipe"
+        )
+    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not numbered or isinstance(dataset, Mapping | str | bytes | Tensor | np.ndarray | type):
+        raise InputError(
+            f"a {type(dataset).__name__} is no data set; give a map-style torch data set, such as "
+            "TensorDataset(inputs, labels), (train, test) or (train, heldout, test) of those, or a "
+            "preceptor.data.dataset.Data"
+        )
+    if unmodified(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            require_map_style(part)
+    if unmodified(dataset, Subset):
+        require_map_style(dataset.dataset)
+        _check_indices(np.asarray(dataset.indices), len(dataset.dataset))
+
+
+def unmodified(dataset: Any, kind: type) -> bool:
+    """Whether a data set is torch's `kind`, or a subclass that serves the same samples."""
+    served = [getattr(type(dataset), name, None) for name in ("__getitem__", "__getitems__")]
+    return isinstance(dataset, kind) and served == [getattr(kind, n, None) for n in ("__getitem__", "__getitems__")]
+
+
+def _check_indices(indices: np.ndarray, length: int) -> None:
+    if indices.dtype == bool:
+        raise InputError("the indices of a Subset are True and False; give numbers, such as mask.nonzero()[0] of NumPy")
+    outside = indices[(indices < -length) | (indices >= length)]
+    if len(outside):
+        raise InputError(
+            f"a Subset holds sample {outside[0]} of a data set that has samples 0 to {length - 1}; leave it out"
         )
 
 

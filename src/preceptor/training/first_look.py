@@ -9,22 +9,24 @@ from preceptor.training.setup import Samples
 def say_what_is_odd(samples: Samples) -> None:
     """Note it, once for all seeds."""
     data, heldout = samples.data, samples.parts["heldout"]
-    say_what_is_lacking(data.class_names, samples.labels)
-    unseeded = first_changed(samples.train, samples.for_students, epoch=0)
+    say_what_is_lacking(data.class_names, samples.labels[samples.parts["train"]])
+    unseeded = first_changed(samples.train, samples.for_students, samples.labels, epoch=0)
     if unseeded is not None:
         note(
             f"sample {unseeded} differs between two readings under one seed: a resumed run, or one with workers, is "
             "another run; draw from the global generators of torch, numpy or random, which are seeded for each sample"
         )
         return
-    changed = first_changed(samples.train, heldout, epoch=1)
+    changed = first_changed(samples.train, heldout, samples.labels, epoch=1)
     if changed is not None:
         cut_off = "" if "heldout" in (data.pools or {}) else ", being cut from a training set that is"
         note(
             f"the held-out samples are augmented at random (sample {changed} differs between two epochs){cut_off}: "
             "scores and the best epoch rest on that; give (train, heldout, test) with a held-out set that is not"
         )
-    changed = None if samples.test is None else first_changed(samples.test, samples.test_indices, epoch=1)
+    if samples.test is None or samples.test_labels is None:
+        return
+    changed = first_changed(samples.test, samples.test_indices, samples.test_labels, epoch=1)
     if changed is not None:
         note(
             f"the test samples are augmented at random (sample {changed} differs between two epochs): give a test "

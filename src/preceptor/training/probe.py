@@ -38,6 +38,26 @@ def check_output(model: nn.Module, data: Data, name: str, *, distribution: str =
     _check_training(model, few, data, whose)
 
 
+def check_parts(model: nn.Module, samples: Samples, name: str) -> None:
+    """Refuse held-out and test samples that the model cannot take, where they are unlike those of training.
+
+    Raises:
+        InputError: it fails, with the part, the shape and the type of its inputs.
+    """
+    expected, was_training = _first(samples.train, samples.parts["train"]), model.training
+    parts = {"held-out": _first(samples.train, samples.parts["heldout"])}
+    if samples.test is not None:
+        parts["test"] = _first(samples.test, samples.test_indices)
+    for part, inputs in parts.items():
+        if (inputs.shape, inputs.dtype) != (expected.shape, expected.dtype):
+            _answer(model.eval(), inputs, f"the model '{name}', asked for a {part} sample,")
+    model.train(was_training)
+
+
+def _first(dataset: Indexed, indices: Tensor) -> Tensor:
+    return dataset[indices[:1].tolist()]["input"]
+
+
 def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, whose: str) -> None:
     """The same of a copy in training mode: auxiliary heads may answer then, and statistics move."""
     try:
@@ -98,7 +118,9 @@ def _answer(model: nn.Module, inputs: Tensor, whose: str) -> Any:
         with drawing_nothing("cpu"):
             return model(inputs)
     except Exception as error:
-        raise InputError(f"{whose} cannot take inputs of shape {tuple(inputs.shape)}: {error}") from error
+        raise InputError(
+            f"{whose} cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+        ) from error
 
 
 def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:

@@ -243,6 +243,7 @@ def _module(
     models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
     name = setup.model_name(recipe, factory)
     probe.check_output(models[0], data, name, distribution=getattr(recipe, "distribution", "softmax"))
+    probe.check_parts(models[0], samples[0], name)
     if not stacked:
         return models[0]
     try:

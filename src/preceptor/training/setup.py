@@ -29,7 +29,7 @@ class Samples:
 
     ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them
     ``transfer`` and ``test``. ``test`` is the data set that the test part indexes: the data's own test set,
-    or ``train``. ``labels`` (N,) are those of ``train``.
+    or ``train``. ``labels`` (N,) are those of ``train``, ``test_labels`` those of ``test``.
     """
 
     seed: int
@@ -38,6 +38,7 @@ class Samples:
     test: Indexed | None
     parts: dict[str, Tensor]
     labels: Tensor
+    test_labels: Tensor | None
 
     @property
     def for_students(self) -> Tensor:
@@ -109,12 +110,12 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
         )
     labels = labels_of(data.train, data.num_classes)
     pools = checked_pools(data.pools or {}, len(labels))
-    if data.test is not None:
-        labels_of(data.test, data.num_classes)  # refused now rather than after training
     parts = pooled_split(labels, _sizes(recipe.split, pools), pools, streams.generator("split"))
-    test = data.test if data.test is not None else data.train if "test" in parts else None
+    test, of_test = (data.train, labels) if "test" in parts else (None, None)
+    if data.test is not None:
+        test, of_test = data.test, labels_of(data.test, data.num_classes)
     indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
-    return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts, labels)
+    return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts, labels, of_test)
 
 
 def _sizes(split: Split, pools: Container[str]) -> dict[str, int | float | None]:
@@ -176,7 +177,9 @@ def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
         with torch.no_grad():
             return model.eval()(inputs)
     except Exception as error:  # somebody else's code
-        raise InputError(f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)}: {error}") from error
+        raise InputError(
+            f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+        ) from error
     finally:
         model.train(was_training)
 

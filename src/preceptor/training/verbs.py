@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, TeacherRef, TeachRecipe
@@ -21,6 +22,7 @@ from preceptor.training.train import train
 
 __all__ = ["Result", "Student", "distill", "distill_stack", "teach"]
 
+_PLAIN = str | list | tuple | Mapping  # what the options of a name may be
 Named = Component | str | Mapping[str, Any]
 
 
@@ -151,5 +153,14 @@ def _references(teacher: Any) -> list[dict[str, Any]]:
 
 def _sorted(keywords: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a recipe says, names and their options among it, and what only an object can say."""
+    data = given.get("data")
+    if isinstance(data, Mapping) and any(
+        hasattr(part, "__len__") and not isinstance(part, _PLAIN) for part in data.values()
+    ):
+        raise InputError(
+            f"the data are a mapping of {', '.join(map(str, data))}; give a data set of (input, label), (train, test) "
+            "or (train, heldout, test)",
+            argument="data",
+        )
     said = {role: thing for role, thing in given.items() if isinstance(thing, str | Mapping | Component)}
     return keywords | said, {role: None if role in said else thing for role, thing in given.items()}
