@@ -75,7 +75,7 @@ def test_blanks_round_labels_are_left_out_and_said(tmp_path: Path, capsys: pytes
     assert notes == [f"{path}: the blanks round 2 labels are left out (the first: row 2, ' neg')"]
     test = jsonl_file(tmp_path / "b.jsonl", "pos ", "neg")
     data: Any = text(path=path, test_path=test, class_names=["pos", "neg "])
-    assert data.test.labels.tolist() == [0, 1]
+    assert (data.class_names, data.test.labels.tolist()) == (("pos", "neg"), [0, 1])
     path.write_text(" text , label\nx, 1\ny,0\n")
     assert labels(path)[1] == [1, 0]
 
@@ -143,7 +143,7 @@ def test_class_names_say_which_classes_there_are(tmp_path: Path) -> None:
         assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 2], [1])
     with pytest.raises(InputError, match=r"a\.csv: row 2: the label is 2, which is no class; known: 0, 1, 4"):
         text(path=path, test_path=test, class_names=["0", "1", "4"])
-    with pytest.raises(InputError, match=r"class_names: '1' and '1\.0' are one number"):
+    with pytest.raises(InputError, match=r"class_names: '1' and '1\.0' are one class"):
         text(path=path, class_names=["0", "1", "1.0"])
     with pytest.raises(InputError, match="class_names: the label is 'nan'"):
         text(path=path, class_names=["0", "nan"])

@@ -65,7 +65,7 @@ def numbered_labels(parts: Sequence[Cells], class_names: Sequence[str] | None) -
         _refuse_unseen(parts)
         names, place = _of_training(parts[0])
     else:
-        names = as_names(class_names)
+        names = tuple(name.strip() for name in as_names(class_names))
         place: dict[Label, int] = _of_names(names)
         labels = {label for part in parts for label in part.values}
         if not any(isinstance(label, int) for label in place) and all(isinstance(label, int) for label in labels):
@@ -92,7 +92,9 @@ def _of_names(names: tuple[str, ...]) -> dict[Label, int]:
         except InputError as error:
             raise InputError(f"class_names: {error}") from None
         if place.setdefault(key, label) != label:
-            raise InputError(f"class_names: '{names[place[key]]}' and '{name}' are one number; give each class its own")
+            raise InputError(
+                f"class_names: '{names[place[key]]}' and '{name}' are one class; give each a name of its own"
+            )
     return place
 
 

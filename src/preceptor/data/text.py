@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preceptor.data.class_names import as_names
 from preceptor.data.dataset import ArrayDataset, Data, shortened
 from preceptor.data.files import blamed_on
 from preceptor.data.row_labels import label_of, numbered_labels, say_blanks
@@ -195,7 +196,7 @@ def _names_of_counts(counts: Tensor, class_names: Sequence[str] | None) -> tuple
             f"class_names has {len(class_names)} names ({shortened(class_names)}) for {counts.shape[1]} classes of "  # type: ignore[arg-type]
             "raters' counts; give one for each"
         )
-    return tuple(map(str, class_names))
+    return as_names(class_names)
 
 
 def _drawn(counts: Tensor, seed: int) -> Tensor:
