@@ -150,6 +150,15 @@ GOOD = {"text": "x", "label": 0, "n": [1, 2]}
         (GOOD, {"counts_column": "n", "class_names": ["a"]}, r"class_names has 1 names \(a\) for 2 classes"),
         (GOOD, {"where": {"text": "z"}}, "no row has the text 'z'; known: x"),
         (GOOD, {"where": {"part": "z"}}, "row 1: there is no column 'part'"),
+        (GOOD, {"counts_column": "n", "groups": [0, 1]}, r"groups is \[0, 1\]; put each of the positions 0 to 1"),
+        (GOOD, {"counts_column": "n", "groups": [["a"], [0]]}, "into one group"),
+        (GOOD, {"where": ["part"]}, r"the condition \(where\) is \['part'\]; give \{column: value\}"),
+        (GOOD, {"draw_seed": 0.5}, "draw_seed is 0.5"),
+        (
+            {"text": "y", "n": [2**70, 1]},
+            {"counts_column": "n"},
+            r"row 2: the counts are \[1180591620717411303424, 1\]",
+        ),
         (GOOD, {"max_bytes": 0}, "max_bytes is 0"),
     ],
 )

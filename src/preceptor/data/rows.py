@@ -46,6 +46,8 @@ def read_rows(path: Path, where: Mapping[str, Any]) -> list[tuple[int, Row]]:
     if kind not in _READERS:
         known = ".jsonl, .csv (also with .gz after it) or .parquet"
         raise InputError(f"{path}: the name ends in '{kind}'; give a file that ends in {known}")
+    if not isinstance(where, Mapping):
+        raise InputError(f"the condition (where) is {where!r}; give {{column: value}}")
     content = read_bytes(path)
     with blamed_on(path):
         return _matching(list(_READERS[kind](content)), where)

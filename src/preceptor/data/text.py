@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def text(
     """
     if max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}; give at least 1")
+    if not isinstance(draw_seed, int):
+        raise InputError(f"draw_seed is {draw_seed!r}; give a whole number")
     columns = text_column, label_column if counts_column is None else counts_column
     parse = label_of if counts_column is None else _counts
     parts = [_part(path, where, *columns, parse, max_bytes)]
@@ -167,7 +170,7 @@ def _counts(value: Any) -> list[int]:
 
 def _is_count(number: Any) -> bool:
     whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
-    return whole and not isinstance(number, bool) and number >= 0
+    return whole and not isinstance(number, bool) and 0 <= number < 2**31
 
 
 def _grouped(part: _Part, first: _Part, groups: Sequence[Sequence[int]] | None) -> Tensor:
@@ -180,10 +183,10 @@ def _grouped(part: _Part, first: _Part, groups: Sequence[Sequence[int]] | None) 
     counts = torch.tensor(part.values, dtype=torch.int64)
     if groups is None:
         return counts
-    if sorted(column for group in groups for column in group) != list(range(length)) or not all(groups):
+    lists = isinstance(groups, Sequence) and all(isinstance(group, Sequence) and group for group in groups)
+    if not lists or sorted(map(str, chain(*groups))) != sorted(map(str, range(length))):
         raise InputError(
-            f"groups is {[list(group) for group in groups]}; put each of the positions 0 to {length - 1} of the "
-            "counts into one group"
+            f"groups is {groups!r}; put each of the positions 0 to {length - 1} of the counts into one group"
         )
     return torch.stack([counts[:, list(group)].sum(1) for group in groups], dim=1)
 
