@@ -90,6 +90,8 @@ def test_classes_without_a_training_sample_are_said(capsys: pytest.CaptureFixtur
     text, _ = said(capsys, Points(labels=2), num_classes=4)
     assert "2 of the 4 classes have no training sample (the first: label 2, '2')" in text
     assert said(capsys, Points(), num_classes=3)[1] == []
+    text, _ = said(capsys, (Points(labels=2), Points(), Points()), num_classes=3)
+    assert "1 of the 3 classes have no training sample (the first: label 2, '2')" in text
 
 
 def test_num_classes_that_cannot_be() -> None:
