@@ -22,8 +22,9 @@ from preceptor.recipe import DistillRecipe, TeacherRef, parse
 from preceptor.runs.contents import contents_of, weights_digest
 from preceptor.runs.files import digest
 from preceptor.runs.folder import read_contents, read_objects
+from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
-from preceptor.study.recipe import Study
+from preceptor.study.recipe import Generations, Study
 from preceptor.study.teachers import assess_teachers, choose_teacher, keep_teaching, read_candidates
 from preceptor.training import setup
 from training.toys import assert_close, weights
@@ -189,18 +190,37 @@ def test_other_data_under_the_same_name_are_refused(source: str, unfinished: boo
     assert teach()["heldout"] == result["heldout"]
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_study_is_not_resumed_with_other_data(stacked: bool, place: Path) -> None:
-    write_npz(place / "x.npz")
+def grid(stacked: bool) -> tuple[Any, Any, str]:
     part = {**QUICK, "data": {"name": "npz", "path": "x.npz"}}
     raw = {"name": "s", "seeds": [0, 1], "teach": part, "distill": part, "baseline": part, "stack_teachers": stacked}
     raw |= {"teachers": {"ce": {"objective": "cross_entropy"}}, "losses": {"kd": {"loss": "kd"}}}
-    study = parse(Study, raw)
-    run_study(study, place / "out", command="")
-    (place / "out" / "study.json").unlink()
+    return run_study, parse(Study, raw), "study.json"
+
+
+def chains() -> tuple[Any, Any, str]:
+    part = {**QUICK, "data": {"name": "npz", "path": "x.npz"}}
+    raw = {"seeds": [0], "generations": 2, "teach": part, "distill": part}
+    return (
+        run_generations,
+        parse(Generations, raw | {"starts": {"ce": {"objective": "cross_entropy"}}}),
+        "generations.json",
+    )
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+@pytest.mark.parametrize(
+    "kind", [lambda: grid(True), lambda: grid(False), chains], ids=["stacks", "runs", "generations"]
+)
+def test_a_study_is_not_repeated_with_other_data(kind: Any, unfinished: bool, place: Path) -> None:
+    write_npz(place / "x.npz")
+    run, study, name = kind()
+    result = run(study, place / "out", command="")
+    assert run(study, place / "out", command="") == result
+    if unfinished:
+        (place / "out" / name).unlink()
     change(place / "x.npz")
     with pytest.raises(InputError, match="with other data under the name 'npz': their values have changed since"):
-        run_study(study, place / "out", command="")
+        run(study, place / "out", command="")
 
 
 def test_the_values_count_and_not_the_file_they_come_in(place: Path) -> None:

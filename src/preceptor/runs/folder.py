@@ -100,7 +100,7 @@ def _refuse_other(folder: Path, identity: Identity) -> None:
             )
     _refuse_other_members(folder, [dict(member) for member in identity.members])
     _refuse_other_objects(folder, identity.objects)
-    _refuse_other_contents(folder, identity)
+    refuse_other_contents(folder, identity.contents, identity.recipe.data_name)
 
 
 def _refuse_other_members(folder: Path, ours: list[dict[str, Any]]) -> None:
@@ -133,17 +133,22 @@ def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
             )
 
 
-def _refuse_other_contents(folder: Path, identity: Identity) -> None:
+def refuse_other_contents(folder: Path, contents: Mapping[str, Mapping[str, str]], data_name: str) -> None:
+    """Refuse a run that was made from other contents (`preceptor.runs.contents`), if it has recorded any.
+
+    Raises:
+        InputError: naming what has changed.
+    """
     theirs = read_contents(folder)
     if theirs is None:
-        if identity.contents:
+        if contents:
             _say_unrecorded(folder.resolve())
         return
-    for role, ours in identity.contents.items():
+    for role, ours in contents.items():
         for key in sorted(ours.keys() | theirs.get(role, {}).keys()):
             there, here = (content.get(key, "none") for content in (theirs.get(role, {}), ours))
             if there != here:
-                changed = _CHANGED[role].format(key=key, data=identity.recipe.data_name)
+                changed = _CHANGED[role].format(key=key, data=data_name)
                 raise InputError(
                     f"the run folder '{folder}' was made {changed} "
                     f"since ({there[:19]} there and {here[:19]} here); put back what was there, or give another folder",

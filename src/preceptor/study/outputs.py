@@ -1,6 +1,7 @@
 """What a study trains on, and what trained models say to the samples that students learn from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from preceptor.outputs import read_logits
 from preceptor.outputs.asking import as_table
 from preceptor.recipe import Recipe
 from preceptor.runs import Weights
+from preceptor.runs.contents import contents_of
+from preceptor.runs.folder import read_contents, refuse_other_contents
 from preceptor.training import setup
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict
@@ -29,6 +32,17 @@ def data_with_test(recipe: Recipe, seed: int) -> Data:
             "split.test, such as 0.2, in each of the study's recipes"
         )
     return data
+
+
+def refuse_other_data(recipe: Recipe, run: Path) -> None:
+    """Refuse a complete study whose data are others now, as one of its runs knows; data that it does not know are not
+    loaded.
+
+    Raises:
+        InputError: naming what has changed.
+    """
+    if "data" in (read_contents(run) or {}):
+        refuse_other_contents(run, contents_of(setup.load_data(recipe, trust=True)), recipe.data_name)
 
 
 def table_of(

@@ -15,7 +15,7 @@ from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.runs.identity import fingerprint
 from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
-from preceptor.study.outputs import data_with_test, table_of
+from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import Generations
 from preceptor.training import setup
 from preceptor.training.device import make_accelerator
@@ -42,7 +42,11 @@ def run_generations(
     def make(clock: Clock) -> dict[str, Any]:
         return _run(study, folder, progress, clock.noting(say)) | {"command": command}
 
-    return completed(folder, "generations.json", study, make)
+    complete = (folder / "generations.json").exists()
+    result = completed(folder, "generations.json", study, make)
+    if complete:
+        refuse_other_data(study.teach, folder / "generation-0" / next(iter(study.starts)))
+    return result
 
 
 def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], None]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from preceptor.runs.weights import model_of
 from preceptor.study.executors import side_by_side
 from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.statistics import SCHEMA, SCORES
-from preceptor.study.outputs import data_with_test, table_of
+from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
 from preceptor.training import setup
 from preceptor.training.cohort import Cohort
@@ -58,7 +58,11 @@ def run_study(
         with _threads(study.threads):
             return _run(study, folder, progress, clock.noting(say)) | {"command": command}
 
-    return completed(folder, "study.json", study, make)
+    complete = (folder / "study.json").exists()
+    result = completed(folder, "study.json", study, make)
+    if complete:
+        refuse_other_data(study.baseline, folder / "baseline")
+    return result
 
 
 @contextlib.contextmanager
