@@ -39,13 +39,13 @@ class Optimizer(Strict):
 
     name: Literal["sgd", "adamw"] = "sgd"
     """Which optimizer."""
-    lr: Annotated[float, Field(gt=0, le=1e6), NUMBER] = 0.05
+    lr: Annotated[float, Field(gt=0, le=1e30), NUMBER] = 0.05
     """The learning rate that the schedule multiplies."""
     momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.9
     """Of sgd."""
     nesterov: bool = False
     """Nesterov's momentum, of sgd."""
-    weight_decay: Annotated[float, Field(ge=0, le=1e6), NUMBER] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 5e-4
     """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
     betas: tuple[_Decay, _Decay] = (
         0.9,
