@@ -18,7 +18,7 @@ def prepare(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor
     if labels.dtype != torch.int64:
         raise InputError(f"labels are {labels.dtype}: give class numbers, converted with labels.long().")
     logits, labels = prepare_logits(logits, mask), blank(labels, mask)
-    check_range(labels, logits.shape[-1], InputError)
+    check_range(labels, logits.shape[-1])
     return logits, labels
 
 
@@ -27,8 +27,8 @@ def prepare_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
 
     It is the masked inputs that are replaced, not the results: a NaN times zero is still a NaN.
     """
-    check_floating("logits", logits, InputError)
-    check_mask(mask, logits.shape[:-1], InputError)
+    check_floating("logits", logits)
+    check_mask(mask, logits.shape[:-1])
     return blank(at_least_float32(logits), mask)
 
 

@@ -7,29 +7,36 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def refused(message: str) -> ValueError:
+    """The error of a wrong input, imported where there is one: the losses bring nothing of ours with them."""
+    from preceptor.errors import InputError
+
+    return InputError(message)
+
+
 def check_temperature(temperature: float) -> None:
     """Refuse a temperature that is not a positive finite number (nan included)."""
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; give a positive finite number (1.0 changes nothing).")
+        raise refused(f"temperature is {temperature}; give a positive finite number (1.0 changes nothing).")
 
 
-def check_floating(name: str, logits: Tensor, error: type[ValueError] = ValueError) -> None:
+def check_floating(name: str, logits: Tensor) -> None:
     """Refuse logits that are no floating-point numbers."""
     if not logits.is_floating_point():
-        raise error(f"{name} are {logits.dtype}; give floating-point logits, e.g. {name}.float().")
+        raise refused(f"{name} are {logits.dtype}; give floating-point logits, e.g. {name}.float().")
 
 
-def check_mask(mask: Tensor | None, shape: torch.Size, error: type[ValueError] = ValueError) -> None:
+def check_mask(mask: Tensor | None, shape: torch.Size) -> None:
     """Refuse a mask that is not one boolean per example: of another shape it would spread over several."""
     if mask is None:
         return
     if mask.dtype != torch.bool:
-        raise error(f"mask is {mask.dtype}; give a boolean one, True where the example counts.")
+        raise refused(f"mask is {mask.dtype}; give a boolean one, True where the example counts.")
     if mask.shape != shape:
-        raise error(f"mask has shape {tuple(mask.shape)}; give one flag per example, {tuple(shape)}.")
+        raise refused(f"mask has shape {tuple(mask.shape)}; give one flag per example, {tuple(shape)}.")
 
 
-def check_range(labels: Tensor, num_classes: int, error: type[ValueError] = ValueError) -> None:
+def check_range(labels: Tensor, num_classes: int) -> None:
     """Refuse labels outside [0, num_classes), where they can be looked at for next to nothing.
 
     On a GPU that would wait for all work queued before; torch's own assertion speaks there.
@@ -41,7 +48,7 @@ def check_range(labels: Tensor, num_classes: int, error: type[ValueError] = Valu
     except RuntimeError:  # under vmap there is no single value to look at
         return
     if low < 0 or high >= num_classes:
-        raise error(f"labels reach from {low} to {high}; give class numbers from 0 to {num_classes - 1}.")
+        raise refused(f"labels reach from {low} to {high}; give class numbers from 0 to {num_classes - 1}.")
 
 
 def prepare(
@@ -81,9 +88,9 @@ def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
         check_floating(name, logits)
     student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
     if student != teacher:
-        raise ValueError(
+        raise refused(
             f"student_logits have shape {student} but teacher_logits {teacher}; give both the same leading "
             "shape and the same classes in the last dimension."
         )
     if not student or student[-1] < 2:
-        raise ValueError(f"logits have shape {student}; the last dimension must hold at least 2 classes.")
+        raise refused(f"logits have shape {student}; the last dimension must hold at least 2 classes.")

@@ -37,7 +37,7 @@ def dist(
         The loss of the batch, a scalar, in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
 
     Example:
         >>> import torch

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from preceptor.losses._common import check_range, check_temperature, prepare, zero_where_masked
+from preceptor.losses._common import check_range, check_temperature, prepare, refused, zero_where_masked
 from preceptor.losses._softened import (
     LARGE_TEMPERATURE,
     accurate_kl,
@@ -46,7 +46,7 @@ def dkd(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, labels that are not integers or
+        InputError: shapes differ, fewer than 2 classes, integer logits, labels that are not integers or
             (except on a GPU, or compiled) not in [0, C), or temperature not positive.
 
     Example:
@@ -109,6 +109,6 @@ def _others(values: Tensor, is_target: Tensor) -> Tensor:
 
 def _check_labels(labels: Tensor, shape: torch.Size) -> None:
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise ValueError(f"labels are {labels.dtype}; give integer class indices, e.g. labels.long().")
+        raise refused(f"labels are {labels.dtype}; give integer class indices, e.g. labels.long().")
     if labels.shape != shape:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; give one per example, {tuple(shape)}.")
+        raise refused(f"labels have shape {tuple(labels.shape)}; give one per example, {tuple(shape)}.")

@@ -32,7 +32,7 @@ def kd(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ def standardized_kd(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
 
     Example:
         >>> import torch

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from preceptor.losses._common import kl_divergence, prepare, zero_where_masked
+from preceptor.losses._common import kl_divergence, prepare, refused, zero_where_masked
 
 Coefficients = Float[Tensor, "*classes degree"] | Sequence[float] | Sequence[Sequence[float]]
 
@@ -36,7 +36,7 @@ def ptloss(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or coefficients of another shape.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or coefficients of another shape.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ def coefficient_tensor(coefficients: Coefficients, *, num_classes: int) -> Tenso
     shared = eps.ndim == 1
     per_class = eps.ndim == 2 and eps.shape[0] == num_classes
     if not (shared or per_class) or eps.shape[-1] == 0:
-        raise ValueError(
+        raise refused(
             f"coefficients have shape {tuple(eps.shape)}; give (M,) shared by the classes or "
             f"({num_classes}, M) one row per class, with M at least 1."
         )

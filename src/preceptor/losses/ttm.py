@@ -29,7 +29,7 @@ def ttm(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def wttm(
         The loss of each example, shape (...), in at least float32.
 
     Raises:
-        ValueError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
+        InputError: shapes differ, fewer than 2 classes, integer logits, or temperature not positive.
 
     Example:
         >>> import torch

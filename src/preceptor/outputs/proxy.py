@@ -151,10 +151,7 @@ def _check_logits(teacher_logits: Tensor) -> None:
 
 def _coefficient_table(coefficients: Coefficients, teacher_logits: Tensor) -> Tensor:
     """The coefficients in float64, as (C, M) or (1, M), if a proxy with them keeps the teacher's support."""
-    try:
-        eps = coefficient_tensor(coefficients, num_classes=teacher_logits.shape[-1])
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    eps = coefficient_tensor(coefficients, num_classes=teacher_logits.shape[-1])
     table = torch.atleast_2d(eps.to(teacher_logits.device, torch.float64))
     values = table.detach()
     if not values.isfinite().all():
