@@ -10,6 +10,7 @@ OLD = [
     ("preceptor.training.files", "load_tensors"),
     ("preceptor.training.teacher", "Lookup"),
     ("preceptor.training.stack", "Stack"),
+    ("preceptor.training.setup", "new_model"),
     ("preceptor.training.checkpoint", "load"),
     ("preceptor.teaching", "fit_temperature"),
     ("preceptor.teaching", "average_probabilities"),

@@ -29,10 +29,10 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.recipe import LossEntry
 from preceptor.study.teachers.auto import student_task
-from preceptor.training import setup
+from preceptor.training.criteria import new_loss, new_objective
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict
-from preceptor.training.setup import Samples, stack_of
+from preceptor.training.samples import Samples, cut, stack_of
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]
@@ -77,7 +77,7 @@ def run_prediction(
 
     def make(clock: Clock) -> dict[str, Any]:
         labels = labels_of(data.train, data.num_classes)
-        samples = [setup.cut(study.teach, data, seed) for seed in study.seeds]
+        samples = [cut(study.teach, data, seed) for seed in study.seeds]
         if truth.probs.shape != (len(labels), data.num_classes):
             raise InputError(
                 f"the truth has shape {truth.probs.shape} for {len(labels)} samples of {data.num_classes} classes; "
@@ -107,9 +107,9 @@ def _check_methods(study: PredictionStudy, num_classes: int) -> None:
             hint = did_you_mean(candidate.family, FAMILIES)
             raise InputError(f"candidates.{name}.family is '{candidate.family}'; {hint}")
     for name in study.teachers:
-        setup.new_objective(study.teach_recipe(name).objective, num_classes)
+        new_objective(study.teach_recipe(name).objective, num_classes)
     for entry in study.losses.values():
-        setup.new_loss(entry.loss, num_classes)
+        new_loss(entry.loss, num_classes)
         with_options(assess.assessed_as(entry.loss))
 
 
@@ -218,8 +218,8 @@ def _candidate(candidate: CandidateEntry, table: LogProbs, place: _Place) -> _Sh
 def _assessed(study: PredictionStudy, shown: _Shown, place: _Place) -> dict[str, Any]:
     """What held-out labels say of a candidate, and how far it really is from the truth; one value a seed."""
     found: dict[str, Any] = {"accuracy": [], "nll": [], "calibration_error": []}
-    for rows, cut in zip(shown.heldout, place.samples, strict=True):
-        labels, prediction = place.labels[cut.parts["heldout"]], forecast(rows)
+    for rows, each in zip(shown.heldout, place.samples, strict=True):
+        labels, prediction = place.labels[each.parts["heldout"]], forecast(rows)
         found["accuracy"].append(float(assess.accuracy(prediction, labels).mean()))
         found["nll"].append(float(assess.nll(prediction, labels).mean()))
         found["calibration_error"].append(float(assess.calibration_error(prediction, labels)))
@@ -235,8 +235,8 @@ def _optimum(entry: LossEntry, shown: _Shown, place: _Place) -> dict[str, list[f
     keys = ("brier", "brier_recalibrated", "distance_heldout", "distance_transfer")
     found: dict[str, list[float]] = {key: [] for key in keys}
     truth = place.truth
-    for rows, unseen, cut in zip(shown.log_probs, shown.heldout, place.samples, strict=True):
-        heldout, transfer = cut.parts["heldout"], cut.for_students
+    for rows, unseen, each in zip(shown.log_probs, shown.heldout, place.samples, strict=True):
+        heldout, transfer = each.parts["heldout"], each.for_students
         seen, labels = forecast(optimum_of(entry, unseen)), place.labels[heldout]
         found["brier"].append(float(assess.brier(seen, labels).mean()))
         found["brier_recalibrated"].append(float(assess.brier(assess.recalibrated(seen, labels), labels).mean()))

@@ -7,7 +7,7 @@ import pytest
 import preceptor
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, load
 from preceptor.study.recipe import Generations, Study
-from preceptor.training import setup
+from preceptor.training.criteria import new_loss, new_objective
 
 RECIPES = sorted((Path(preceptor.__file__).parent / "recipes").glob("*.yaml"))
 KINDS = {
@@ -36,6 +36,6 @@ def test_shipped_recipe(path: Path) -> None:
         losses = [recipe.loss] if isinstance(recipe, DistillRecipe) else []
     for part in parts:
         if isinstance(part, TeachRecipe):
-            setup.new_objective(part.objective, num_classes=10)
+            new_objective(part.objective, num_classes=10)
     for loss in losses:
-        setup.new_loss(loss, num_classes=10)
+        new_loss(loss, num_classes=10)

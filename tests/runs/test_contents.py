@@ -26,7 +26,6 @@ from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
 from preceptor.study.teachers import assess_teachers, choose_teacher, keep_teaching, read_candidates
-from preceptor.training import setup
 from training.toys import assert_close, weights
 
 QUICK: dict[str, Any] = {
@@ -39,6 +38,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from preceptor.training.samples import load_data
 from contents_toys import Lazy
 
 
@@ -233,13 +233,13 @@ def test_the_values_count_and_not_the_file_they_come_in(place: Path) -> None:
 
 def test_what_is_made_and_not_read_has_no_contents() -> None:
     recipe = parse(DistillRecipe, {"data": "digits"})
-    assert contents_of(setup.load_data(recipe)) == {}
-    assert contents_of(setup.load_data(recipe, digits())) == {}
+    assert contents_of(load_data(recipe)) == {}
+    assert contents_of(load_data(recipe, digits())) == {}
 
 
 def test_all_values_are_in_the_digest(place: Path) -> None:
     write_npz(place / "x.npz")
-    data = setup.load_data(parse(DistillRecipe, {"data": {"name": "npz", "path": "x.npz"}}))
+    data = load_data(parse(DistillRecipe, {"data": {"name": "npz", "path": "x.npz"}}))
     train: Any = data.train
     before = contents_of(data)
     inputs = train.inputs.clone()

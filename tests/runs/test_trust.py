@@ -23,7 +23,7 @@ from preceptor.schema import Component
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Study
 from preceptor.study.teachers import assess_teachers, choose_teacher, keep_teaching, read_candidates
-from preceptor.training import Student, distill_stack, setup
+from preceptor.training import Student, distill_stack
 
 # Whoever imports it leaves a mark beside it.
 TRAP = """
@@ -31,6 +31,7 @@ from pathlib import Path
 
 from torch import nn
 
+from preceptor.training.samples import load_data
 from preceptor import data, losses, teaching
 
 Path(__file__).with_name("marker").touch()
@@ -87,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preceptor.teach(TRAPPED, "stack", seeds=[0, 1])
         recipe = parse(DistillRecipe, {**OURS, "model": NET})
         students = [Student(0, 0, Component(name="trap:loss")), Student(0, 0, Component(name="kd"))]
-        distill_stack(recipe, students, torch.zeros(1, len(labels_of(setup.load_data(recipe).train)), 10), "students")
+        distill_stack(recipe, students, torch.zeros(1, len(labels_of(load_data(recipe).train)), 10), "students")
         run_study(study(TRAPPED), Path("study"), command="")
     forget()
     (folder / "marker").unlink()

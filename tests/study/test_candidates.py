@@ -14,9 +14,10 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
-from preceptor.study.teachers import Candidate, read_candidates
+from preceptor.study.teachers import Candidate, read_candidates, reading
 from preceptor.study.teachers.tables import read_table
-from preceptor.training import as_teacher, load_teacher, setup, teach
+from preceptor.training import as_teacher, load_teacher, teach
+from preceptor.training.samples import cut, load_data
 from training.toys import teach_recipe
 
 KEPT = ["training.epochs=3", "training.keep=all", "split.transfer=40"]
@@ -45,7 +46,7 @@ def refused(*names: object, **options: Any) -> str:
 def says(reference: TeacherRef, part: str) -> np.ndarray:
     """The live teacher's log-probabilities for a part of the data, through another door than `read_candidates`."""
     recipe = teach_recipe(*KEPT, f"seed={7 if reference.member else 0}")
-    samples = setup.cut(recipe, setup.load_data(recipe), recipe.seed)
+    samples = cut(recipe, load_data(recipe), recipe.seed)
     output = load_teacher(reference)(samples.train[samples.parts[part].tolist()])
     return output.double().log_softmax(-1).numpy()
 
@@ -80,7 +81,7 @@ def test_a_run_says_what_its_live_teacher_says(selectors: str, reference: dict[s
 
 
 def test_what_is_not_asked_for_is_not_computed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "load_data", None)
+    monkeypatch.setattr(reading, "load_data", None)
     [found] = read(folder / "a")
     assert found.students_see == {}
     assert found.unseen is None
@@ -106,7 +107,7 @@ def test_a_member_of_a_stack(folder: Path) -> None:
 
 def test_your_own_data_stand_in_for_the_recipes(folder: Path) -> None:
     recipe = teach_recipe()
-    whole = setup.load_data(recipe)
+    whole = load_data(recipe)
     inputs, labels = whole.train.fetch(torch.arange(len(whole.train)))
     same = Data(ArrayDataset(inputs, labels), None, whole.class_names)
     [ours], [theirs] = (read(folder / "a", data=data, transfer=True) for data in (same, None))
@@ -159,7 +160,7 @@ def test_an_ensemble_averages_probabilities(folder: Path) -> None:
     np.testing.assert_allclose(np.exp(both.logits), (np.exp(first.logits) + np.exp(second.logits)) / 2, atol=1e-12)
     live = as_teacher([load_teacher(reference) for reference in both.references])
     recipe = teach_recipe(*KEPT)
-    samples = setup.cut(recipe, setup.load_data(recipe), 0)
+    samples = cut(recipe, load_data(recipe), 0)
     for part, seen in both.students_see.items():
         batch = samples.train[samples.parts[part].tolist()]
         np.testing.assert_allclose(np.exp(seen.logits), live(batch).exp().numpy(), atol=1e-5)

@@ -24,7 +24,8 @@ from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
 from preceptor.tasks.stack import member_state
-from preceptor.training import distill, load_model, setup, teach
+from preceptor.training import distill, load_model, teach
+from preceptor.training.samples import cut, load_data
 from training.toys import assert_close, snapshot, weights
 
 BASE: dict[str, Any] = {
@@ -111,8 +112,8 @@ def test_a_teacher_that_stopped_early(calibrated: tuple[Path, dict[str, Any]]) -
     run = folder / "teachers" / "strict" / ("" if stacked else "seed-3")
     alone = load_teacher(TeacherRef(run=run, epoch=1, member=1 if stacked else None))
     study = tiny(CALIBRATED)
-    data = setup.load_data(study.teach)
-    samples = setup.cut(study.teach, data, 3)
+    data = load_data(study.teach)
+    samples = cut(study.teach, data, 3)
     found = result["teachers"]["early"]
     for part in ("heldout", "test"):
         batch = samples.train[samples.parts[part].tolist()]

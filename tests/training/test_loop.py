@@ -246,12 +246,12 @@ def test_transfer_labels_are_never_looked_at(tmp_path: Path, monkeypatch: pytest
     """Whatever they are, the student is the same."""
     from preceptor.data import digits
     from preceptor.data.dataset import ArrayDataset, Data
-    from preceptor.training import setup
+    from preceptor.training import samples
 
     data: Any = digits()
     recipe = distill_recipe("split.transfer=100", "ce_weight=0.5")
     teacher = lambda batch: batch["input"].flatten(1)[:, 20:30]  # noqa: E731
-    monkeypatch.setattr(setup, "labels_of", lambda *_: data.train.labels)  # what the split is stratified by
+    monkeypatch.setattr(samples, "labels_of", lambda *_: data.train.labels)  # what the split is stratified by
     for loss in ("kd", "dkd"):
         chosen = recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"name": loss})})
         distill(chosen, tmp_path / f"{loss}-true", teacher=teacher, data=data)

@@ -16,7 +16,8 @@ from preceptor.recipe import DistillRecipe, TeachRecipe, parse
 from preceptor.runs import parts_of
 from preceptor.runs.files import load_tensors
 from preceptor.study.teachers import read_candidates
-from preceptor.training import distill, setup, teach
+from preceptor.training import distill, teach
+from preceptor.training.samples import cut
 from training.test_streams_of_samples import Digits
 from training.toys import RECIPE, snapshot, stopped_at
 
@@ -34,7 +35,7 @@ def arrays(start: int, stop: int) -> ArrayDataset:
 
 
 def parts(split: dict[str, Any], seed: int = 0, **pools: torch.Tensor) -> dict[str, torch.Tensor]:
-    return setup.cut(recipe(split), replace(digits(), pools=pools), seed).parts
+    return cut(recipe(split), replace(digits(), pools=pools), seed).parts
 
 
 def test_a_pool_of_ones_own_is_the_whole_part() -> None:
@@ -70,7 +71,7 @@ def test_a_test_set_of_all_the_rest_needs_a_training_size_only_where_both_share_
 def test_students_see_a_pool_for_transfer_without_its_labels() -> None:
     pool = torch.arange(1500, SIZE)
     data = replace(digits(), pools={"transfer": pool})
-    samples = setup.cut(recipe({"heldout": 100, "test": 100}), data, 0)
+    samples = cut(recipe({"heldout": 100, "test": 100}), data, 0)
     assert torch.equal(samples.for_students[-len(pool) :], pool)
     assert samples.labelled is not None
     assert not samples.labelled[pool].any()

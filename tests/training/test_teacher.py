@@ -14,7 +14,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef, parse
 from preceptor.tasks.teacher import Teacher
-from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, setup, teach
+from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, teach
 from preceptor.training.loop import Loop
 from training.toys import RECIPE, assert_close, distill_recipe, metrics, teach_recipe, weights
 
@@ -189,7 +189,7 @@ def test_a_teacher_from_a_stack(kept: Path) -> None:
         at_end = reference.model_copy(update={"epoch": 3})
         torch.testing.assert_close(load_teacher(at_end)(batch), load_teacher(reference)(batch))
         recipe = teach_recipe(f"seed={seed}")
-        samples = setup.cut(recipe, setup.load_data(recipe), seed)
+        samples = cut(recipe, load_data(recipe), seed)
         parts = runs.parts_of(kept / "stack", member)
         assert all(torch.equal(parts[name], samples.parts[name]) for name in ("train", "heldout", "test"))
 
@@ -304,6 +304,7 @@ else:
     raise SystemExit("preceptor is there")
 import torch
 from torch import nn
+from preceptor.training.samples import cut, load_data
 from safetensors.torch import load_file
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
 model.load_state_dict(load_file({str(path)!r}))

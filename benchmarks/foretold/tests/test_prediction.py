@@ -30,7 +30,8 @@ from preceptor.recipe import load, parse
 from preceptor.runs import read_result, write_result
 from preceptor.runs.files import load_tensors
 from preceptor.study.folder import read_complete
-from preceptor.training import setup
+from preceptor.training.criteria import new_loss, new_objective
+from preceptor.training.samples import cut
 
 BENCHMARKS = Path(__file__).parents[2]
 RECIPE = BENCHMARKS / "recipes" / "quick.yaml"
@@ -91,7 +92,7 @@ def test_outcomes_are_the_expected_accuracy_and_distance_of_the_stored_students(
     logits = load_tensors(folder / "students" / "kd" / "predictions.safetensors")[0]["test/last"]
     study = small()
     for i, seed in enumerate(study.seeds):
-        index = setup.cut(study.teach, data, seed).parts["test"].numpy()
+        index = cut(study.teach, data, seed).parts["test"].numpy()
         probs, posterior = logits[i].double().softmax(-1).numpy(), truth.probs[index]
         by_hand = np.mean([posterior[row, probs[row].argmax()] for row in range(len(index))])
         assert result["losses"]["kd"]["students"]["last"]["accuracy"][i] == pytest.approx(by_hand)
@@ -104,7 +105,7 @@ def test_auto_sees_neither_the_truth_nor_a_test_label(result, made, tmp_path):
     data, truth = made
     study = small()
     inputs = data.train.inputs.clone()
-    cut = [setup.cut(study.teach, data, seed).parts for seed in study.seeds]
+    cut = [cut(study.teach, data, seed).parts for seed in study.seeds]
     used = torch.cat([parts[name] for parts in cut for name in ("train", "heldout")])
     unused = torch.ones(len(inputs), dtype=torch.bool).index_fill(0, used, False)
     assert unused.any()
@@ -394,9 +395,9 @@ def test_the_large_form_of_the_images_benchmark() -> None:
     assert len(study.candidates) >= 20
     assert {entry.loss.name for entry in study.losses.values()} == set(losses.__all__)
     for entry in study.losses.values():
-        setup.new_loss(entry.loss, 10)
+        new_loss(entry.loss, 10)
     for name in study.teachers:
-        setup.new_objective(study.teach_recipe(name).objective, 10)
+        new_objective(study.teach_recipe(name).objective, 10)
     for recipe in (study.teach, study.distill):
         assert find("model", recipe.model.name)
 

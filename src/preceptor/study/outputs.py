@@ -13,9 +13,9 @@ from preceptor.recipe import Recipe
 from preceptor.runs import Weights
 from preceptor.runs.contents import contents_of
 from preceptor.runs.folder import read_contents, refuse_other_contents
-from preceptor.training import setup
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict
+from preceptor.training.samples import cut, load_data
 
 
 def data_with_test(recipe: Recipe, seed: int) -> Data:
@@ -23,10 +23,10 @@ def data_with_test(recipe: Recipe, seed: int) -> Data:
     compare students on.
 
     Raises:
-        InputError: it has no test set, and the recipe cuts none; or as `setup.load_data` and `setup.cut` say.
+        InputError: it has no test set, and the recipe cuts none; or as `load_data` and `cut` say.
     """
-    data = setup.load_data(recipe, trust=True)
-    if setup.cut(recipe, data, seed).test is None:
+    data = load_data(recipe, trust=True)
+    if cut(recipe, data, seed).test is None:
         raise InputError(
             f"the data set '{recipe.data_name}' has no test set, and a study compares its students on one; give "
             "split.test, such as 0.2, in each of the study's recipes"
@@ -42,7 +42,7 @@ def refuse_other_data(recipe: Recipe, run: Path) -> None:
         InputError: naming what has changed.
     """
     if "data" in (read_contents(run) or {}):
-        refuse_other_contents(run, contents_of(setup.load_data(recipe, trust=True)), recipe.data_name)
+        refuse_other_contents(run, contents_of(load_data(recipe, trust=True)), recipe.data_name)
 
 
 def table_of(

@@ -15,7 +15,7 @@ from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack
 from preceptor.training.batches import Augmentation, Batches, StackedBatches
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples
 from preceptor.training.streams import Streams
 
 T = TypeVar("T")

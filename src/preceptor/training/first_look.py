@@ -3,7 +3,7 @@
 from preceptor.data.class_names import say_what_is_lacking
 from preceptor.data.readings import first_changed
 from preceptor.notices import note
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples
 
 
 def say_what_is_odd(samples: Samples) -> None:

@@ -8,7 +8,7 @@ from preceptor import runs
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples
 
 
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:

@@ -15,7 +15,7 @@ from preceptor.notices import note
 from preceptor.outputs import logits_of
 from preceptor.outputs.logits import others_in
 from preceptor.tasks.teacher import Leaf, Lookup, TeacherFn, leaves
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples
 
 _FEW = 16
 

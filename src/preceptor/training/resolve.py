@@ -22,17 +22,19 @@ from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
 from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
-from preceptor.training import probe, setup
+from preceptor.training import probe
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
+from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
+from preceptor.training.models import model_name, new_model
 from preceptor.training.preprocessing import with_own_inputs
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
 Function = Callable[..., Tensor]
@@ -64,9 +66,9 @@ def teach_job(
     found = samples[0].data
     objects = _objects(folder, recipe, found, model=model, objective=_known_by(objective))
     criterion = (
-        setup.new_objective(recipe.objective, found.num_classes)
+        new_objective(recipe.objective, found.num_classes)
         if objective is None
-        else setup.as_objective(objective, found.num_classes)
+        else as_objective(objective, found.num_classes)
     )
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
@@ -100,9 +102,7 @@ def distill_job(
     accelerator = _accelerator(recipe, folder, stacked=False)
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
-    criterion = (
-        setup.new_loss(recipe.loss, found.num_classes) if loss is None else setup.as_loss(loss, found.num_classes)
-    )
+    criterion = new_loss(recipe.loss, found.num_classes) if loss is None else as_loss(loss, found.num_classes)
     bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if teacher is None:
@@ -204,8 +204,8 @@ def _accelerator(recipe: Recipe, folder: Path | None, *, stacked: bool) -> Accel
 
 
 def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
-    found = setup.load_data(recipe, data, trust=True)
-    samples = [setup.cut(recipe, found, seed) for seed in seeds]
+    found = load_data(recipe, data, trust=True)
+    samples = [cut(recipe, found, seed) for seed in seeds]
     say_what_is_odd(samples[0])
     return samples
 
@@ -240,8 +240,8 @@ def _module(
     """The model, or a stack of one for each of `seeds`."""
     refuse_made(factory)
     data = samples[0].data
-    models = [setup.new_model(recipe, data, seed, factory) for seed in seeds]
-    name = setup.model_name(recipe, factory)
+    models = [new_model(recipe, data, seed, factory) for seed in seeds]
+    name = model_name(recipe, factory)
     probe.check_output(models[0], data, name, distribution=getattr(recipe, "distribution", "softmax"))
     probe.check_parts(models[0], samples[0], name)
     if not stacked:
@@ -289,7 +289,7 @@ def _groups(students: Sequence[Student], num_classes: int) -> list[tuple[list[in
     for position, student in enumerate(students):
         key = student.loss.model_dump_json()
         if key not in groups:
-            groups[key] = ([], setup.new_loss(student.loss, num_classes))
+            groups[key] = ([], new_loss(student.loss, num_classes))
             if groups[key][1].module is not None:
                 raise InputError(
                     f"the loss '{student.loss.name}' has parameters or state of its own and cannot be trained in a "

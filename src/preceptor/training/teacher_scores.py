@@ -12,7 +12,7 @@ from preceptor.tasks.teacher import Mixture, TeacherFn, Transformed
 from preceptor.training.cohort import Cohort
 from preceptor.training.evaluate import score
 from preceptor.training.probe import drawing_nothing, spread
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples
 
 _MOST = 10_000  # training samples that are looked at
 _LIVE = 1_000  # for which a teacher is asked that is asked in every step anyway

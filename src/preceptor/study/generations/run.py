@@ -17,8 +17,8 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
 from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import Generations
-from preceptor.training import setup
 from preceptor.training.device import make_accelerator
+from preceptor.training.samples import cut
 from preceptor.training.verbs import Student, distill_stack, teach
 
 
@@ -99,7 +99,7 @@ def _stack_table(
     path, source_of = place / "last.safetensors", [seeds.index(s) for s in members]
     weights = runs.read_weights(path)
     model = runs.stack_of(weights, f"'{path}'", source_of, trust=named_in(recipe))
-    samples = [setup.cut(recipe, data, seed) for seed in seeds]
+    samples = [cut(recipe, data, seed) for seed in seeds]
     indices = torch.stack([s.for_students for s in samples])
     table = table_of(recipe, model, weights, samples[0].train, indices, source_of)
     return table, fingerprint(weights.tensors)

@@ -19,11 +19,10 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.statistics import SCHEMA, SCORES
 from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
-from preceptor.training import setup
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import Evaluator, score
-from preceptor.training.setup import Samples
+from preceptor.training.samples import Samples, cut
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]
@@ -135,7 +134,7 @@ def _outputs(study: Study, name: str, folder: Path, data: Any) -> Outputs:
     entry = study.teachers[name]
     run = folder / "teachers" / (entry.of or name)
     recipe = study.teach_recipe(entry.of or name)
-    samples = [setup.cut(recipe, data, seed) for seed in study.seeds]
+    samples = [cut(recipe, data, seed) for seed in study.seeds]
     if study.stack_teachers:
         return _of_run(entry, recipe, run, samples, list(range(len(samples))))
     parts = [_of_run(entry, recipe, run / f"seed-{each.seed}", [each], None) for each in samples]

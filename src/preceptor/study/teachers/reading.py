@@ -22,10 +22,10 @@ from preceptor.schema import Component
 from preceptor.study.teachers import tables
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
-from preceptor.training import setup
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict, refuse_not_finite
 from preceptor.training.progress import progress_bar
+from preceptor.training.samples import load_data
 
 __all__ = ["read_candidates"]
 
@@ -242,7 +242,7 @@ class _Loader:
         if key not in self._loaded:
             meant = recipe.model_copy(update={"data": component})
             source = f"the recipe of the run '{reference.run}'"
-            found = setup.load_data(meant, self.data, trust=self.trust, source=source)
+            found = load_data(meant, self.data, trust=self.trust, source=source)
             self._loaded[key] = found, labels_of(found.train, found.num_classes)
         data, labels = self._loaded[key]
         stored = _stored(

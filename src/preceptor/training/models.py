@@ -1,0 +1,76 @@
+"""The model of a recipe, made and looked at, with weights drawn from the seed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from preceptor import names
+from preceptor.data.dataset import Data, Indexed
+from preceptor.errors import InputError
+from preceptor.models.preparation import own_memory_, to_channels_last_
+from preceptor.recipe import Recipe
+from preceptor.training.streams import Streams
+
+
+def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """A model drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
+
+    The recipe is one that the caller was given to train: what it names is imported.
+
+    Raises:
+        InputError: no such model or option, what the factory returns is no module, or it cannot take the data's inputs.
+    """
+    streams = Streams(seed, recipe.streams)
+    generation = [recipe.generation] if recipe.generation else []
+    supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
+    name = model_name(recipe, model)
+    inputs = Indexed(data.train)[[0, 1]]["input"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.seed("initialization", *generation))
+        if model is not None:
+            made = model(**names.accepted(model, supplied))
+        elif recipe.model is not None:
+            made = names.call("model", recipe.model, supplied, trust=True)
+        else:
+            raise InputError(
+                "there is no model: the recipe lacks the key 'model'; give it the name of one, or hand a function over "
+                "that makes one",
+                argument="model",
+            )
+        if not isinstance(made, nn.Module):
+            raise InputError(f"the model '{name}' is a {type(made).__name__}, not a torch.nn.Module")
+        _said(made, inputs, name)  # lazy layers are made, and their weights drawn, in the first forward pass
+    for weight, tensor in made.named_parameters():
+        if not is_lazy(tensor) and tensor.numel() == 0:
+            raise InputError(f"the model '{name}' has a weight of no numbers, '{weight}'; give its widths above 0")
+    own_memory_(made)
+    to_channels_last_(made, inputs)
+    return made
+
+
+def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
+    """What a model in eval mode makes of two inputs.
+
+    Raises:
+        InputError: it cannot take them.
+    """
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            return model.eval()(inputs)
+    except Exception as error:  # somebody else's code
+        raise InputError(
+            f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+def model_name(recipe: Recipe, factory: Callable[..., nn.Module] | None) -> str:
+    """What an error calls the model."""
+    if factory is not None:
+        return getattr(factory, "__name__", type(factory).__name__)
+    return recipe.model.name if recipe.model else "given"
