@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ import shapes
 def pytest_configure() -> None:
     """Before a test is imported: from here on calls of these rooms are held to their annotations."""
     shapes.check_packages("preceptor.losses", "preceptor.teaching", "preceptor.assess", "preceptor.outputs")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network, and where there is none, trying takes long
     if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and would be so in the processes that tests start
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

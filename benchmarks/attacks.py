@@ -201,7 +201,7 @@ def _plain(value: Any) -> Any:
 
 
 def _kills(folder: Path) -> tuple[Any, ...]:
-    """A run that is killed at random moments, and the same run left alone."""
+    """A run that is killed at random moments, and the same run left alone: are their files the same, byte for byte?"""
     command = [sys.executable, "-m", "preceptor", "teach", "teach-digits", "training.epochs=60", "training.device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}

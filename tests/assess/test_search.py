@@ -119,11 +119,11 @@ def test_crossfitted_outputs_are_those_of_the_gain_and_know_nothing_of_their_own
         assert not changed[sample]
 
 
-def test_a_calibrated_teacher_is_left_alone_in_at_least_90_of_100_draws() -> None:
+def test_a_calibrated_teacher_is_left_alone_in_nine_of_ten_draws() -> None:
     draws = [
-        choose({"truth": logits}, labels).transform for logits, labels in (calibrated(150, 3, s) for s in range(100))
+        choose({"truth": logits}, labels).transform for logits, labels in (calibrated(150, 3, s) for s in range(20))
     ]
-    assert sum(transform is None for transform in draws) >= 90
+    assert sum(transform is None for transform in draws) >= 18
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1000.0])

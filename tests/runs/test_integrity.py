@@ -15,7 +15,7 @@ from preceptor import runs
 from preceptor.cli import app
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
-from preceptor.runs import integrity
+from preceptor.runs import files
 from preceptor.runs.verify import verify
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Study
@@ -164,7 +164,7 @@ def test_another_runs_choice_is_refused(run: Path) -> None:
 
 def test_a_file_is_read_once_a_process(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preceptor.load(run)
-    monkeypatch.setattr(integrity.files, "digest", lambda path: pytest.fail(f"{path} again"))
+    monkeypatch.setattr(files, "digest", lambda path: pytest.fail(f"{path} again"))
     preceptor.load(run)
 
 

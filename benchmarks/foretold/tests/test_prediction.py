@@ -224,10 +224,10 @@ def test_there_is_no_gap_to_close_where_the_truth_teaches_worse_than_labels() ->
 
 
 def test_the_noise_ceiling_is_what_a_perfect_prediction_reaches() -> None:
-    """Spearman and Brown's formula against a simulation: 400 candidates, of which a prediction knows the true worth."""
+    """Spearman and Brown's formula against a simulation: 200 candidates, of which a prediction knows the true worth."""
     rng = np.random.default_rng(0)
-    worth = rng.normal(size=(400, 1))
-    found = summarize(fake(-worth.repeat(8, 1), worth + 2 * rng.normal(size=(400, 8))))["kd"]
+    worth = rng.normal(size=(200, 1))
+    found = summarize(fake(-worth.repeat(8, 1), worth + 2 * rng.normal(size=(200, 8))))["kd"]
     assert found.halves < found.correlation.value - 0.1
     assert found.ceiling == pytest.approx(found.correlation.value, abs=0.03)
 

@@ -222,7 +222,8 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(flat, path, {"format": "pt", "preceptor": json.dumps(metadata or {})})
+    # One entry: of several, safetensors draws the order anew in every process, and equal runs would have unequal files.
+    save_file(flat, path, {"preceptor": json.dumps(metadata or {})})
     path.chmod(mode)  # safetensors gives its files to their owner alone, whatever the umask
 
 

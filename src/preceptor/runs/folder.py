@@ -255,6 +255,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"the run '{folder}' is not complete: it has no result.json; run the same command again")
     result = integrity.read_sealed(path)
+    checked(folder, "recipe.yaml")  # else it is another run's result
     for key in ("schema_version", "verb", "heldout", "test"):
         if key not in result:
             raise InputError(f"'{path}' lacks '{key}'; it is damaged or was not written by Preceptor")
