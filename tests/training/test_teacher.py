@@ -16,6 +16,7 @@ from preceptor.recipe import DistillRecipe, TeacherRef, parse
 from preceptor.tasks.teacher import Teacher
 from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, teach
 from preceptor.training.loop import Loop
+from preceptor.training.samples import cut, load_data
 from training.toys import RECIPE, assert_close, distill_recipe, metrics, teach_recipe, weights
 
 
@@ -304,7 +305,6 @@ else:
     raise SystemExit("preceptor is there")
 import torch
 from torch import nn
-from preceptor.training.samples import cut, load_data
 from safetensors.torch import load_file
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
 model.load_state_dict(load_file({str(path)!r}))

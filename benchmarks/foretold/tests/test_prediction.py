@@ -105,8 +105,8 @@ def test_auto_sees_neither_the_truth_nor_a_test_label(result, made, tmp_path):
     data, truth = made
     study = small()
     inputs = data.train.inputs.clone()
-    cut = [cut(study.teach, data, seed).parts for seed in study.seeds]
-    used = torch.cat([parts[name] for parts in cut for name in ("train", "heldout")])
+    shares = [cut(study.teach, data, seed).parts for seed in study.seeds]
+    used = torch.cat([parts[name] for parts in shares for name in ("train", "heldout")])
     unused = torch.ones(len(inputs), dtype=torch.bool).index_fill(0, used, False)
     assert unused.any()
     inputs[unused] = 100.0
