@@ -199,7 +199,10 @@ def read_recipe(folder: Path) -> TeachRecipe | DistillRecipe:
     if not path.is_file():
         raise InputError(f"'{folder}' is no run folder: {_NO_RUN}")
     raw = read_yaml(checked(folder, path.name))
-    return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
+    try:
+        return parse(DistillRecipe if raw.get("verb") == "distill" else TeachRecipe, raw)
+    except InputError as error:
+        raise InputError(f"'{path}' is none of this version's recipes: {error}; give another folder") from None
 
 
 def read_members(folder: Path) -> list[dict[str, Any]]:

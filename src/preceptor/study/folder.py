@@ -89,8 +89,14 @@ def refuse_other(folder: Path, study: BaseModel) -> None:
     Students are stored by the row of their teacher, so even another order of the teachers is another study.
     """
     path = folder / "study.yaml"
+    if not path.exists():
+        return
+    try:
+        there = parse(type(study), read_yaml(path))
+    except InputError as error:
+        raise InputError(f"'{path}' cannot be read: {error}; copy the study anew, or give another folder") from None
     # Read and written again: a version that knows further keys fills in their defaults.
-    if path.exists() and _essence(parse(type(study), read_yaml(path))) != _essence(study):
+    if _essence(there) != _essence(study):
         raise InputError(
             f"the folder '{folder}' holds another study (see its study.yaml); give another folder", argument="folder"
         )
