@@ -192,3 +192,23 @@ def test_a_choice_of_nothing_still_gives_log_probabilities() -> None:
     choice = choose({"a": logits + 5}, labels, families=[])
     found = choice.log_probs({"a": torch.tensor(logits + 5)})
     np.testing.assert_allclose(found.exp().sum(-1), 1)
+
+
+def test_what_weighs_nothing_tells_nothing() -> None:
+    """Of 400 samples 20 count: an interval of accuracy, too, is one of 20."""
+    rng, hits = np.random.default_rng(0), []
+    weights = np.zeros(400)
+    weights[:20] = 1.0
+    for _ in range(200):
+        labels = rng.integers(0, 3, 400)
+        wrong = rng.random(400) < 0.05
+        logits = 4.0 * np.eye(3)[np.where(wrong, (labels + 1) % 3, labels)] + 0.1 * rng.normal(size=(400, 3))
+        found = compare({"a": logits}, labels, weights=weights, resamples=50).teachers[0].scores["accuracy"]
+        hits.append(found.low <= 0.95 <= found.high)
+    assert np.mean(hits) >= 0.9
+
+
+def test_names_of_teachers_are_their_own() -> None:
+    logits = np.eye(3)[[0, 1, 2] * 5]
+    with pytest.raises(InputError, match="Two teachers have one name"):
+        compare({1: logits, "1": logits + 1}, np.array([0, 1, 2] * 5))  # type: ignore[dict-item]

@@ -15,7 +15,7 @@ _ALIKE = 1e-6
 # The share of samples that are copies from which on intervals are visibly too narrow.
 _NOTED = 0.02
 # How much better another order of classes must agree, on samples that did not choose it, to be no accident.
-_BETTER, _SURE = 0.05, 4.0
+_BETTER, _SURE, _GOOD = 0.05, 4.0, 0.5
 # Differences below this are of no interest to anybody.
 _SMALL = 0.005
 
@@ -72,7 +72,8 @@ def class_order(name: str, halves: np.ndarray, class_names: tuple[str, ...] | No
     better = sum(one[linear_sum_assignment(-other)].sum() for one, other in (halves, halves[::-1])) / total
     # The two agreements differ in at most 1 of each sample, in the share that either has right.
     noise = np.sqrt((as_it_is + better) / total)
-    if better - as_it_is < max(_BETTER, _SURE * noise):
+    # A weak teacher that says few of the classes gains by any order that gives it the commonest.
+    if better - as_it_is < max(_BETTER, _SURE * noise) or better < _GOOD:
         return ()
     order = linear_sum_assignment(-halves.sum(0))[1]
     label = int(np.argmax(order != np.arange(len(order))))

@@ -73,6 +73,8 @@ class Evidence:
         """
         shape = common_shape(teachers)
         names = [str(name) for name in teachers]
+        if len(set(names)) < len(names):
+            raise InputError(f"Two teachers have one name: {sorted(names)}: give each a name of its own.")
         known = cls.of_samples(shape, labels, counts=counts, truth=truth, groups=groups, weights=weights)
         common_order("ids", ids, names, shape[0])
         return replace(known, class_names=common_order("class_names", class_names, names, shape[1]))

@@ -164,10 +164,10 @@ def first_row(wrong: np.ndarray) -> int | tuple[int, ...]:
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Where an array of any type holds NaN or None."""
+    """Where an array of any type holds NaN, NaT or None."""
     if values.dtype.kind == "O":
         return np.array([each is None or each != each for each in values.ravel()], bool).reshape(values.shape)
-    return np.isnan(values) if values.dtype.kind in "fc" else np.zeros(values.shape, bool)
+    return np.isnan(values) if values.dtype.kind in "fcmM" else np.zeros(values.shape, bool)
 
 
 def _refuse_broken_rows(values: np.ndarray, what: str) -> None:

@@ -1,5 +1,6 @@
 """How samples were come by: which of them belong together, and how much each stands for."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,8 @@ class Sampling:
                 raise InputError(
                     f"The weight at row {place} is {weights[place]}: give finite weights of 0 or more, not 0 to all."
                 )
+            if not np.isfinite(weights.sum()):
+                raise InputError("The weights are too large to be added up: divide them by their mean.")
             weights = weights / weights.mean()
         return cls(groups, weights)  # type: ignore[arg-type]
 
@@ -90,8 +93,17 @@ class Sampling:
         if self.plain:
             return None
         mean, spread = float(units.mean()), float(units.var(ddof=1)) / len(units)
-        # Where all are alike there is no spread to see, and no more is known than of as many as there are units.
-        return mean * (1 - mean) / spread if spread > 0 and 0 < mean < 1 else float(len(units))
+        seen = mean * (1 - mean) / spread if spread > 0 and 0 < mean < 1 else math.inf
+        # Where all are alike there is no spread to see, and where a few weigh most they may be alike by chance: no more
+        # is known than of as many as there are units, in Kish's count of unequal ones. Groups may tell more than that.
+        return seen if self.groups is not None and seen < math.inf else min(seen, self._num_units(len(units)))
+
+    def _num_units(self, count: int) -> float:
+        """How many units of one weight would give a mean as uncertain as these."""
+        if self.weights is None:
+            return float(count)
+        held = self.weights if self.groups is None else np.bincount(self.groups, self.weights)
+        return float(held.sum() ** 2 / (held**2).sum())
 
     def folds(self, num_samples: int, folds: int, seed: int) -> list[Int64[np.ndarray, "n"]]:
         """The samples in parts of about one size, at random; no part has a share of another's group.

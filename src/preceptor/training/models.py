@@ -31,7 +31,7 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("initialization", *generation))
         if model is not None:
-            made = model(**names.accepted(model, supplied))
+            made = _made_by(model, supplied, name)
         elif recipe.model is not None:
             made = names.call("model", recipe.model, supplied, trust=True)
         else:
@@ -49,6 +49,18 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     own_memory_(made)
     to_channels_last_(made, inputs)
     return made
+
+
+def _made_by(model: Callable[..., nn.Module], supplied: dict[str, Any], name: str) -> Any:
+    """What somebody's factory makes; of the keywords that there are it is given those that it takes."""
+    try:
+        return model(**names.accepted(model, supplied))
+    except InputError:
+        raise
+    except Exception as error:  # somebody else's code
+        raise InputError(
+            f"the model '{name}' cannot be made: {error}; it is called with {' and '.join(supplied)}, by name"
+        ) from error
 
 
 def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:

@@ -76,6 +76,13 @@ def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> Convert | None:
     scale, shift = std * unit / their_std, (mean * unit - their_mean) / their_std
     if torch.allclose(scale, torch.ones_like(scale), rtol=1e-6) and shift.abs().max() < 1e-6:
         return None
+    if unit != 1:  # the same numbers divided otherwise, or other numbers? A file of pixels may have been divided before
+        raise InputError(
+            f"the teacher was trained on inputs with {_said(theirs)}, and the student's have {_said(ours)}; whether "
+            "the numbers that are divided are the same cannot be known: give both one divide_by, or a function of the "
+            "batch as the teacher",
+            argument="data",
+        )
     note(f"the teacher is given inputs as it was trained on, {_said(theirs)}; the student's are {_said(ours)}")
 
     def convert(inputs: Tensor) -> Tensor:

@@ -144,7 +144,14 @@ def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
 def _check_kind(said: Tensor, whose: str) -> None:
     """Refuse tensors that losses cannot compute with: sparse, without content, or of 8-bit floats."""
     coarse = said.is_floating_point() and said.dtype.itemsize < 2
-    if said.is_meta or said.layout != torch.strided or said.is_nested or said.is_quantized or coarse:
+    if (
+        said.is_meta
+        or said.layout != torch.strided
+        or said.is_nested
+        or said.is_quantized
+        or said.is_complex()
+        or coarse
+    ):
         raise InputError(
             f"{whose} gives a tensor of {said.dtype} ({said.layout}, on '{said.device}'), which no loss can read; "
             "give a dense one of float32, float16 or bfloat16"
