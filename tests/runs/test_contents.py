@@ -464,3 +464,10 @@ def test_a_file_under_two_paths_counts_once(runs: Path) -> None:
     np.savez("x.npz", logits=rows(0), labels=np.arange(40) % 3)
     os.symlink("x.npz", "y.npz")
     assert [found.name for found in read_candidates(["x.npz", "y.npz"])] == ["x"]
+
+
+@pytest.mark.parametrize("key", ["p", "source", "data", "archive"])
+def test_a_file_is_a_file_whatever_it_is_called(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npy").write_bytes(b"")
+    assert [path.name for path in paths_in({key: "x.npy", "split": "train", "kind": "y.npy"})] == ["x.npy"]

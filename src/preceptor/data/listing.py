@@ -32,7 +32,8 @@ def paths_in(thing: Any, key: str = "", depth: int = _DEPTH) -> Iterator[Path]:
     if isinstance(thing, Path):
         yield thing
     elif isinstance(thing, str):
-        if thing and len(thing) < 4096 and "\0" not in thing and (_NAMED.search(key) or os.sep in thing):
+        could_be = thing and len(thing) < 4096 and "\0" not in thing
+        if could_be and (_NAMED.search(key) or os.sep in thing or _is_file(Path(thing))):
             yield Path(thing).expanduser()
     elif depth == 0:
         return
@@ -55,6 +56,11 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a text that is no path
         return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a text that nobody calls a path is one all the same: of a file with a suffix that is there."""
+    return bool(path.suffix) and _is_there(path) and path.is_file()
 
 
 def listing(paths: Iterable[Path]) -> dict[str, str]:
