@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, random_split
 
+from data.toys import Wrapped
 from preceptor.data.class_names import as_names, names_of
 from preceptor.data.dataset import Data, as_data, with_heldout
 from preceptor.errors import InputError
@@ -144,24 +145,11 @@ def test_parts_with_other_names_are_refused(others, sentence):
         lambda: as_data(ConcatDataset([train, other])),
         lambda: as_data(Subset(ConcatDataset([train, other]), [0])),
         lambda: as_data(Data(train, other, NAMES)),
-        lambda: as_data(Data(Stripped(train), other, NAMES)),
+        lambda: as_data(Data(Wrapped(train), other, NAMES)),
         lambda: with_heldout(alike, other),
     ):
         with pytest.raises(InputError, match=sentence):
             call()
-
-
-class Stripped(Dataset):
-    """Without names of its own."""
-
-    def __init__(self, base):
-        self.base = base
-
-    def __len__(self):
-        return len(self.base)
-
-    def __getitem__(self, index):
-        return self.base[index]
 
 
 def test_names_that_were_given_may_be_others_but_in_no_other_order():
@@ -171,14 +159,14 @@ def test_names_that_were_given_may_be_others_but_in_no_other_order():
 
 
 def test_sets_without_names_go_with_any():
-    assert as_data((Named(), Stripped(Named()), Stripped(Named()))).class_names == NAMES
-    assert as_data((Stripped(Named()), Named(SHUFFLED))).class_names == ("0", "1", "2")
+    assert as_data((Named(), Wrapped(Named()), Wrapped(Named()))).class_names == NAMES
+    assert as_data((Wrapped(Named()), Named(SHUFFLED))).class_names == ("0", "1", "2")
 
 
 def test_num_classes_where_training_labels_lack_some():
-    train = Stripped(Named(labels=2))
+    train = Wrapped(Named(labels=2))
     assert as_data(train).num_classes == 2
-    assert as_data((train, Stripped(Named())), num_classes=3).class_names == ("0", "1", "2")
+    assert as_data((train, Wrapped(Named())), num_classes=3).class_names == ("0", "1", "2")
     assert as_data(Data(train, None, ("0", "1")), 5).num_classes == 5  # type: ignore[arg-type]
     assert as_data(Named(), 3).class_names == NAMES
     for data, number in ((Named(), 4), (Data(train, None, ("0", "1", "2")), 2)):  # type: ignore[arg-type]

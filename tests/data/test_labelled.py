@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from data.toys import Wrapped
 from preceptor.data.dataset import ArrayDataset, Indexed, as_data, labels_of
 from preceptor.data.indexed import is_vectorised
 from preceptor.errors import InputError
@@ -120,17 +121,6 @@ def test_a_subset_is_judged_by_its_own_samples():
     assert base.read == 2
     with pytest.raises(InputError, match="the label of sample 1 is -1"):
         labels_of(Subset(base, [0, 398]))
-
-
-class Wrapped(Dataset):
-    def __init__(self, base):
-        self.base = base
-
-    def __len__(self):
-        return len(self.base)
-
-    def __getitem__(self, index):
-        return self.base[index]
 
 
 def labelled(*labels, **attributes):

@@ -72,9 +72,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def blamed_on(path: Path) -> Iterator[None]:
-    """Put the file's name in front of an error sentence."""
+def blamed_on(what: Path | str) -> Iterator[None]:
+    """Put a file's name, or a row of it, in front of an error sentence."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{what}: {error}") from error

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,6 @@ def cell(row: Row, column: str) -> Any:
     return row[column]
 
 
-@contextmanager
-def blamed_on_row(number: int) -> Iterator[None]:
-    """Put the row's number in front of an error sentence."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"row {number}: {error}") from error
-
-
 def _utf8(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
@@ -85,7 +75,7 @@ def _json_lines(content: bytes) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            with blamed_on_row(number):
+            with blamed_on(f"row {number}"):
                 row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             if isinstance(error, InputError):
@@ -130,7 +120,7 @@ def _matching(rows: list[tuple[int, Row]], where: Mapping[str, Any]) -> list[tup
     for column, value in where.items():
         found = []
         for number, row in rows:
-            with blamed_on_row(number):
+            with blamed_on(f"row {number}"):
                 found.append(_as_text(cell(row, column)))
         kept = [row for row, each in zip(rows, found, strict=True) if each == _as_text(value)]
         if not kept:

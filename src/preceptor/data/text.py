@@ -15,7 +15,7 @@ from preceptor.data.class_names import as_names
 from preceptor.data.dataset import ArrayDataset, Data, shortened
 from preceptor.data.files import blamed_on
 from preceptor.data.row_labels import label_of, numbered_labels, say_blanks
-from preceptor.data.rows import Cells, blamed_on_row, cell, read_rows
+from preceptor.data.rows import Cells, cell, read_rows
 from preceptor.errors import InputError
 
 
@@ -130,7 +130,7 @@ def _part(
     rows = read_rows(path, where or {})
     with blamed_on(path):
         for number, row in rows:
-            with blamed_on_row(number):
+            with blamed_on(f"row {number}"):
                 part.numbers.append(number)
                 part.texts.append(_bytes(cell(row, text_column), max_bytes))
                 part.values.append(parse(cell(row, value_column)))

@@ -8,7 +8,6 @@ import numpy as np
 from preceptor.data.arrays import Parquet, read_npy, read_npz
 from preceptor.data.files import blamed_on
 from preceptor.data.row_labels import label_of
-from preceptor.data.rows import blamed_on_row
 from preceptor.errors import InputError
 
 __all__ = ["Table", "read_array", "read_table"]
@@ -92,7 +91,7 @@ def _class_indices(labels: np.ndarray) -> np.ndarray:
         return labels
     read = []
     for row, value in enumerate(labels.tolist()):
-        with blamed_on_row(row):
+        with blamed_on(f"row {row}"):
             label = label_of(value)
             if isinstance(label, str):
                 raise InputError(f"the label is '{label}'; number the classes as the columns of logits, from 0")
