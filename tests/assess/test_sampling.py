@@ -212,3 +212,12 @@ def test_names_of_teachers_are_their_own() -> None:
     logits = np.eye(3)[[0, 1, 2] * 5]
     with pytest.raises(InputError, match="Two teachers have one name"):
         compare({1: logits, "1": logits + 1}, np.array([0, 1, 2] * 5))  # type: ignore[dict-item]
+
+
+def test_folds_in_which_nothing_weighs_are_refused() -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
+    weights = np.zeros(60)
+    weights[:2] = 1e-320
+    with pytest.raises(InputError, match="some hold samples of weight 0 alone: leave such samples out"):
+        choose({"a": logits, "b": -logits}, labels, weights=weights)
+    assert 0 <= compare({"a": logits}, labels, weights=weights).teachers[0].scores["brier"].value <= 2

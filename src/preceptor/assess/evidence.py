@@ -60,7 +60,7 @@ class Evidence:
         ids: Array | Mapping[str, Array] | None = None,
         counts: Array | None = None,
         truth: Array | None = None,
-        class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        class_names: Array | Sequence[str] | Mapping[str, Array | Sequence[str]] | None = None,
         groups: Array | None = None,
         weights: Array | None = None,
     ) -> "Evidence":

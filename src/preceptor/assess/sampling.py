@@ -58,9 +58,9 @@ class Sampling:
                 raise InputError(
                     f"The weight at row {place} is {weights[place]}: give finite weights of 0 or more, not 0 to all."
                 )
-            if not np.isfinite(weights.sum()):
-                raise InputError("The weights are too large to be added up: divide them by their mean.")
-            weights = weights / weights.mean()
+            # Else the sum of the largest would be infinite, and the mean of the smallest 0.
+            shares = weights / weights.max()
+            weights = shares / shares.mean()
         return cls(groups, weights)  # type: ignore[arg-type]
 
     @property
@@ -120,7 +120,13 @@ class Sampling:
                 argument="folds",
             )
         parts = np.array_split(np.random.default_rng(int(seed)).permutation(units), int(folds))
-        return parts if self.groups is None else [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
+        if self.groups is not None:
+            parts = [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
+        if self.weights is not None and sum(bool(self.weights[part].any()) for part in parts) < len(parts):
+            raise InputError(
+                f"Of {folds} folds some hold samples of weight 0 alone: leave such samples out, or use fewer folds."
+            )
+        return parts
 
     @property
     def notes(self) -> tuple[str, ...]:

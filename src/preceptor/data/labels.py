@@ -78,7 +78,8 @@ def dense_tensor(values: Any, what: str) -> Tensor:
 
 def _no_number(labels: Any) -> str:
     """Which of the labels is none."""
-    if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str | bytes):
+    several = isinstance(labels, Sequence) or (isinstance(labels, np.ndarray) and labels.ndim > 0)
+    if several and not isinstance(labels, str | bytes):
         for sample, label in enumerate(labels):
             if isinstance(label, int) and abs(label) >= 2**63:
                 return f"the label of sample {sample} is {label}, which is too large"
