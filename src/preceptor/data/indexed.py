@@ -38,6 +38,7 @@ class Indexed(Dataset[Batch]):
         dataset: map-style data set of `(input, label)` or of mappings with `input` and `label`.
         num_classes: refuse labels outside [0, num_classes).
         seed: of the samples' own randomness.
+        checked: the labels are known to be classes; on a GPU to look at them would wait for it.
 
     Raises:
         InputError: an iterable-style data set; a label that is not a class; a sample that cannot be read or has no
@@ -48,27 +49,32 @@ class Indexed(Dataset[Batch]):
     {'input': [[1.0, 1.0]], 'label': [1], 'index': [1], 'mask': [True]}
     """
 
-    def __init__(self, dataset: Any, *, num_classes: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Any, *, num_classes: int | None = None, seed: int = 0, checked: bool = False
+    ) -> None:
         require_map_style(dataset)
         self.dataset = dataset
         self.num_classes = num_classes
         self.seed = seed
+        self.checked = checked
         self.epoch = 0
         self.is_vectorised: bool = is_vectorised(dataset)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch:
+    def __getitem__(self, indices: Sequence[int] | Tensor) -> Batch:
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._fetch(index) if self.is_vectorised else self._collate(index.tolist())
-        mask = batch["mask"].bool() if "mask" in batch else torch.ones(len(index), dtype=torch.bool)
+        mask = batch["mask"].bool() if "mask" in batch else torch.ones_like(index, dtype=torch.bool)
         if mask.shape != torch.as_tensor(batch["label"]).shape[: mask.ndim]:
             raise InputError(
                 f"the mask of sample {int(index[0])} has shape {tuple(mask.shape[1:])} and its label "
                 f"{tuple(batch['label'].shape[1:])}; give one bool for each label"
             )
-        label = check_labels(batch["label"], self.num_classes, index=index, mask=mask)
+        label = batch["label"]
+        if not self.checked:
+            label = check_labels(label, self.num_classes, index=index, mask=mask)
         return {**batch, "label": label, "index": index, "mask": mask}
 
     def _fetch(self, index: Tensor) -> Batch:

@@ -1,5 +1,6 @@
 """From stored numbers to inputs: divide, subtract the mean, divide by the standard deviation."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,10 +28,15 @@ class Normalize:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (inputs.ndim - 2)
-        std = torch.tensor(self.std, dtype=torch.float32).reshape(shape)
-        mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
+        mean, std = (_constants(tuple(each), inputs.device).reshape(shape) for each in (self.mean, self.std))
         return (inputs.to(torch.float32) / self.divide_by).sub_(mean).div_(std)
 
     def as_json(self) -> "dict[str, JSON]":
         """What `Data.preprocessing` keeps beside the weights."""
         return {"divide_by": self.divide_by, "mean": list(self.mean), "std": list(self.std)}
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, sent there once."""
+    return torch.tensor(values, dtype=torch.float32, device=device)

@@ -34,7 +34,7 @@ def ask(
         batch = _batch(dataset, indices[..., columns])
         said = logits_of(speaker({name: tensor.to(device) for name, tensor in batch.items()}))
         outputs.append(said.float().cpu())
-        labels.append(batch["label"])
+        labels.append(batch["label"].cpu())
     return torch.cat(outputs, -2), torch.cat(labels, -1)
 
 

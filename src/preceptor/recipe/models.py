@@ -95,8 +95,8 @@ class Training(Strict):
     """Micro-batches of one optimizer step: less memory, the same step."""
     clip_norm: Annotated[float, Field(gt=0), NUMBER] | None = None
     """The largest norm of the whole gradient; without it none is clipped."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward pass; weights stay fp32."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Of the forward pass; weights stay fp32. ``auto`` is bf16 where the processor has it, and is said."""
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes an accelerator where there is one."""
     select: Literal["brier", "nll", "accuracy"] = "brier"

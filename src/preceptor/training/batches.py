@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from preceptor.data.dataset import Indexed
+from preceptor.training.resident import resident
 from preceptor.training.streams import Streams
 
 Batch = dict[str, Tensor]
@@ -46,6 +47,7 @@ class Batches:
         augmentation: applied to the inputs of each batch.
         num_workers: processes that load samples ahead; 0 loads in this one.
         smallest: samples that a step has at least.
+        device: where the batches are wanted. Arrays that fit there are moved once, and batches made there.
     """
 
     dataset: Indexed
@@ -55,6 +57,7 @@ class Batches:
     augmentation: Augmentation | None
     num_workers: int
     smallest: int
+    device: torch.device
 
     def __init__(
         self,
@@ -66,8 +69,11 @@ class Batches:
         augmentation: Augmentation | None = None,
         num_workers: int = 0,
         smallest: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.dataset, self.indices, self.streams = dataset, indices, streams
+        self.device = torch.device(device)
+        self.dataset, self.indices, self.streams = resident(dataset, self.device), indices, streams
+        self.is_resident: bool = self.dataset is not dataset
         self.batch_size, self.augmentation, self.num_workers = batch_size, augmentation, num_workers
         self.smallest = smallest
 
@@ -79,35 +85,44 @@ class Batches:
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
         order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
+        order = order.to(self.device) if self.is_resident else order
         steps = order.split(step_sizes(len(order), self.batch_size, self.smallest))[start:]
         plan = [share for step in steps for share in shares(step, shard)]
         draws = self._draws(epoch)
-        loaded = iter(self._load([indices.tolist() for indices, _ in plan], epoch))
         micro: list[Batch] = []
-        for (_, mask), batch in zip(plan, loaded, strict=True):
-            # A data set may bring a mask of its own (tokens of a sequence); padding is masked on top of it.
-            batch["mask"] = batch["mask"] & mask.reshape(mask.shape + (1,) * (batch["mask"].ndim - 1))
-            if draws is not None and self.augmentation is not None:
-                batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
-            micro.append(batch)
+        for (_, mask), batch in zip(plan, self._load([indices for indices, _ in plan], epoch), strict=True):
+            micro.append(self._finished(batch, mask, draws))
             if len(micro) == shard.accumulate:
                 yield micro
                 micro = []
 
+    def _finished(self, batch: Batch, mask: Tensor, draws: Tensor | None) -> Batch:
+        """A batch on its device, with what is masked in it and augmented."""
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        if not mask.all():
+            # A data set may bring a mask of its own (tokens of a sequence); padding is masked on top of it.
+            mask = mask.to(self.device, non_blocking=True)
+            batch["mask"] = batch["mask"] & mask.reshape(mask.shape + (1,) * (batch["mask"].ndim - 1))
+        if draws is not None and self.augmentation is not None:
+            batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
+        return batch
+
     def _draws(self, epoch: int) -> Tensor | None:
+        """What happens to each sample in an epoch, drawn on the CPU whatever the device."""
         if self.augmentation is None:
             return None
-        return self.augmentation.draw(len(self.dataset), self.streams.generator("augmentation", epoch))
+        return self.augmentation.draw(len(self.dataset), self.streams.generator("augmentation", epoch)).to(self.device)
 
-    def _load(self, plan: list[list[int]], epoch: int) -> Iterator[Batch]:
+    def _load(self, plan: list[Tensor], epoch: int) -> Iterator[Batch]:
         self.dataset.epoch = epoch
-        if self.num_workers == 0:
+        if self.num_workers == 0 or self.is_resident:
             return (self.dataset[indices] for indices in plan)
         loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=plan,  # type: ignore[arg-type]  # a sampler of index lists: each is one batch
+            sampler=[indices.tolist() for indices in plan],  # type: ignore[arg-type]  # each list is one batch
             num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else the loader draws its workers' seed from the global generator
         )
         return iter(loader)

@@ -85,8 +85,15 @@ class Cohort:
         """Of one model."""
         return sum(each.numel() for each in self.module.parameters()) // (self.size or 1)
 
-    def batches(self, recipe: Recipe, indices: Sequence[Tensor], *, processes: int = 1) -> Batches | StackedBatches:
-        """The training batches; `indices` are of the samples that each source gives.
+    def batches(
+        self,
+        recipe: Recipe,
+        indices: Sequence[Tensor],
+        *,
+        processes: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Batches | StackedBatches:
+        """The training batches, on `device`; `indices` are of the samples that each source gives.
 
         Raises:
             InputError: every batch would have parts of one sample, on which the model cannot be trained.
@@ -104,6 +111,7 @@ class Cohort:
                 augmentation=augmentation,
                 num_workers=recipe.training.num_workers,
                 smallest=smallest,
+                device=device,
             )
             for samples, rows in zip(self.samples, indices, strict=True)
         ]

@@ -15,6 +15,7 @@ from preceptor.outputs.asking import as_table, ask
 from preceptor.tasks.teacher import TeacherFn, moved
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator
+from preceptor.training.resident import resident
 
 SCORES = ("accuracy", "brier", "nll")
 
@@ -121,7 +122,8 @@ class Evaluator:
     def __init__(self, cohort: Cohort, part: str, accelerator: Accelerator, *, distribution: str = "softmax") -> None:
         self.cohort, self.accelerator, self.distribution = cohort, accelerator, distribution
         self.sample: str = "test sample" if part == "test" and cohort.data.test is not None else "sample"
-        self.dataset, self.indices = cohort.scored(part)
+        dataset, self.indices = cohort.scored(part)
+        self.dataset = resident(dataset, accelerator.device)
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits or log-probabilities (.., n, C) as a student would see them, and labels of the same leading
@@ -145,7 +147,7 @@ def tabulate(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torc
     Raises:
         InputError: the teacher gives what is no distribution (`refuse_teacher_not_finite`).
     """
-    outputs, _ = ask(moved(teacher, device), dataset, indices, device)
+    outputs, _ = ask(moved(teacher, device), resident(dataset, device), indices, device)
     bad = _no_distribution(outputs)
     if bad.any():
         sample = int(indices[bad][0])

@@ -27,6 +27,7 @@ from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
 from preceptor.training.step import LossNotFinite, Stepper
+from preceptor.training.watch import LOOK_EVERY
 
 Scores = dict[str, Any]
 LARGE = 1e4  # of an input: what a network does not expect
@@ -129,6 +130,8 @@ class Loop:
             self._step(micro_batches)
             progress.step += 1
             progress.step_in_epoch += 1
+            if progress.step % LOOK_EVERY == 0:
+                self._look_back()
             self.on_step(progress.step, self.total_steps, self.latest)
             self._between_steps()
         self._end_epoch(time.perf_counter() - started)
@@ -149,7 +152,28 @@ class Loop:
         if self.averaged is not None and self._averaging:
             self.averaged.update_parameters(self.raw_model)
 
+    def _look_back(self) -> None:
+        """Where losses are not looked at in every step: see whether all were finite, and if not, who is to blame.
+
+        Raises:
+            InputError: of the first that was not, as if it had been looked at.
+        """
+        watch, progress = self.stepper.watch, self.progress
+        first = None if watch is None else watch.first()
+        if first is None:
+            return
+        self.stepper.watch = None  # made once more, from the same weights, it is refused on the spot
+        progress.step_in_epoch -= progress.step - first
+        progress.step = first
+        shard = Shard(0, 1, self.recipe.training.accumulate)
+        self._step(next(iter(self.batches.epoch(progress.epoch, start=progress.step_in_epoch, shard=shard))))
+        raise InputError(
+            f"the loss of step {first} was not finite, and is when the step is made again; look for randomness in the "
+            f"model or the data{self._last_good()}"
+        )
+
     def _end_epoch(self, seconds: float) -> None:
+        self._look_back()
         progress = self.progress
         try:
             self.latest = self.evaluate(self.evaluated_model())
@@ -234,6 +258,7 @@ class Loop:
         Raises:
             InputError: the disk is full.
         """
+        self._look_back()
         sums = {name: total.tolist() for name, total in self.stepper.totals().items()}
         saved = self.folder is not None
         if self.folder and self.accelerator.is_main_process:

@@ -23,6 +23,7 @@ from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
 from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
 from preceptor.training import probe
+from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
@@ -78,7 +79,7 @@ def teach_job(
         Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found)),
         cohort,
         TeachTask(module, criterion, num_samples=len(samples[0].train), num_classes=found.num_classes),
-        cohort.batches(recipe, [s.parts["train"] for s in samples], processes=accelerator.num_processes),
+        _batches(recipe, cohort, [s.parts["train"] for s in samples], accelerator),
         accelerator,
         folder,
         distribution=recipe.distribution,
@@ -138,7 +139,7 @@ def distill_job(
         Identity(recipe, (), objects, _contents(folder, found, recipe.teacher if teacher is None else ())),
         cohort,
         task,
-        cohort.batches(recipe, [samples.for_students], processes=accelerator.num_processes),
+        _batches(recipe, cohort, [samples.for_students], accelerator),
         accelerator,
         folder,
         prepare=prepare,
@@ -181,7 +182,7 @@ def stack_job(
         objects["table"] = origin
     rows = torch.tensor([student.teacher for student in students])
     members = [vars(student) | {"loss": student.loss.model_dump(mode="json")} for student in students]
-    batches = cohort.batches(recipe, [s.for_students for s in samples])
+    batches = _batches(recipe, cohort, [s.for_students for s in samples], accelerator)
     prepare = lambda: {"teacher": scored_rows(table, rows, cohort)}  # noqa: E731
     identity = Identity(recipe, members, objects, _contents(folder, found))
     return Job(identity, cohort, task, batches, accelerator, folder, prepare=prepare)
@@ -208,6 +209,12 @@ def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
     samples = [cut(recipe, found, seed) for seed in seeds]
     say_what_is_odd(samples[0])
     return samples
+
+
+def _batches(
+    recipe: Recipe, cohort: Cohort, indices: Sequence[Tensor], accelerator: Accelerator
+) -> Batches | StackedBatches:
+    return cohort.batches(recipe, indices, processes=accelerator.num_processes, device=accelerator.device)
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:

@@ -12,14 +12,14 @@ from preceptor.recipe import Optimizer, Schedule
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW over all parameters, which are on their device already."""
     parameters = list(parameters)
+    devices = {parameter.device.type for parameter in parameters}
     if recipe.name == "adamw":
-        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
         return torch.optim.AdamW(
             parameters,
             lr=recipe.lr,
             betas=recipe.betas,
             weight_decay=recipe.weight_decay,
-            fused=on_cpu or None,  # one pass over memory: 3 to 10 times faster; elsewhere torch's own choice is good
+            fused=devices <= {"cpu", "cuda"} or None,  # one pass over memory: 3 to 10 times faster on a CPU
         )
     return torch.optim.SGD(
         parameters,
@@ -27,6 +27,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> tor
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=devices == {"cuda"} or None,
     )
 
 

@@ -16,6 +16,7 @@ from preceptor.training.device import Accelerator, sum_dtype
 from preceptor.training.evaluate import refuse_input_not_finite, refuse_not_finite, refuse_teacher_not_finite
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
 from preceptor.training.streams import Streams
+from preceptor.training.watch import Watch
 
 
 class Stepper:
@@ -31,11 +32,13 @@ class Stepper:
         raw_model: the model itself, which `task.model` may wrap for several processes.
         trained: the parameters of the model, and of a criterion that has some of its own.
         sums: of each part of the loss over the epoch so far, this process's share.
+        watch: where to look at each loss would wait for the device: what remembers the first that is not finite.
     """
 
     task: Task
     recipe: Recipe
     accelerator: Accelerator
+    watch: Watch | None
 
     def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int) -> None:
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
@@ -50,6 +53,8 @@ class Stepper:
         optimizer = make_optimizer(self.trained, recipe.optimizer)
         self.optimizer: torch.optim.Optimizer
         task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
+        self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
+        self._channels_last: bool = _is_channels_last(self.raw_model)
 
     def step(self, micro_batches: list[Batch], step: int) -> None:
         """The optimizer step number `step` of the run, from 0.
@@ -60,15 +65,18 @@ class Stepper:
         # Dropout and the like draw from the global generator: a stream of its own, by step and process.
         torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
         self.task.model.train()
-        micro_batches = [
-            {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            for batch in micro_batches
-        ]
+        micro_batches = [self._laid_out(batch) for batch in micro_batches]
         count = self._count(micro_batches)
         seen = [self._backward(batch, count, last=i == len(micro_batches) - 1) for i, batch in enumerate(micro_batches)]
         self._optimize(step)
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """Images in the layout of the model's convolutions, so that a teacher computes in it, too."""
+        if not self._channels_last or batch["input"].ndim != 4:
+            return batch
+        return {**batch, "input": batch["input"].contiguous(memory_format=torch.channels_last)}
 
     def means(self) -> dict[str, Any]:
         """The mean over the epoch's steps of each part of the loss: a number, or one per model."""
@@ -95,7 +103,9 @@ class Stepper:
             total = output["loss"] * self.accelerator.num_processes
             if penalty is not None:
                 total = total + penalty.sum()
-            if not torch.isfinite(total):
+            if self.watch is not None:
+                self.watch.see(total)
+            elif not torch.isfinite(total):
                 self._refuse_not_finite(total, output["logits"], batch)
             self.accelerator.backward(total)
         return output["logits"].detach()
@@ -125,6 +135,8 @@ class Stepper:
             clip_each(self.trained, max_norm)
         elif max_norm is not None:
             self.accelerator.clip_grad_norm_([*self.task.model.parameters(), *self.own], max_norm)
+        if self.watch is not None:
+            self.watch.end_step(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -156,6 +168,17 @@ class Stepper:
         for name, value in parts.items():
             value = value.detach().to(sum_dtype(value.device)).reshape(-1)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+def _is_asynchronous(accelerator: Accelerator) -> bool:
+    """Whether to look at a loss would wait for a device, and nobody looks anyway (other processes, a scaler)."""
+    return accelerator.device.type == "cuda" and accelerator.num_processes == 1 and accelerator.scaler is None
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether its convolutions have weights in the layout (output, height, width, input)."""
+    kernels = [weight for weight in model.parameters() if weight.ndim == 4 and not weight.is_contiguous()]
+    return any(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
 
 
 class LossNotFinite(InputError):
