@@ -49,9 +49,7 @@ class Indexed(Dataset[Batch]):
     {'input': [[1.0, 1.0]], 'label': [1], 'index': [1], 'mask': [True]}
     """
 
-    def __init__(
-        self, dataset: Any, *, num_classes: int | None = None, seed: int = 0, checked: bool = False
-    ) -> None:
+    def __init__(self, dataset: Any, *, num_classes: int | None = None, seed: int = 0, checked: bool = False) -> None:
         require_map_style(dataset)
         self.dataset = dataset
         self.num_classes = num_classes

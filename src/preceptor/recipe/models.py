@@ -97,6 +97,9 @@ class Training(Strict):
     """The largest norm of the whole gradient; without it none is clipped."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     """Of the forward pass; weights stay fp32. ``auto`` is bf16 where the processor has it, and is said."""
+    compile: bool | Literal["auto"] = False
+    """Compile the models with torch.compile and, on an NVIDIA GPU, capture a step as one graph. ``auto`` does so on a
+    GPU, and says where it cannot; ``true`` refuses what cannot be compiled."""
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes an accelerator where there is one."""
     select: Literal["brier", "nll", "accuracy"] = "brier"

@@ -68,6 +68,12 @@ class Teacher:
             self.model.to(device)
         return self
 
+    def with_model(self, model: nn.Module) -> "Teacher":
+        """The same, of another form of the model."""
+        changed = copy.copy(self)
+        changed.model = model
+        return changed
+
     @torch.no_grad()
     def answer(self, batch: Batch) -> Tensor:
         """What the model itself says to a batch, before any of it is read."""

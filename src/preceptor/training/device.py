@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs
 
 from preceptor.errors import InputError
 from preceptor.notices import say
@@ -51,6 +52,8 @@ def make_accelerator(training: Training, folder: Path | None = None) -> Accelera
             accelerator = Accelerator(
                 cpu=training.device == "cpu",
                 mixed_precision="no" if precision == "fp32" else precision,
+                # A graph that is captured must cast the weights itself.
+                kwargs_handlers=[AutocastKwargs(cache_enabled=not training.compile)],
                 log_with=trackers or None,  # type: ignore[arg-type]
                 project_dir=str(folder) if folder else None,
             )

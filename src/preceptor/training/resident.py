@@ -40,9 +40,9 @@ def _copy(arrays: ArrayDataset, device: torch.device) -> ArrayDataset | None:
         return None
     try:
         copy = ArrayDataset(arrays.inputs.to(device), arrays.labels.to(device), transform=arrays.transform)
-        works = copy.fetch([0, 0])[0].device == copy.inputs.device
+        if copy.fetch([0, 0])[0].device == copy.inputs.device:
+            return copy
     except (RuntimeError, TypeError):  # a transform of somebody's, made for the CPU
-        works = False
-    if not works:
-        note(f"the data stay on the CPU, as their transform does not work on '{device}'; each batch is sent")
-    return copy if works else None
+        pass
+    note(f"the data stay on the CPU, as their transform does not work on '{device}'; each batch is sent")
+    return None

@@ -1,6 +1,7 @@
 """One optimizer step of a task, over micro-batches and processes, and what is summed up along an epoch."""
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack, clip_each
 from preceptor.tasks.task import DistillTask, Task
 from preceptor.training.batches import Batch
+from preceptor.training.compiling import CannotCapture, Captured, compile_task, why_not_captured
 from preceptor.training.device import Accelerator, sum_dtype
 from preceptor.training.evaluate import refuse_input_not_finite, refuse_not_finite, refuse_teacher_not_finite
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
@@ -55,6 +58,25 @@ class Stepper:
         task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
         self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
         self._channels_last: bool = _is_channels_last(self.raw_model)
+        self._captured: Captured | None = None
+        self._captures: bool = self._prepare_speed()
+
+    def _prepare_speed(self) -> bool:
+        """Compile the models where the recipe asks for it; whether a step is to be captured, too."""
+        training, on_gpu = self.recipe.training, self.accelerator.device.type == "cuda"
+        if training.compile is True or (training.compile == "auto" and on_gpu):
+            compile_task(self.task, training.batch_size, required=training.compile is True)
+        if not (training.compile and on_gpu):
+            return False
+        reason = why_not_captured(
+            self.task,
+            micro_batches=training.accumulate,
+            processes=self.accelerator.num_processes,
+            scaled=self.accelerator.scaler is not None,
+        )
+        if reason is not None:
+            note(f"a step is not captured as a CUDA graph, as {reason}")
+        return reason is None
 
     def step(self, micro_batches: list[Batch], step: int) -> None:
         """The optimizer step number `step` of the run, from 0.
@@ -62,15 +84,19 @@ class Stepper:
         Raises:
             NotFinite, InputError: the logits, or the loss, are not finite.
         """
-        # Dropout and the like draw from the global generator: a stream of its own, by step and process.
-        torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
+        self._seed(step)
         self.task.model.train()
         micro_batches = [self._laid_out(batch) for batch in micro_batches]
         count = self._count(micro_batches)
-        seen = [self._backward(batch, count, last=i == len(micro_batches) - 1) for i, batch in enumerate(micro_batches)]
+        last = len(micro_batches) - 1
+        seen = [self._backward(batch, count, step, last=i == last) for i, batch in enumerate(micro_batches)]
         self._optimize(step)
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
+
+    def _seed(self, step: int) -> None:
+        """Dropout and the like draw from the global generator: a stream of its own, by step and process."""
+        torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
 
     def _laid_out(self, batch: Batch) -> Batch:
         """Images in the layout of the model's convolutions, so that a teacher computes in it, too."""
@@ -92,23 +118,51 @@ class Stepper:
         count = torch.stack([b["mask"].flatten(len(self.lead)).sum(-1) for b in micro_batches]).sum(0)
         return self.accelerator.reduce(count, "sum").clamp(min=1)  # type: ignore[union-attr]
 
-    def _backward(self, batch: Batch, count: Tensor, *, last: bool) -> Tensor:
+    def _backward(self, batch: Batch, count: Tensor, step: int, *, last: bool) -> Tensor:
+        """The gradients of a micro-batch, added to those there are; its logits."""
         synchronized = contextlib.nullcontext() if last else self.accelerator.no_sync(self.task.model)
         with synchronized:
-            with self.accelerator.autocast():
-                output = self.task(batch, count)
-                penalty = self.task.penalty() if last else None
-            self._record(output, penalty)
-            # DDP averages gradients over processes; each loss is already a share of one global mean.
-            total = output["loss"] * self.accelerator.num_processes
-            if penalty is not None:
-                total = total + penalty.sum()
-            if self.watch is not None:
-                self.watch.see(total)
-            elif not torch.isfinite(total):
-                self._refuse_not_finite(total, output["logits"], batch)
-            self.accelerator.backward(total)
-        return output["logits"].detach()
+            output = self._replayed(batch, count, step) if self._captures else self._pass(batch, count, last=last)
+        if self.watch is not None:
+            self.watch.see(output["loss"])
+        self._record(output)
+        return output["logits"]
+
+    def _pass(self, batch: Batch, count: Tensor, *, last: bool) -> dict[str, Tensor]:
+        """Forward and backward; every value but the logits is this process's share of it."""
+        processes = self.accelerator.num_processes
+        with self.accelerator.autocast():
+            output = self.task(batch, count)
+            penalty = self.task.penalty() if last else None
+        # DDP averages gradients over processes; each loss is already a share of one global mean.
+        total = output["loss"] * processes
+        if penalty is not None:
+            total = total + penalty.sum()
+            output["penalty"] = penalty / processes
+        if self.watch is None and not torch.isfinite(total):
+            self._refuse_not_finite(total, output["logits"], batch)
+        self.accelerator.backward(total)
+        return {name: value.detach() for name, value in (output | {"loss": total}).items()}
+
+    def _replayed(self, batch: Batch, count: Tensor, step: int) -> dict[str, Tensor]:
+        """The same from one CUDA graph, which is made of the first whole batch, or else said not to be possible."""
+        if self._captured is None and len(batch["index"]) == self.recipe.training.batch_size:
+            self._captured = self._capture(batch, count)
+            self._seed(step)  # as if the passes before the capture had not been
+        if self._captured is None or not self._captured.fits(batch):
+            return self._pass(batch, count, last=True)
+        return self._captured(batch, count)
+
+    def _capture(self, batch: Batch, count: Tensor) -> Captured | None:
+        state = self.task.state
+        buffers = [*self.raw_model.buffers(), *(state.buffers() if state is not None else ())]
+        once = functools.partial(self._pass, last=True)
+        try:
+            return Captured(once, batch, count, trained=self.trained, buffers=buffers)
+        except CannotCapture as error:
+            note(f"a step is not captured as a CUDA graph: {error}")
+            self._captures = False
+            return None
 
     def _refuse_not_finite(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         """Say who is to blame for a loss that is not finite: input, model, teacher, or else the criterion."""
@@ -160,13 +214,12 @@ class Stepper:
             return parts
         return tuple(self.accelerator.gather(part.contiguous()) for part in parts)  # type: ignore[return-value]
 
-    def _record(self, output: Mapping[str, Tensor], penalty: Tensor | None) -> None:
+    def _record(self, output: Mapping[str, Tensor]) -> None:
         """Add the parts of the loss to the epoch's sums; every value is this process's share of it."""
-        parts = {name: value for name, value in output.items() if name not in ("loss", "logits")}
-        if penalty is not None:
-            parts["penalty"] = penalty / self.accelerator.num_processes
-        for name, value in parts.items():
-            value = value.detach().to(sum_dtype(value.device)).reshape(-1)
+        for name, value in output.items():
+            if name in ("loss", "logits"):
+                continue
+            value = value.to(sum_dtype(value.device)).reshape(-1)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
 

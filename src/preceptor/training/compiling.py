@@ -1,0 +1,176 @@
+"""Models compiled for the shape that they are trained at, and a whole step captured as one CUDA graph."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.data.generators import next_draws
+from preceptor.errors import InputError
+from preceptor.notices import note
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.task import DistillTask, Task
+from preceptor.tasks.teacher import Leaf, Teacher, each_leaf
+
+Batch = dict[str, Tensor]
+Step = Callable[[Batch, Tensor], dict[str, Tensor]]
+_WARM_UPS = 3  # passes before a capture, in which libraries choose their kernels and allocate
+
+
+class Compiled(nn.Module):
+    """A module that is compiled for batches of one size, and runs as it is for others.
+
+    The last batch of an epoch is such another: to compile for it would take longer than it saves. Parameters, buffers
+    and mode are the module's own.
+
+    Args:
+        module: what is compiled, when it is first called.
+        batch_size: of the batches that it is compiled for.
+        whose: what a note or an error calls it.
+        required: refuse a module that cannot be compiled; else it is noted, and runs as it is.
+    """
+
+    def __init__(self, module: nn.Module, batch_size: int, whose: str, *, required: bool) -> None:
+        super().__init__()
+        self.module: nn.Module = module
+        self.batch_size, self.whose, self.required = batch_size, whose, required
+        self._fast: Callable[..., Any] | None = torch.compile(module, dynamic=False)
+        self._proven = False
+
+    def forward(self, input: Tensor) -> Any:
+        if self._fast is None or len(input) != self.batch_size:
+            return self.module(input)
+        if self._proven:
+            return self._fast(input)
+        try:
+            said = self._fast(input)
+        except Exception as error:  # of the model, of the compiler or of the compiler's compiler
+            self._give_up(error)
+            return self.module(input)
+        self._proven = True
+        return said
+
+    def _give_up(self, error: Exception) -> None:
+        self._fast = None
+        reason = f"{self.whose} cannot be compiled ({type(error).__name__}: {_first_line(error)})"
+        if self.required:
+            raise InputError(f"{reason}; set training.compile to false") from error
+        note(f"{reason} and runs as it is")
+
+
+def compile_task(task: Task, batch_size: int, *, required: bool) -> None:
+    """Let a task's model, and the live models that teach it, be compiled when they are first asked.
+
+    Raises:
+        InputError: it is `required`, and the task is one whose models are not compiled.
+    """
+    reason = _why_not_compiled(task)
+    if reason is not None and required:
+        raise InputError(f"training.compile is true, but {reason}; set it to 'auto' or false")
+    if reason is not None:
+        note(f"nothing is compiled, as {reason}")
+        return
+    task.model = Compiled(task.model, batch_size, "the model", required=required)
+
+    def compiled(leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, Teacher):
+            return leaf
+        return leaf.with_model(Compiled(leaf.model, batch_size, "the teacher", required=required))
+
+    if isinstance(task, DistillTask):
+        task.teacher = each_leaf(task.teacher, compiled)
+
+
+def _why_not_compiled(task: Task) -> str | None:
+    if isinstance(task.model, Stack):
+        return "the models of a stack are computed as one already"
+    if task.model is not task.bare:
+        return "there are several processes"
+    tapped = [each.name for each in task.criteria if each.taps("student") or each.taps("teacher")]
+    return f"'{tapped[0]}' looks into the models" if tapped else None
+
+
+class Captured:
+    """The forward and backward pass of a step as one CUDA graph, replayed for batches of one shape.
+
+    Args:
+        function: from a batch and a count to tensors, among them nothing that the host looks at; it makes gradients.
+        batch, count: as it will be called.
+        trained: the parameters that get gradients.
+        buffers: what the passes before the capture change and must not.
+
+    Raises:
+        CannotCapture: the function waits for the device, or draws random numbers on the host.
+    """
+
+    def __init__(
+        self, function: Step, batch: Batch, count: Tensor, *, trained: Sequence[Tensor], buffers: Sequence[Tensor]
+    ) -> None:
+        self._batch = {name: tensor.clone() for name, tensor in batch.items()}
+        self._count = count.clone()
+        self._trained = list(trained)
+        self._graph = torch.cuda.CUDAGraph()
+        kept = [buffer.clone() for buffer in buffers]
+        draws = next_draws()
+        try:
+            self._warm_up(function)
+            if next_draws() != draws:
+                raise CannotCapture("it draws random numbers on the host, which a graph would repeat")
+            with torch.cuda.graph(self._graph):
+                self._output = function(self._batch, self._count)
+        except RuntimeError as error:  # torch's, of any kind
+            raise CannotCapture(_first_line(error)) from error
+        finally:
+            for buffer, before in zip(buffers, kept, strict=True):
+                buffer.copy_(before)
+        self._gradients = [parameter.grad for parameter in self._trained]
+
+    def __call__(self, batch: Batch, count: Tensor) -> dict[str, Tensor]:
+        """Make the gradients of a batch; what comes out is overwritten by the next call."""
+        for name, tensor in batch.items():
+            self._batch[name].copy_(tensor, non_blocking=True)
+        self._count.copy_(count, non_blocking=True)
+        self._graph.replay()
+        for parameter, gradient in zip(self._trained, self._gradients, strict=True):
+            parameter.grad = gradient
+        return self._output
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether a batch has the tensors and shapes that were captured."""
+        return {n: (t.shape, t.dtype) for n, t in batch.items()} == {
+            n: (t.shape, t.dtype) for n, t in self._batch.items()
+        }
+
+    def _warm_up(self, function: Step) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                function(self._batch, self._count)
+                self._forget_gradients()
+        torch.cuda.current_stream().wait_stream(side)
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
+
+
+class CannotCapture(RuntimeError):
+    """A step that cannot be one graph, and why."""
+
+
+def why_not_captured(task: Task, *, micro_batches: int, processes: int, scaled: bool) -> str | None:
+    """What keeps the steps of a task from being one graph each; None if nothing that is known beforehand."""
+    changing = [c.name for c in task.criteria if any(c.has(m) for m in ("penalty", "observe", "start_epoch"))]
+    if changing:
+        return f"'{changing[0]}' changes along the run"
+    if micro_batches > 1:
+        return "a step has several micro-batches"
+    if processes > 1:
+        return "there are several processes"
+    return "fp16 scales its loss anew in every step" if scaled else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
