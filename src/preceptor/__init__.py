@@ -2,7 +2,8 @@
 
 Teach, assess, distill:
 
-- `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects;
+- `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects, and
+  `preceptor.distill_together` several students who share a teacher's answers;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
   `preceptor.assess_teachers` from runs and files by name;
 - `preceptor.load` gives a trained model back;
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from preceptor.errors import InputError
     from preceptor.runs.load import load
     from preceptor.study.teachers import assess_teachers
-    from preceptor.training import distill, teach
+    from preceptor.training import distill, distill_together, teach
 
 __all__ = [
     "InputError",
@@ -30,6 +31,7 @@ __all__ = [
     "assess_teachers",
     "data",
     "distill",
+    "distill_together",
     "load",
     "losses",
     "models",
@@ -44,6 +46,7 @@ _WHERE = {
     "InputError": "preceptor.errors",
     "assess_teachers": "preceptor.study.teachers",
     "distill": "preceptor.training",
+    "distill_together": "preceptor.training",
     "load": "preceptor.runs.load",
     "teach": "preceptor.training",
 }

@@ -2,7 +2,7 @@
 
 from preceptor.runs import load_model, load_teacher, read_recipe, read_result, read_splits
 from preceptor.tasks.teacher import Lookup, Mixture, Teacher, as_teacher
-from preceptor.training.verbs import Student, distill, distill_stack, teach
+from preceptor.training.verbs import Student, distill, distill_stack, distill_together, teach
 
 __all__ = [
     "Lookup",
@@ -12,6 +12,7 @@ __all__ = [
     "as_teacher",
     "distill",
     "distill_stack",
+    "distill_together",
     "load_model",
     "load_teacher",
     "read_recipe",

@@ -22,6 +22,14 @@ class Augmentation(Protocol):
     def apply(self, inputs: Tensor, parameters: Tensor) -> Tensor: ...
 
 
+class Source(Protocol):
+    """Where a loop gets its batches from."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def epoch(self, epoch: int, *, start: int = 0, shard: "Shard" = ...) -> Iterator[list[Batch]]: ...
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process among all of them, and the micro-batches that one optimizer step is cut into."""
@@ -29,6 +37,10 @@ class Shard:
     rank: int = 0
     world: int = 1
     accumulate: int = 1
+
+
+WHOLE = Shard()
+"""One process, and one batch a step."""
 
 
 class Batches:
@@ -82,7 +94,7 @@ class Batches:
         """Optimizer steps an epoch."""
         return len(step_sizes(len(self.indices), self.batch_size, self.smallest))
 
-    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
         order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
         order = order.to(self.device) if self.is_resident else order
@@ -178,7 +190,7 @@ class StackedBatches:
         """Optimizer steps an epoch."""
         return self.sources[0].steps_per_epoch
 
-    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = Shard()) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches, stacked over models."""
         streams = [source.epoch(epoch, start=start, shard=shard) for source in self.sources]
         for step in zip(*streams, strict=True):

@@ -1,11 +1,12 @@
 """The one training loop, for teachers and students, single models and stacks, on accelerate."""
 
+import contextlib
 import math
 import multiprocessing
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from preceptor.runs.metrics import MetricsLog
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import Task
 from preceptor.training.averaging import average_weights
-from preceptor.training.batches import Batch, Batches, Shard, StackedBatches
+from preceptor.training.batches import Batch, Shard, Source
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
@@ -48,7 +49,7 @@ class Loop:
     """
 
     task: Task
-    batches: Batches | StackedBatches
+    batches: Source
     recipe: Recipe
     evaluate: Evaluate
     accelerator: Accelerator
@@ -60,7 +61,7 @@ class Loop:
     def __init__(
         self,
         task: Task,
-        batches: Batches | StackedBatches,
+        batches: Source,
         recipe: Recipe,
         evaluate: Evaluate,
         accelerator: Accelerator,
@@ -95,12 +96,19 @@ class Loop:
             InputError: the logits are not finite, or a checkpoint is damaged or of another model.
             Interrupted: Ctrl-C, TERM or HUP; the state is saved first.
         """
+        with self.interruption.caught(), lent_generator(self.accelerator.device):
+            for _ in self.steps():
+                pass
+
+    def steps(self) -> Iterator[None]:
+        """The same step by step, for a caller who makes the steps of several runs in turn and listens for all of them.
+
+        Raises:
+            As `run`.
+        """
         self._resume()
-        here = self.accelerator.device
-        # The global generator is lent to the run and given back as it was.
-        with self.interruption.caught(), torch.random.fork_rng([here] if here.type == "cuda" else []):
-            while self.progress.epoch < self.recipe.training.epochs:
-                self._epoch()
+        while self.progress.epoch < self.recipe.training.epochs:
+            yield from self._epoch()
 
     @property
     def time_total(self) -> float:
@@ -121,7 +129,7 @@ class Loop:
 
     # -- an epoch ------------------------------------------------------------------------------------------------------
 
-    def _epoch(self) -> None:
+    def _epoch(self) -> Iterator[None]:
         """One epoch, or the rest of one, with its evaluation, its line of metrics and its checkpoint."""
         progress, started = self.progress, time.perf_counter()
         self.task.start_epoch(progress.epoch, self.recipe.training.epochs)
@@ -134,6 +142,7 @@ class Loop:
                 self._look_back()
             self.on_step(progress.step, self.total_steps, self.latest)
             self._between_steps()
+            yield
         self._end_epoch(time.perf_counter() - started)
         self._stop_if_asked()
 
@@ -280,6 +289,13 @@ class Loop:
             self._started -= read_checkpoint(found[-1], self)
         self.metrics.cut(self.progress.metrics_bytes)
         self._prune()  # what a kill right after saving left
+
+
+@contextlib.contextmanager
+def lent_generator(device: torch.device) -> Iterator[None]:
+    """Lend torch's global generator to training, and give it back as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> None:

@@ -98,16 +98,23 @@ def distill_job(
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
+    loaded: TeacherFn | None = None,
 ) -> Job:
-    """A student's training from a teacher; arguments as of `preceptor.training.distill`."""
+    """A student's training from a teacher; arguments as of `preceptor.training.distill`.
+
+    Args:
+        loaded: the teachers that the recipe refers to, where somebody has loaded them already.
+    """
     accelerator = _accelerator(recipe, folder, stacked=False)
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
     criterion = new_loss(recipe.loss, found.num_classes) if loss is None else as_loss(loss, found.num_classes)
-    bare = as_teacher(teacher) if teacher is not None else _load_teachers(recipe, teacher_model, trust)
+    bare = loaded
+    if bare is None:
+        bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if teacher is None:
-        refuse_leak(recipe, samples, named=data is None)
+        refuse_leak(recipe, samples, named=found.origin is not None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
     few = samples.train[samples.for_students[:2].tolist()]["input"]
     refuse_shared(student, bare, few)
@@ -279,7 +286,7 @@ def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, cri
     )
 
 
-def _load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
+def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
     if not recipe.teacher:
         raise InputError(
             "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"

@@ -86,7 +86,7 @@ class Stepper:
         """
         self._seed(step)
         self.task.model.train()
-        micro_batches = [self._laid_out(batch) for batch in micro_batches]
+        micro_batches = [self.laid_out(batch) for batch in micro_batches]
         count = self._count(micro_batches)
         last = len(micro_batches) - 1
         seen = [self._backward(batch, count, step, last=i == last) for i, batch in enumerate(micro_batches)]
@@ -98,7 +98,7 @@ class Stepper:
         """Dropout and the like draw from the global generator: a stream of its own, by step and process."""
         torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
 
-    def _laid_out(self, batch: Batch) -> Batch:
+    def laid_out(self, batch: Batch) -> Batch:
         """Images in the layout of the model's convolutions, so that a teacher computes in it, too."""
         if not self._channels_last or batch["input"].ndim != 4:
             return batch

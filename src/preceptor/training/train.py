@@ -32,14 +32,14 @@ def train(job: Job, *, progress: bool = False) -> Result:
     Raises:
         InputError: the folder holds another run, another process is at work in it, or what the loop refuses.
     """
-    with _opened(job) as result:
+    with opened(job) as result:
         if result:
             return result
         return _train(job, job.prepare(), progress=progress)
 
 
 @contextlib.contextmanager
-def _opened(job: Job) -> Iterator[Result | None]:
+def opened(job: Job) -> Iterator[Result | None]:
     """The result of a complete run; else None, and the folder is made and held while this run is at work in it.
 
     The main process goes first and holds it for all of them; the others look at what it made.
@@ -73,25 +73,34 @@ def _given_up_if_refused(folder: Path) -> Iterator[None]:
 
 def _train(job: Job, prepared: Mapping[str, Any], *, progress: bool) -> Result:
     """Run the loop, and write down what came out."""
-    main = job.accelerator.is_main_process
-    if job.folder and main:
-        runs.write_splits(job.folder, job.cohort.parts)
-    heldout = Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution)
-    shown = progress and main
-    _prime(job.cohort.module, job.cohort.data, job.accelerator, shown=shown)
+    shown = progress and job.accelerator.is_main_process
+    heldout = scored_on_heldout(job, shown=shown)
     with (
         _tracked(job.accelerator, job.recipe),
         progress_bar(job.folder.name if job.folder else "training", enabled=shown) as on_step,
     ):
         loop = Loop(job.task, job.batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
         loop.run()
+    return written_down(job, loop, prepared)
+
+
+def scored_on_heldout(job: Job, *, shown: bool) -> Evaluator:
+    """What scores the models of a job; its splits are written down and its model's frozen part has run."""
+    if job.folder and job.accelerator.is_main_process:
+        runs.write_splits(job.folder, job.cohort.parts)
+    _prime(job.cohort.module, job.cohort.data, job.accelerator, shown=shown)
+    return Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution)
+
+
+def written_down(job: Job, loop: Loop, prepared: Mapping[str, Any]) -> Result:
+    """The result of a run whose loop has come to its end, in its folder if there is one."""
     result = finish(job, loop) | {
         "time_total": round(loop.time_total, 2),
         **prepared,
         **job.extra,
         "notes": kept_notes(),
     }
-    if job.folder and main:
+    if job.folder and job.accelerator.is_main_process:
         runs.write_result(job.folder, result)
     job.accelerator.wait_for_everyone()  # no process may look for files that are still being written
     return finite(result)

@@ -1,5 +1,6 @@
 """The verbs teach and distill, as a caller knows them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
 from preceptor.training.outcome import Result
-from preceptor.training.resolve import Student, distill_job, stack_job, teach_job
+from preceptor.training.resolve import Student, distill_job, load_teachers, stack_job, teach_job
+from preceptor.training.samples import load_data
+from preceptor.training.together import refuse_unlike, train_together
 from preceptor.training.train import train
 
-__all__ = ["Result", "Student", "distill", "distill_stack", "teach"]
+__all__ = ["Result", "Student", "distill", "distill_stack", "distill_together", "teach"]
 
 _PLAIN = str | list | tuple | Mapping  # what the options of a name may be
 Named = Component | str | Mapping[str, Any]
@@ -110,6 +113,66 @@ def distill(
         return train(job, progress=progress)
 
 
+def distill_together(
+    recipe: RecipeLike | None,
+    students: Mapping[str, Mapping[str, Any]],
+    folder: Path | str | None = None,
+    *,
+    teacher: TeacherLike | Sequence[TeacherRef | Path | str] | TeacherRef | Path | str | None = None,
+    data: Any = None,
+    teacher_model: Factory | str | None = None,
+    trust: Trust = False,
+    progress: bool = False,
+    **keywords: Any,
+) -> dict[str, Result]:
+    """Train several students of one teacher side by side: each batch is made, and its teacher asked, once for all.
+
+    Every student becomes what `distill` would make of it alone, bit for bit on a CPU, in a run folder of its own. They
+    may differ in anything but what they are shown: model, loss, weights, optimizer, schedule, epochs, initialisation
+    (``streams={"initialization": 1}``).
+
+    Args:
+        recipe: what they have in common, as of `distill`.
+        students: by name, the keywords of `distill` in which each differs; ``model`` and ``loss`` may be objects.
+        folder: where each student gets the folder of its name; None keeps nothing.
+        teacher, data, teacher_model, trust, progress, keywords: as of `distill`, for all.
+
+    Returns:
+        Each student's result, by name.
+
+    Raises:
+        InputError: as `distill`; students that would see other batches or another teacher, or one that was given up
+            because it diverged, once the others are complete.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> students = {"kd": {"loss": "kd"}, "wttm": {"loss": "wttm"}}
+    >>> results = distill_together(None, students, teacher=net, data="digits", model="mlp", epochs=1, device="cpu")
+    >>> list(results)
+    ['kd', 'wttm']
+    """
+    if not students:
+        raise InputError("there are no students to distill; give at least one")
+    named = _references(teacher)
+    if named:
+        keywords = keywords | {"teacher": named}
+    own: Any = None if named else teacher
+    with notes_kept(), given_back(own):
+        common, objects = _sorted_apart(keywords, data=data)
+        base = make_recipe(DistillRecipe, recipe, common)
+        each = {name: _sorted_apart(changes) for name, changes in students.items()}
+        recipes = {name: make_recipe(DistillRecipe, base, said) for name, (said, _) in each.items()}
+        refuse_unlike(recipes)
+        shared: dict[str, Any] = {"data": load_data(base, objects.pop("data", None), trust=True)}
+        if own is None:
+            shared["loaded"] = load_teachers(base, teacher_model, trust)
+        jobs = {
+            name: distill_job(made, _within(folder, name), teacher=own, **shared, **(objects | each[name][1]))
+            for name, made in recipes.items()
+        }
+        return train_together(jobs, progress=progress)
+
+
 def distill_stack(
     recipe: RecipeLike,
     students: Sequence[Student],
@@ -136,6 +199,22 @@ def distill_stack(
     with notes_kept():
         job = stack_job(made, _folder(folder), students, table, data=data, model=model, origin=origin)
         return train(job, progress=progress)
+
+
+def _within(folder: Path | str | None, name: str) -> Path | None:
+    """The folder of one of several students."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+        raise InputError(
+            f"a student is called '{name}'; call it by letters, digits, '.', '_', '+' and '-', as a folder"
+        )
+    return None if folder is None else Path(folder) / name
+
+
+def _sorted_apart(keywords: Mapping[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `_sorted`, where a model or a loss is among the keywords; without those that are named or not there."""
+    given |= {role: keywords[role] for role in ("model", "loss") if role in keywords}
+    said, objects = _sorted({key: value for key, value in keywords.items() if key not in given}, **given)
+    return said, {role: thing for role, thing in objects.items() if thing is not None}
 
 
 def _folder(folder: Path | str | None) -> Path | None:

@@ -1,0 +1,179 @@
+"""Several students of one teacher trained side by side: each batch is made, and its teacher asked, once for all."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor.errors import InputError
+from preceptor.interrupts import Interrupted
+from preceptor.recipe import DistillRecipe
+from preceptor.tasks.task import ANSWER, DistillTask
+from preceptor.tasks.teacher import Lookup
+from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches
+from preceptor.training.job import Job
+from preceptor.training.loop import Loop, lent_generator
+from preceptor.training.outcome import Result
+from preceptor.training.progress import progress_bar
+from preceptor.training.step import Stepper
+from preceptor.training.train import opened, scored_on_heldout, written_down
+
+# What decides which batches a student sees and what its teacher says to them.
+_RECIPE = ("data", "num_classes", "split", "augmentation", "teacher", "transform", "probabilities", "cache")
+_TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
+_STREAMS = ("split", "order", "augmentation")
+
+
+def refuse_unlike(recipes: Mapping[str, DistillRecipe]) -> None:
+    """Refuse students that do not see the same batches and teacher.
+
+    Raises:
+        InputError: naming two of them, and what differs.
+    """
+    (first, one), *others = recipes.items()
+    for name, other in others:
+        for part, keys in ((lambda r: r, _RECIPE), (lambda r: r.training, _TRAINING)):
+            for key in keys:
+                if getattr(part(one), key) != getattr(part(other), key):
+                    raise InputError(
+                        f"the students '{first}' and '{name}' differ in {key}, so that they cannot share batches; "
+                        "give them the same, or distill them one by one"
+                    )
+        differing = [s for s in _STREAMS if one.streams.get(s, one.seed) != other.streams.get(s, other.seed)]
+        if differing:
+            shared = ", ".join(f"'{stream}': {one.streams.get(stream, one.seed)}" for stream in _STREAMS)
+            raise InputError(
+                f"the students '{first}' and '{name}' differ in the seed of {' and '.join(differing)}, so that they "
+                f"cannot share batches; give all of them streams={{{shared}}}"
+            )
+
+
+def train_together(jobs: Mapping[str, Job], *, progress: bool = False) -> dict[str, Result]:
+    """Run several jobs that share their batches and their teacher, or go on with those that are not complete.
+
+    A student that diverges is given up; the others are trained to their end first.
+
+    Raises:
+        InputError: of the first student that was refused, with its name; as `preceptor.training.train.train`.
+        Interrupted: Ctrl-C, TERM or HUP; every student has saved its state.
+    """
+    with contextlib.ExitStack() as held:
+        results = {name: held.enter_context(opened(job)) for name, job in jobs.items()}
+        left = {name: job for name, job in jobs.items() if results[name] is None}
+        if left:
+            results |= _trained(left, progress=progress)
+        return {name: result for name in jobs if (result := results[name]) is not None}
+
+
+def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
+    first = next(iter(jobs.values()))
+    prepared = first.prepare()
+    teacher = _student(first).teacher  # a table of its answers, if it was asked once for all
+    batches = SharedBatches(first.batches)
+    loops: dict[str, Loop] = {}
+    total = sum(job.batches.steps_per_epoch * job.recipe.training.epochs for job in jobs.values())
+    with progress_bar(f"{len(jobs)} students", enabled=progress) as show:
+
+        def on_step(done: int, steps: int, scores: Any) -> None:
+            show(sum(loop.progress.step for loop in loops.values()), total, scores)
+
+        for name, job in jobs.items():
+            _student(job).teacher = teacher
+            heldout = scored_on_heldout(job, shown=progress)
+            loop = Loop(job.task, batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
+            loops[name] = loop
+        if not isinstance(teacher, Lookup):
+            batches.ask = _asking(first, next(iter(loops.values())).stepper)
+        failures = _run(loops, first.accelerator.device)
+    results = {name: written_down(jobs[name], loops[name], prepared) for name in jobs if name not in failures}
+    for name, failure in failures.items():
+        raise InputError(f"the student '{name}' was given up, and the others are complete: {failure}") from failure
+    return results
+
+
+def _run(loops: Mapping[str, Loop], device: torch.device) -> dict[str, InputError]:
+    """Make the steps of all in turn, those that are behind first; who was refused, and why."""
+    one = next(iter(loops.values()))
+    for loop in loops.values():
+        loop.interruption = one.interruption
+    running, failures = {name: loop.steps() for name, loop in loops.items()}, {}
+    with one.interruption.caught(), lent_generator(device):
+        try:
+            while running:
+                behind = min(loops[name].progress.step for name in running)
+                for name in [name for name in running if loops[name].progress.step == behind]:
+                    _advance(name, running, failures)
+        except Interrupted as stop:
+            saved = [loops[name].save() for name in running]  # each of them, whatever became of the one before
+            raise Interrupted(stop.number, saved=all(saved)) from None
+    return failures
+
+
+def _advance(name: str, running: dict[str, Iterator[None]], failures: dict[str, InputError]) -> None:
+    try:
+        if next(running[name], StopIteration) is StopIteration:
+            del running[name]
+    except InputError as error:
+        failures[name] = error
+        del running[name]
+
+
+def _student(job: Job) -> DistillTask:
+    assert isinstance(job.task, DistillTask)
+    return job.task
+
+
+def _asking(job: Job, stepper: Stepper) -> Callable[[Batch], Tensor]:
+    """A question to the teacher as a student's own step would put it."""
+    task = _student(job)
+
+    def ask(batch: Batch) -> Tensor:
+        with torch.no_grad(), job.accelerator.autocast():
+            return task.teacher(stepper.laid_out(batch))
+
+    return ask
+
+
+class SharedBatches:
+    """Batches for several students: whoever comes first to a step has its batch made, and the others are given it.
+
+    A student at another step than the others gets the right batch all the same, and only saves nothing.
+
+    Args:
+        batches: what is shared.
+
+    Attributes:
+        ask: from a batch to its teacher's logits, which the batch then brings; None leaves that to each student.
+    """
+
+    ask: Callable[[Batch], Tensor] | None
+
+    def __init__(self, batches: Batches | StackedBatches) -> None:
+        self.batches = batches
+        self.ask = None
+        self._source: Iterator[list[Batch]] = iter(())
+        self._held: list[Batch] = []
+        self._at = (-1, -1)  # epoch and step of what is held
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return self.batches.steps_per_epoch
+
+    def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
+        """For each optimizer step from `start` on, its micro-batches."""
+        for step in range(start, self.steps_per_epoch):
+            if self._at != (epoch, step):
+                self._held = self._made(epoch, step, shard)
+                self._at = (epoch, step)
+            yield self._held
+
+    def _made(self, epoch: int, step: int, shard: Shard) -> list[Batch]:
+        if self._at != (epoch, step - 1) or step == 0:
+            self._source = self.batches.epoch(epoch, start=step, shard=shard)
+        micro_batches = next(self._source)
+        if self.ask is None:
+            return micro_batches
+        return [{**batch, ANSWER: self.ask(batch)} for batch in micro_batches]

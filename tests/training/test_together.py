@@ -1,0 +1,148 @@
+"""Students side by side become what each would be alone, and their teacher is asked once a batch."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import preceptor
+from preceptor.errors import InputError
+from preceptor.interrupts import Interrupted
+from preceptor.training.loop import Loop
+from training.toys import RECIPE, snapshot, teach_recipe
+
+COMMON = RECIPE
+STUDENTS: dict[str, dict[str, Any]] = {
+    "kd": {"loss": "kd"},
+    "wttm": {"loss": {"name": "wttm", "temperature": 2.0}, "streams": {"initialization": 1}},
+    "long": {"loss": "ttm", "training": {"epochs": 3}, "average": {"kind": "ema", "decay": 0.9}},
+}
+
+
+class Counted(nn.Module):
+    """A teacher that counts how often it is asked; not one that may be asked once for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += len(x) > 16  # probes are smaller
+        return self.linear(x.flatten(1))
+
+
+def together(folder: Path, teacher: nn.Module, students: Any = STUDENTS, **keywords: Any) -> Any:
+    return preceptor.distill_together(COMMON, students, folder, teacher=teacher, cache=False, **keywords)
+
+
+def alone(folder: Path, name: str, teacher: nn.Module) -> None:
+    base = COMMON
+    preceptor.distill(base, folder / name, teacher=teacher, cache=False, **STUDENTS[name])
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("apart")
+    for name in STUDENTS:
+        alone(folder, name, Counted())
+    return folder
+
+
+def test_each_is_what_it_would_be_alone(tmp_path: Path, apart: Path) -> None:
+    teacher = Counted()
+    results = together(tmp_path, teacher)
+    assert list(results) == list(STUDENTS)
+    for name in STUDENTS:
+        assert snapshot(tmp_path / name) == snapshot(apart / name)
+    again = together(tmp_path, Counted())
+    assert again == results
+
+
+def test_the_teacher_is_asked_once_a_batch(tmp_path: Path) -> None:
+    one, three = Counted(), Counted()
+    together(tmp_path / "one", one, {"long": STUDENTS["long"]})
+    together(tmp_path / "three", three)
+    assert three.calls == one.calls > 9  # three epochs of three batches, and its scores
+
+
+def test_a_table_of_answers_is_made_once(tmp_path: Path, apart: Path) -> None:
+    teacher = Counted()
+    preceptor.distill_together(COMMON, STUDENTS, tmp_path, teacher=teacher)
+    assert teacher.calls < 6
+    for name in STUDENTS:
+        assert (tmp_path / name / "result.json").exists()
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_an_interrupted_company_goes_on_to_the_same_end(
+    step: int, tmp_path: Path, apart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Loop._step
+
+    def asked_to_stop(loop: Loop, batches: Any) -> None:
+        whole(loop, batches)
+        if loop.progress.step == step and loop.recipe.loss.name == "ttm":  # type: ignore[union-attr]
+            loop.interruption.is_first(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_step", asked_to_stop)
+    with pytest.raises(Interrupted) as stopped:
+        together(tmp_path, Counted())
+    assert stopped.value.saved
+    monkeypatch.undo()
+    together(tmp_path, Counted())
+    for name in STUDENTS:
+        assert snapshot(tmp_path / name) == snapshot(apart / name)
+
+
+def test_students_at_different_steps_are_brought_together(tmp_path: Path, apart: Path) -> None:
+    alone(tmp_path, "kd", Counted())  # complete
+    together(tmp_path, Counted())
+    for name in STUDENTS:
+        assert snapshot(tmp_path / name) == snapshot(apart / name)
+
+
+def test_one_that_diverges_is_given_up_and_the_others_end(tmp_path: Path) -> None:
+    students = {"wild": {"loss": "kd", "optimizer": {"lr": 1e30}}, "kd": STUDENTS["kd"]}
+    with pytest.raises(InputError, match="the student 'wild' was given up, and the others are complete: the logits"):
+        together(tmp_path, Counted(), students)
+    assert (tmp_path / "kd" / "result.json").exists()
+    assert not (tmp_path / "wild" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"training": {"batch_size": 32}}, "the students 'one' and 'two' differ in batch_size"),
+        ({"augmentation": "crop_flip"}, "the students 'one' and 'two' differ in augmentation"),
+        ({"seed": 1}, r"differ in the seed of split and order and augmentation, .* streams={'split': 0, 'order': 0"),
+    ],
+)
+def test_students_that_would_see_other_batches_are_refused(change: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        together(tmp_path, Counted(), {"one": {}, "two": change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_share_batches_under_common_streams(tmp_path: Path) -> None:
+    streams = {"split": 0, "order": 0, "augmentation": 0}
+    results = together(tmp_path, Counted(), {str(s): {"seed": s, "streams": streams} for s in (0, 1)})
+    assert results["0"]["heldout"] != results["1"]["heldout"]
+
+
+def test_a_run_as_teacher_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preceptor.teach(teach_recipe(), tmp_path / "teacher")
+    together_with = {"teacher": tmp_path / "teacher", "epochs": 1}
+    preceptor.distill_together(COMMON, {"kd": {"loss": "kd"}, "ttm": {"loss": "ttm"}}, tmp_path / "s", **together_with)
+    preceptor.distill(COMMON, tmp_path / "alone", loss="kd", **together_with)
+    assert snapshot(tmp_path / "s" / "kd") == snapshot(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
+def test_names_that_are_no_folder_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a student is called"):
+        together(tmp_path, Counted(), {name: {}})
