@@ -41,35 +41,35 @@ class Images(NamedTuple):
         return ArrayDataset(torch.from_numpy(self.pixels), labels, num_classes=len(self.names), transform=normalize)
 
 
-def cifar10(folder: Path, split: str, cache: Path | None = None) -> Images:
+def cifar10(folder: Path | str, split: str, cache: Path | str | None = None) -> Images:
     """CIFAR-10 as JPEG, in the original order: 50,000 images of the split "train", 10,000 of "test"."""
-    return _read(folder / CIFAR10_FILE, split, cache)
+    return _read(Path(folder) / CIFAR10_FILE, split, cache)
 
 
-def tinyimagenet(folder: Path, split: str, cache: Path | None = None) -> Images:
+def tinyimagenet(folder: Path | str, split: str, cache: Path | str | None = None) -> Images:
     """100 classes of Tiny-ImageNet: 50,000 images of the split "train", 5,000 of "val"."""
-    return _read(folder / TINY_FILE, split, cache)
+    return _read(Path(folder) / TINY_FILE, split, cache)
 
 
-def cifar10_data(folder: Path, cache: Path | None = None) -> Data:
+def cifar10_data(folder: Path | str, cache: Path | str | None = None) -> Data:
     """CIFAR-10 to train and test on."""
     train, test = (cifar10(folder, split, cache) for split in ("train", "test"))
     normalize = CIFAR10.normalize
     return Data(train.dataset(normalize), test.dataset(normalize), train.names, normalize.as_json())
 
 
-def tinyimagenet_data(folder: Path, cache: Path | None = None) -> Data:
+def tinyimagenet_data(folder: Path | str, cache: Path | str | None = None) -> Data:
     """100 classes of Tiny-ImageNet to train and test on; the test images are those of "val"."""
     train, test = (tinyimagenet(folder, split, cache) for split in ("train", "val"))
     return Data(train.dataset(TINY), test.dataset(TINY), train.names, TINY.as_json())
 
 
-def _read(path: Path, split: str, cache: Path | None) -> Images:
+def _read(path: Path, split: str, cache: Path | str | None) -> Images:
     """One split of a file; its pixels from the folder `cache` if they have been put there before."""
     with np.load(path, allow_pickle=False) as file:
         labels = file[f"{split}_labels"].astype(np.int64)
         names = tuple(map(str, file["class_names"]))
-        cached = None if cache is None else cache / f"{path.stem}-{split}-{path.stat().st_size}.npz"
+        cached = None if cache is None else Path(cache) / f"{path.stem}-{split}-{path.stat().st_size}.npz"
         if cached is not None and cached.exists():
             return Images(np.load(cached)["pixels"], labels, names)
         pixels = decode(dict(file), split)
