@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,5 +102,5 @@ if __name__ == "__main__":
     folder, *rest = map(Path, sys.argv[1:])
     cache = rest[0] if rest else None
     for name, load in (("CIFAR-10", cifar10_data), ("Tiny-ImageNet", tinyimagenet_data)):
-        data = load(folder, cache)
+        data: Any = load(folder, cache)
         print(name, *(tuple(part.inputs.shape) for part in (data.train, data.test)), len(data.class_names))

@@ -1,4 +1,4 @@
-"""The 13 pairs of CIFAR-100's distillation tables: each teacher once, a student of each pair, and the published numbers.
+"""The 13 pairs of CIFAR-100's distillation tables: each teacher once, a student of each pair, beside the published.
 
 python benchmarks/pairs.py --data-dir DATA --out runs/pairs                             # 240 epochs, as published
 python benchmarks/pairs.py --data-dir DATA --out runs/fast --form fast                  # 30 epochs, batch 512
@@ -8,8 +8,8 @@ Stopped, the same command goes on. KEY=VALUE behind it changes a key of all reci
 training.precision=bf16, or other data: data={name: "images:tinyimagenet_data", folder: FOLDER}. With `--loss` students
 learn by another loss: --loss "{loss: {name: wttm, temperature: 10}, ce_weight: 1.0, distill_weight: 3.0}".
 
-Unlike the published recipe, 5,000 training images are held out; as there, the last epoch is scored. The fast form is the
-published one at eight times the batch, rate and brevity, and is not tuned.
+Unlike the published recipe, 5,000 training images are held out; as there, the last epoch is scored. The fast form is
+the published one at eight times the batch and the rate and an eighth of the epochs, and is not tuned.
 """
 
 import argparse
