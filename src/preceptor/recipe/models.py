@@ -130,6 +130,11 @@ class Training(Strict):
         return due or epoch == self.epochs
 
 
+def _in_turn(value: object) -> object:
+    """A list of augmentations is short for their composition."""
+    return {"name": "compose", "steps": value} if isinstance(value, list | tuple) else value
+
+
 class Recipe(Strict):
     """What teaching and distilling have in common."""
 
@@ -141,8 +146,8 @@ class Recipe(Strict):
     """The model: a public name of `preceptor.models`, or ``package.module:name``; none where one is handed over."""
     split: Split = Split()
     """How the labelled data are cut."""
-    augmentation: Named | None = None
-    """Random changes of the training inputs: a public name of `preceptor.data.augment`."""
+    augmentation: Annotated[Named | None, BeforeValidator(_in_turn)] = None
+    """Random changes of the training inputs: a public name of `preceptor.data.augment`, or a list of them."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and learning rate."""
     schedule: Schedule = Schedule()
