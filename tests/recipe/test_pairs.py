@@ -24,13 +24,12 @@ def test_there_are_13_pairs_of_6_teachers_and_9_students() -> None:
     assert (len({pair.teacher for pair in pairs.PAIRS}), len({pair.student for pair in pairs.PAIRS})) == (6, 9)
 
 
-@pytest.mark.parametrize("form", pairs.FORMS)
-def test_every_model_can_be_made(form: str) -> None:
-    for recipe in recipes(form):
-        assert recipe.model is not None
+def test_every_model_can_be_made() -> None:
+    models = {recipe.model.name: recipe.model for recipe in recipes("fast") if recipe.model}
+    for model in models.values():
         with torch.device("meta"):
-            model = call("model", recipe.model, {"num_classes": 100, "input_shape": (3, 32, 32)})
-            assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
+            made = call("model", model, {"num_classes": 100, "input_shape": (3, 32, 32)})
+            assert made(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
 
 
 def test_the_long_form_is_the_published_one() -> None:
