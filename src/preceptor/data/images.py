@@ -5,6 +5,7 @@ copied into all three, a palette is looked up, alpha is dropped; how a camera wa
 """
 
 import importlib
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 MOST_BYTES = 2**32
 """Up to so many bytes of pixels are held in memory, unless the caller says otherwise."""
 _DEEP = ("I", "F")  # modes of more than 8 bits, which Pillow would cut off at white
-_READERS = 16  # threads: Pillow decodes outside of Python's lock
+_READERS = min(8, os.cpu_count() or 1)  # threads: Pillow decodes outside of Python's lock
 
 Size = int | Sequence[int] | None
 
