@@ -11,8 +11,6 @@ counts (10000, 10) and the curated labels (10000,).
 """
 
 import argparse
-import io
-import itertools
 import json
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from foretold.command import Case, features, main
 from foretold.truth import Truth
+from images import decode
 from known_truth import MIXTURES, sample
 from preceptor.assess.distance import draw_labels
 from preceptor.data.cifar import CIFAR10
@@ -39,12 +38,7 @@ def images(arrays: dict[str, np.ndarray], part: str) -> Tensor:
     """The images of one part, uint8 (N, 3, 32, 32)."""
     if f"{part}_inputs" in arrays:
         return torch.from_numpy(arrays[f"{part}_inputs"])
-    from PIL import Image
-
-    buffer, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"]
-    files = (buffer[a:b].tobytes() for a, b in itertools.pairwise(offsets))
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    return torch.from_numpy(decode(arrays, part))
 
 
 def backbone(path: Path, out: Path) -> Tensor:

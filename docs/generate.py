@@ -65,6 +65,7 @@ ROOMS = {
     "preceptor.assess": "Assess",
     "preceptor.tasks": "Tasks",
     "preceptor.data": "Data",
+    "preceptor.data.augment": "Augmentation",
     "preceptor.models": "Models",
 }
 
@@ -149,11 +150,13 @@ def _entry(name: str, package: str, source: str) -> str:
 
 
 def _public(module: Any) -> dict[str, str]:
-    """The public names of a package, and the modules that they are imported from."""
+    """The public names of a package or module, and the modules that define them."""
     tree = ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     sources = {alias.name: str(node.module) for node in imports for alias in node.names}
     names = getattr(module, "__all__", ())
+    own = [name for name in names if getattr(vars(module).get(name), "__module__", "") == module.__name__]
+    sources |= dict.fromkeys(own, module.__name__)
     return {name: sources[name] for name in names if name in sources and not inspect.ismodule(getattr(module, name))}
 
 

@@ -25,6 +25,9 @@ ROOMS = {
 }
 
 
+_ON_PYPI = ("timm", "torchvision")  # packages of models whose name there is that of the module
+
+
 Trust = bool | Collection[str]
 """Which code may be imported because something that was read names it: any (True), none (False), or these names."""
 
@@ -116,9 +119,10 @@ def _outsider(room: str, name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a module of somebody's raises
-        raise InputError(
-            f"the {room} '{name}' cannot be imported: {error}; run where it can, or install its package"
-        ) from (None if isinstance(error, ImportError | ValueError) else error)
+        package = module_name.partition(".")[0]
+        remedy = f"run pip install {package}" if package in _ON_PYPI else "run where it can, or install its package"
+        cause = None if isinstance(error, ImportError | ValueError) else error
+        raise InputError(f"the {room} '{name}' cannot be imported: {error}; {remedy}") from cause
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [n for n in vars(module) if not n.startswith("_")]

@@ -190,6 +190,10 @@ def test_overrides_that_cannot_be(assignment: str, sentence: str) -> None:
         ({"seed": None}, "'seed' is None"),
         ({"loss": {"temperature": 2}}, "the recipe lacks the key 'loss.name'"),
         ({"schedule": {"name": "step"}}, "schedule.milestones is empty; a step schedule needs at least one epoch"),
+        (
+            {"schedule": {"name": "one_cycle"}},
+            "schedule.warmup_epochs is 0; a one_cycle schedule rises over some epochs, e.g. 3 of 10",
+        ),
         ({"average": {"start_epoch": 10}}, "average.start_epoch is 10, but training ends after 10 epochs"),
         ({"ce_weight": 0, "distill_weight": 0}, "ce_weight and distill_weight are both 0"),
         ({"training": {"precision": "fp8"}}, "'training.precision' is 'fp8'; known: bf16, fp16, fp32"),

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import preceptor
 import preceptor.losses
@@ -194,6 +196,29 @@ def test_names_that_lead_nowhere(overrides: list[str], sentence: str, tmp_path: 
     with pytest.raises(InputError, match=sentence):
         teach(teach_recipe(*overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["timm:create_model", "torchvision.models:resnet18"])
+def test_a_library_of_models_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = name.partition(":")[0].partition(".")[0]
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(InputError, match=f"the model '{name}' cannot be imported: .*; run pip install {package}$"):
+        find("model", name, trust=True)
+
+
+def test_models_of_torchvision_and_timm_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(model_name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        assert (model_name, pretrained) == ("tiny", False)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, kwargs.pop("num_classes"), **kwargs))
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))  # type: ignore[arg-type]
+    package, module = types.ModuleType("torchvision"), types.ModuleType("torchvision.models")
+    module.resnet18 = lambda *, weights=None, progress=True, **kwargs: create_model("tiny", **kwargs)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.models", module)
+    for model in ({"name": "timm:create_model", "model_name": "tiny"}, "torchvision.models:resnet18"):
+        recipe = blobs(teach_recipe).model_dump() | {"model": model}
+        assert teach(type(teach_recipe()).model_validate(recipe))["test"]["last"]["accuracy"] > 0.5
 
 
 def test_public_names_are_found() -> None:

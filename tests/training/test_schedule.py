@@ -43,6 +43,29 @@ def test_constant() -> None:
     assert ours(Schedule(name="constant")) == [0.3] * TOTAL
 
 
+@pytest.mark.parametrize(("warmup", "initial", "final"), [(1.0, 0.04, 0.0), (2.0, 0.1, 0.05), (5.0, 0.04, 0.01)])
+def test_one_cycle(warmup: float, initial: float, final: float) -> None:
+    def scheduler(optimizer: torch.optim.Optimizer) -> lr_scheduler.OneCycleLR:
+        return lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=0.3,
+            total_steps=TOTAL,
+            pct_start=warmup / EPOCHS,
+            anneal_strategy="linear",
+            cycle_momentum=False,
+            div_factor=1 / initial,
+            final_div_factor=initial / final if final else float("inf"),
+        )
+
+    schedule = Schedule(name="one_cycle", warmup_epochs=warmup, initial=initial, final=final)
+    assert ours(schedule) == pytest.approx(theirs(scheduler, TOTAL))
+
+
+def test_one_cycle_within_a_step_of_the_beginning() -> None:
+    rates = ours(Schedule(name="one_cycle", warmup_epochs=1 / STEPS))
+    assert rates == pytest.approx([0.3 * (1 - step / (TOTAL - 1)) for step in range(TOTAL)])
+
+
 @pytest.mark.parametrize("name", ["cosine", "constant", "step"])
 def test_warm_up(name: str) -> None:
     warmup = 2 * STEPS

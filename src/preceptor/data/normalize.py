@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from preceptor.errors import InputError
+
 if TYPE_CHECKING:
     from preceptor.data.dataset import JSON
 
@@ -40,3 +42,27 @@ class Normalize:
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers on a device, sent there once."""
     return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def normalize_of(
+    mean: float | Sequence[float], std: float | Sequence[float], *, channels: int, divide_by: float
+) -> Normalize:
+    """A `Normalize` of one number for all channels, or of one each.
+
+    >>> normalize_of(0.5, [0.2, 0.3], channels=2, divide_by=255.0)
+    Normalize(divide_by=255.0, mean=(0.5,), std=(0.2, 0.3))
+
+    Raises:
+        InputError: as many numbers as there are no channels, or a divisor that is not positive.
+    """
+    means, stds = _numbers(mean), _numbers(std)
+    for name, numbers in (("mean", means), ("std", stds)):
+        if len(numbers) not in (1, channels):
+            raise InputError(f"{name} has {len(numbers)} values but the inputs have {channels} channels; give one each")
+    if not (divide_by > 0 and all(value > 0 for value in stds)):  # NaN too
+        raise InputError(f"divide_by is {divide_by} and std is {stds}; both must be positive")
+    return Normalize(divide_by, means, stds)
+
+
+def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
+    return (float(value),) if isinstance(value, int | float) else tuple(float(number) for number in value)

@@ -12,7 +12,7 @@ from preceptor.data.class_names import as_names, numbered
 from preceptor.data.dataset import ArrayDataset, Data, with_heldout
 from preceptor.data.files import blamed_on
 from preceptor.data.labels import check_labels
-from preceptor.data.normalize import Normalize
+from preceptor.data.normalize import Normalize, normalize_of
 from preceptor.errors import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -128,16 +128,5 @@ def _normalize(
     """The transform of floats and uint8; None for tokens."""
     if inputs.dtype == torch.int64:
         return None
-    means, stds = _numbers(mean), _numbers(std)
-    channels = inputs.shape[1] if inputs.ndim > 1 else 1
-    for name, numbers in (("mean", means), ("std", stds)):
-        if len(numbers) not in (1, channels):
-            raise InputError(f"{name} has {len(numbers)} values but the inputs have {channels} channels; give one each")
     scale = (255.0 if inputs.dtype == torch.uint8 else 1.0) if divide_by is None else float(divide_by)
-    if not (scale > 0 and all(value > 0 for value in stds)):  # NaN too
-        raise InputError(f"divide_by is {scale} and std is {stds}; both must be positive")
-    return Normalize(scale, means, stds)
-
-
-def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(value),) if isinstance(value, int | float) else tuple(float(number) for number in value)
+    return normalize_of(mean, std, channels=inputs.shape[1] if inputs.ndim > 1 else 1, divide_by=scale)

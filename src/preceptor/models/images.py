@@ -12,13 +12,36 @@ def image_channels(input_shape: Sequence[int]) -> int:
 
     >>> image_channels((3, 32, 32))
     3
+
+    Raises:
+        InputError: the inputs are no images, or images (height, width, channels).
     """
-    if len(input_shape) != 3:
+    shape = tuple(input_shape)
+    if len(shape) != 3:
         raise InputError(
-            f"this model reads images (channels, height, width), but inputs have shape {tuple(input_shape)}; "
+            f"this model reads images (channels, height, width), but inputs have shape {shape}; "
             "reshape the data, or use the model 'mlp'"
         )
-    return input_shape[0]
+    if shape[2] in (1, 3) and min(shape[:2]) > 4:
+        raise InputError(
+            f"this model reads images (channels, height, width), but inputs have shape {shape}, which looks like "
+            "(height, width, channels); put the channels first, image.permute(2, 0, 1)"
+        )
+    return shape[0]
+
+
+def require_size(input_shape: Sequence[int], least: int, model: str) -> None:
+    """Refuse images that are too small to be halved as often as the model does.
+
+    Raises:
+        InputError: a side has fewer than `least` pixels.
+    """
+    height, width = input_shape[1:]
+    if min(height, width) < least:
+        raise InputError(
+            f"images of {height}x{width} pixels are too small for the model '{model}', which halves them until they "
+            f"are gone; enlarge them to {least}x{least} or more, or use the model 'resnet8'"
+        )
 
 
 def kaiming_(model: nn.Module) -> None:

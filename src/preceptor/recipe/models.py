@@ -57,16 +57,20 @@ class Optimizer(Strict):
 class Schedule(Strict):
     """The learning rate as a multiple of ``optimizer.lr``, by optimizer step; milestones are in epochs."""
 
-    name: Literal["cosine", "step", "constant"] = "cosine"
-    """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone."""
+    name: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
+    """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone,
+    ``one_cycle`` rises and falls in straight lines.
+    """
     warmup_epochs: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Epochs over which the rate rises linearly."""
+    initial: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.04
+    """Of ``one_cycle``: the multiple that it begins with."""
     milestones: tuple[Annotated[float, Field(ge=0), NUMBER], ...] = ()
     """Of ``step``: the epochs after which the rate falls."""
     factor: Annotated[float, Field(gt=0), NUMBER] = 0.1
     """Of ``step``."""
     final: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
-    """Of ``cosine``: the multiple that it ends with."""
+    """Of ``cosine`` and ``one_cycle``: the multiple that it ends with."""
 
 
 class Average(Strict):
@@ -129,6 +133,11 @@ class Training(Strict):
         return due or epoch == self.epochs
 
 
+def _in_turn(value: object) -> object:
+    """A list of augmentations is short for their composition."""
+    return {"name": "compose", "steps": value} if isinstance(value, list | tuple) else value
+
+
 class Recipe(Strict):
     """What teaching and distilling have in common."""
 
@@ -140,8 +149,8 @@ class Recipe(Strict):
     """The model: a public name of `preceptor.models`, or ``package.module:name``; none where one is handed over."""
     split: Split = Split()
     """How the labelled data are cut."""
-    augmentation: Named | None = None
-    """Random changes of the training inputs: a public name of `preceptor.data.augment`."""
+    augmentation: Annotated[Named | None, BeforeValidator(_in_turn)] = None
+    """Random changes of the training inputs: a public name of `preceptor.data.augment`, or a list of them."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and learning rate."""
     schedule: Schedule = Schedule()
@@ -166,6 +175,11 @@ class Recipe(Strict):
     def _moments_of_training(self) -> "Recipe":
         if self.schedule.name == "step" and not self.schedule.milestones:
             raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
+        if self.schedule.name == "one_cycle" and self.schedule.warmup_epochs == 0:
+            raise ValueError(
+                "schedule.warmup_epochs is 0; a one_cycle schedule rises over some epochs, e.g. "
+                f"{0.3 * self.training.epochs:g} of {self.training.epochs}"
+            )
         if self.schedule.warmup_epochs > self.training.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, but training ends after "

@@ -31,9 +31,14 @@ class Compiled(nn.Module):
         required: refuse a module that cannot be compiled; else it is noted, and runs as it is.
     """
 
+    module: nn.Module
+    batch_size: int
+    whose: str
+    required: bool
+
     def __init__(self, module: nn.Module, batch_size: int, whose: str, *, required: bool) -> None:
         super().__init__()
-        self.module: nn.Module = module
+        self.module = module
         self.batch_size, self.whose, self.required = batch_size, whose, required
         self._fast: Callable[..., Any] | None = torch.compile(module, dynamic=False)
         self._proven = False

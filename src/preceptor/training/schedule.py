@@ -36,18 +36,25 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
 
     Warm-up rises linearly over the first steps; ``cosine`` then falls towards ``final``, which it would reach one step
     after the last (of 10 steps the last is at 0.024); ``step`` multiplies by ``factor`` at each milestone.
+    ``one_cycle`` rises from ``initial`` to 1 at the last step of its warm-up and falls to ``final`` at the last step of
+    all (Smith and Topin 2018), as torch's `OneCycleLR` does with linear annealing and a momentum that stays.
 
     >>> [round(multiplier(Schedule(), step, steps_per_epoch=2, epochs=2), 3) for step in range(4)]
     [1.0, 0.854, 0.5, 0.146]
     """
-    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    warmup, total = round(schedule.warmup_epochs * steps_per_epoch), epochs * steps_per_epoch
+    if schedule.name == "one_cycle":
+        peak = warmup - 1
+        if step < peak:
+            return schedule.initial + (1 - schedule.initial) * step / peak
+        return 1 - (1 - schedule.final) * (step - peak) / max(1, total - 1 - peak)
     if step < warmup:
         return (step + 1) / warmup
     if schedule.name == "step":
         return schedule.factor ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
     if schedule.name == "constant":
         return 1.0
-    progress = (step - warmup) / max(1, epochs * steps_per_epoch - warmup)
+    progress = (step - warmup) / max(1, total - warmup)
     return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
