@@ -114,8 +114,9 @@ class Training(Strict):
     """And after every so many optimizer steps."""
     keep: Literal["last", "all"] = "last"
     """``all`` keeps the weights of every checkpoint: each epoch is a candidate teacher."""
-    num_workers: Annotated[int, Field(ge=0, le=256), NUMBER] = 0
-    """Processes that load samples ahead."""
+    num_workers: Annotated[int, Field(ge=0, le=256), NUMBER] | Literal["auto"] = 0
+    """Processes that load samples ahead, of data that are read one by one; ``auto`` takes one less than there are
+    cores, 8 at most. Arrays are not loaded, and need none."""
     trackers: tuple[str, ...] = ()
     """``tensorboard``, ``wandb``, ``mlflow`` or another that accelerate knows."""
 

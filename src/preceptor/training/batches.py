@@ -1,8 +1,9 @@
 """Which samples make which optimizer step, process and micro-batch: a pure function of the seed."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Batches:
         batch_size: samples an optimizer step.
         streams: of the run; ``order`` and ``augmentation`` are used.
         augmentation: applied to the inputs of each batch.
-        num_workers: processes that load samples ahead; 0 loads in this one.
+        num_workers: processes that load samples ahead; 0 loads in this one, and ``auto`` takes as many as help.
         smallest: samples that a step has at least.
         device: where the batches are wanted. Arrays that fit there are moved once, and batches made there.
     """
@@ -79,15 +80,16 @@ class Batches:
         streams: Streams,
         *,
         augmentation: Augmentation | None = None,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = 0,
         smallest: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
         self.dataset, self.indices, self.streams = resident(dataset, self.device), indices, streams
         self.is_resident: bool = self.dataset is not dataset
-        self.batch_size, self.augmentation, self.num_workers = batch_size, augmentation, num_workers
-        self.smallest = smallest
+        self.batch_size, self.augmentation, self.smallest = batch_size, augmentation, smallest
+        in_memory = self.dataset.is_vectorised
+        self.num_workers = (0 if in_memory else useful_workers()) if num_workers == "auto" else num_workers
 
     @property
     def steps_per_epoch(self) -> int:
@@ -138,6 +140,12 @@ class Batches:
             generator=torch.Generator(),  # else the loader draws its workers' seed from the global generator
         )
         return iter(loader)
+
+
+def useful_workers() -> int:
+    """Processes that can load samples while this one trains: one less than there are cores, 8 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores - 1)
 
 
 def step_sizes(samples: int, batch_size: int, smallest: int = 1) -> list[int]:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted, Interruption
+from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
@@ -23,7 +24,7 @@ from preceptor.runs.metrics import MetricsLog
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import Task
 from preceptor.training.averaging import average_weights
-from preceptor.training.batches import Batch, Shard, Source
+from preceptor.training.batches import Batch, Batches, Shard, Source, useful_workers
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
@@ -32,6 +33,7 @@ from preceptor.training.watch import LOOK_EVERY
 
 Scores = dict[str, Any]
 LARGE = 1e4  # of an input: what a network does not expect
+LOADING_LIMITS = 0.5  # of the time of an epoch: what reading samples may take unnoticed
 Evaluate = Callable[[nn.Module], Scores]
 
 
@@ -134,7 +136,8 @@ class Loop:
         progress, started = self.progress, time.perf_counter()
         self.task.start_epoch(progress.epoch, self.recipe.training.epochs)
         shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, self.recipe.training.accumulate)
-        for micro_batches in self.batches.epoch(progress.epoch, start=progress.step_in_epoch, shard=shard):
+        loaded = Timed(self.batches.epoch(progress.epoch, start=progress.step_in_epoch, shard=shard))
+        for micro_batches in loaded:
             self._step(micro_batches)
             progress.step += 1
             progress.step_in_epoch += 1
@@ -143,12 +146,22 @@ class Loop:
             self.on_step(progress.step, self.total_steps, self.latest)
             self._between_steps()
             yield
-        self._end_epoch(time.perf_counter() - started)
+        self._look_back()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)  # else the clock would stop before the work does
+        seconds = time.perf_counter() - started
+        if progress.epoch == 0 and self.recipe.training.num_workers == 0:
+            say_if_loading_limits(loaded.seconds / seconds, self.batches)
+        self._end_epoch(seconds)
         self._stop_if_asked()
 
     def _step(self, micro_batches: list[Batch]) -> None:
         try:
             self.stepper.step(micro_batches, self.progress.step)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._out_of_memory() from error
         except NotFinite as error:
             raise self._diverged(
                 error, largest=max(float(batch["input"].abs().max()) for batch in micro_batches)
@@ -160,6 +173,20 @@ class Loop:
             ) from None
         if self.averaged is not None and self._averaging:
             self.averaged.update_parameters(self.raw_model)
+
+    def _out_of_memory(self) -> InputError:
+        """What to do where a step does not fit; the state before it is saved."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        saved = self.progress.step > 0 and self.save()
+        training = self.recipe.training
+        size = -(-training.batch_size // training.accumulate)
+        return InputError(
+            f"a batch of {size} samples does not fit into the memory of '{self.accelerator.device}'; in a new run set "
+            f"training.batch_size below {training.batch_size}, or training.accumulate to {2 * training.accumulate}, "
+            f"which makes the same step of smaller parts{'; this run is saved as it is' if saved else ''}"
+        )
 
     def _look_back(self) -> None:
         """Where losses are not looked at in every step: see whether all were finite, and if not, who is to blame.
@@ -182,7 +209,6 @@ class Loop:
         )
 
     def _end_epoch(self, seconds: float) -> None:
-        self._look_back()
         progress = self.progress
         try:
             self.latest = self.evaluate(self.evaluated_model())
@@ -289,6 +315,39 @@ class Loop:
             self._started -= read_checkpoint(found[-1], self)
         self.metrics.cut(self.progress.metrics_bytes)
         self._prune()  # what a kill right after saving left
+
+
+class Timed:
+    """An iterator, and how long its caller has waited for it."""
+
+    seconds: float
+
+    def __init__(self, iterator: Iterator[list[Batch]]) -> None:
+        self._iterator, self.seconds = iterator, 0.0
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        started = time.perf_counter()
+        try:
+            return next(self._iterator)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def say_if_loading_limits(share: float, batches: Source) -> None:
+    """Note that data take most of a run's time, where processes that load ahead would help."""
+    read_one_by_one = isinstance(batches, Batches) and not batches.dataset.is_vectorised
+    if share > LOADING_LIMITS and read_one_by_one and useful_workers():
+        note(
+            f"{100 * share:.0f} % of an epoch's time goes into reading samples; training.num_workers: auto reads them "
+            f"ahead, here in {useful_workers()} process(es)"
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @contextlib.contextmanager
