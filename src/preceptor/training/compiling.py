@@ -1,6 +1,7 @@
 """Models compiled for the shape that they are trained at, and a whole step captured as one CUDA graph."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -154,11 +155,56 @@ class Captured:
             for _ in range(_WARM_UPS):
                 function(self._batch, self._count)
                 self._forget_gradients()
+            with _refusing_to_wait():  # rather here than in a capture, which is not always left as it was found
+                function(self._batch, self._count)
+            self._forget_gradients()
         torch.cuda.current_stream().wait_stream(side)
 
     def _forget_gradients(self) -> None:
         for parameter in self._trained:
             parameter.grad = None
+
+
+@contextlib.contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Let torch raise a RuntimeError where the host would wait for the GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+class Answers:
+    """A teacher's answers, from one CUDA graph for batches of one size; asked as usual for others.
+
+    Args:
+        ask: from a batch to logits, without gradient.
+        batch_size: of the batches that are captured.
+    """
+
+    def __init__(self, ask: Callable[[Batch], Tensor], batch_size: int) -> None:
+        self._ask, self._batch_size = ask, batch_size
+        self._captured: Captured | None = None
+        self._captures = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits, which the next call overwrites."""
+        if self._captured is None and self._captures and len(batch["index"]) == self._batch_size:
+            self._capture(batch)
+        if self._captured is None or not self._captured.fits(batch):
+            return self._ask(batch)
+        return self._captured(batch, batch["index"])["logits"]
+
+    def _capture(self, batch: Batch) -> None:
+        try:
+            self._captured = Captured(
+                lambda batch, _: {"logits": self._ask(batch)}, batch, batch["index"], trained=(), buffers=()
+            )
+        except CannotCapture as error:
+            note(f"the teacher's answers are not captured as a CUDA graph: {error}")
+            self._captures = False
 
 
 class CannotCapture(RuntimeError):

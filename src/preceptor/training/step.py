@@ -35,6 +35,7 @@ class Stepper:
         raw_model: the model itself, which `task.model` may wrap for several processes.
         trained: the parameters of the model, and of a criterion that has some of its own.
         sums: of each part of the loss over the epoch so far, this process's share.
+        captures: whether a step is one CUDA graph.
         watch: where to look at each loss would wait for the device: what remembers the first that is not finite.
     """
 
@@ -59,7 +60,7 @@ class Stepper:
         self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
         self._channels_last: bool = _is_channels_last(self.raw_model)
         self._captured: Captured | None = None
-        self._captures: bool = self._prepare_speed()
+        self.captures: bool = self._prepare_speed()
 
     def _prepare_speed(self) -> bool:
         """Compile the models where the recipe asks for it; whether a step is to be captured, too."""
@@ -122,7 +123,7 @@ class Stepper:
         """The gradients of a micro-batch, added to those there are; its logits."""
         synchronized = contextlib.nullcontext() if last else self.accelerator.no_sync(self.task.model)
         with synchronized:
-            output = self._replayed(batch, count, step) if self._captures else self._pass(batch, count, last=last)
+            output = self._replayed(batch, count, step) if self.captures else self._pass(batch, count, last=last)
         if self.watch is not None:
             self.watch.see(output["loss"])
         self._record(output)
@@ -161,7 +162,7 @@ class Stepper:
             return Captured(once, batch, count, trained=self.trained, buffers=buffers)
         except CannotCapture as error:
             note(f"a step is not captured as a CUDA graph: {error}")
-            self._captures = False
+            self.captures = False
             return None
 
     def _refuse_not_finite(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:

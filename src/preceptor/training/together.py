@@ -13,6 +13,7 @@ from preceptor.recipe import DistillRecipe
 from preceptor.tasks.task import ANSWER, DistillTask
 from preceptor.tasks.teacher import Lookup
 from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches
+from preceptor.training.compiling import Answers
 from preceptor.training.job import Job
 from preceptor.training.loop import Loop, lent_generator
 from preceptor.training.outcome import Result
@@ -133,7 +134,7 @@ def _asking(job: Job, stepper: Stepper) -> Callable[[Batch], Tensor]:
         with torch.no_grad(), job.accelerator.autocast():
             return task.teacher(stepper.laid_out(batch))
 
-    return ask
+    return Answers(ask, job.recipe.training.batch_size) if stepper.captures else ask
 
 
 class SharedBatches:
