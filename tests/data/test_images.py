@@ -152,7 +152,8 @@ def damage(tree, kind):
             save(cat / "0.jpg", size=(64, 64))
             (cat / "0.jpg").write_bytes((cat / "0.jpg").read_bytes()[:-20])
         case "other size":
-            save(tree / "val" / "dog" / "0.png", size=(4, 6))
+            for name in ("cat", "dog"):
+                save(tree / "val" / name / "0.png", size=(4, 6))
         case "16 bits":
             Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(cat / "0.png")
         case "one class":
@@ -181,7 +182,7 @@ def read_all(data):
         ("nothing", r"cat/0\.png is no image that Pillow can read"),
         ("truncated", r"cat/0\.png is truncated or damaged \(.*\); repair or remove it"),
         ("truncated JPEG", r"cat/0\.jpg is truncated or damaged \(.*\); repair or remove it"),
-        ("other size", r"val/dog/0\.png has 6x4 pixels \(height x width\) and .*val/cat/0\.png 4x6; .*size=4"),
+        ("other size", r"val/cat/0\.png has 6x4 pixels \(height x width\) and .*train/cat/0\.png 4x6; .*size=4"),
         ("16 bits", r"cat/0\.png has more than 8 bits a pixel \(mode I;16\); save it with 8 bits"),
         ("one class", r"train holds 1 folders and a class is a folder of images"),
         ("no train", r"tree holds 'val' and no 'train'; name the training images' folder so"),

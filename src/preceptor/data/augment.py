@@ -154,7 +154,7 @@ def _erased(inputs: Tensor, box: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tenso
     top, left, high, wide = (each[:, None] for each in box)
     down, across = (torch.arange(side, device=inputs.device) for side in inputs.shape[-2:])
     rows, columns = (down >= top) & (down < top + high), (across >= left) & (across < left + wide)
-    # In place of a copy, which lies in memory as the inputs do.
+    # Filled in a copy, as masked_fill alone would not keep channels_last.
     return inputs.clone().masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 

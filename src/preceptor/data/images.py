@@ -37,17 +37,17 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         paths: the files.
         labels: int64 (N,).
         size: (height, width) of an input.
-        fit: scale and crop to `size`; otherwise another size is refused.
+        like: the file that has this size, where another one is refused; None: scale and crop to it.
         normalize: from pixels to inputs, float32 (3, height, width).
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, *, size: tuple[int, int], fit: bool, normalize: Normalize
+        self, paths: Sequence[Path], labels: Tensor, *, size: tuple[int, int], like: Path | None, normalize: Normalize
     ) -> None:
         self.paths: list[Path] = list(paths)
         self.labels: Tensor = labels
         self.size: tuple[int, int] = size
-        self.fit: bool = fit
+        self.like: Path | None = like
         self.normalize: Normalize = normalize
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             InputError: naming the file: it is no image, damaged, or of another size.
         """
-        return read_image(self.paths[index], self.size, self.fit, like=self.paths[0])
+        return read_image(self.paths[index], self.size, self.like)
 
     def in_memory(self) -> ArrayDataset:
         """The same data set, all files decoded.
@@ -103,12 +103,14 @@ def image_datasets(
     Raises:
         InputError: Pillow is missing, no such size, or a file that cannot be read (in memory: of all, else the first).
     """
-    height, width = sides(size) or _size_of(next(iter(parts.values()))[0][0])
+    first = next(iter(parts.values()))[0][0]
+    height, width = sides(size) or _size_of(first)
+    like = first if size is None else None
     if in_memory is None:
         in_memory = sum(len(paths) for paths, _ in parts.values()) * 3 * height * width <= MOST_BYTES
     found: dict[str, Dataset[Any]] = {}
     for part, (paths, labels) in parts.items():
-        files = ImageFiles(paths, torch.tensor(labels), size=(height, width), fit=size is not None, normalize=normalize)
+        files = ImageFiles(paths, torch.tensor(labels), size=(height, width), like=like, normalize=normalize)
         found[part] = files.in_memory() if in_memory else files
     return found
 
@@ -130,12 +132,12 @@ def sides(size: Size) -> tuple[int, int] | None:
     return given[0], given[1]
 
 
-def read_image(path: Path, size: tuple[int, int] | None, fit: bool, *, like: Path) -> np.ndarray:
+def read_image(path: Path, size: tuple[int, int], like: Path | None) -> np.ndarray:
     """The pixels of one file, uint8 (3, height, width).
 
     Args:
-        size: (height, width) that it must have, or is scaled and cropped to if `fit`.
-        like: the file whose size the others must have, for the error sentence.
+        size: (height, width) that it must have, or is scaled and cropped to.
+        like: the file whose size it must have; None: scale and crop.
 
     Raises:
         InputError: naming the file: it is no image, damaged, of more than 8 bits or of another size.
@@ -151,8 +153,8 @@ def read_image(path: Path, size: tuple[int, int] | None, fit: bool, *, like: Pat
             image = image.convert("RGB")
         except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
             raise InputError(f"{path} is truncated or damaged ({error}); repair or remove it") from None
-    if size is not None and (image.height, image.width) != size:
-        if not fit:
+    if (image.height, image.width) != size:
+        if like is not None:
             raise InputError(
                 f"{path} has {image.height}x{image.width} pixels (height x width) and {like} {size[0]}x{size[1]}; give "
                 f"one size for all, such as size={min(size)}"
