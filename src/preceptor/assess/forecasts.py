@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
+from preceptor.data.labels import refuse_masked
 from preceptor.errors import InputError
 
 __all__ = ["Array", "Forecast", "forecast"]
@@ -108,7 +109,7 @@ def read(
 
 
 def to_numpy(values: Array) -> np.ndarray:
-    """A NumPy array of whatever was handed in; bfloat16, which NumPy does not have, becomes float32."""
+    """A NumPy array of whatever was handed in, its floats of at most float64; bfloat16 becomes float32."""
     if isinstance(values, torch.Tensor):
         try:
             tensor = values.detach().cpu()
@@ -118,8 +119,10 @@ def to_numpy(values: Array) -> np.ndarray:
                 f"A tensor of {values.dtype} cannot be read ({str(error).splitlines()[0]}): hand in a dense one of "
                 "float32 or integers."
             ) from None
+    refuse_masked(values, "array")
     try:
-        return np.asarray(values)
+        found = np.asarray(values)
+        return found.astype(np.float64) if found.dtype == np.longdouble else found
     except ValueError:  # NumPy's own words are of inhomogeneous shapes
         raise InputError(
             "The rows of a list are of unlike lengths: give one number for each class in every row."
