@@ -21,7 +21,7 @@ def reached(thing: Any) -> list[nn.Module | Tensor | np.ndarray]:
     list or a mapping are followed, six deep; what an extension in C holds is not seen.
 
     >>> weight = np.ones(3)
-    >>> [found is weight for found in reached(lambda batch: batch @ weight)]
+    >>> [found is weight for found in reached(functools.partial(np.dot, weight))]
     [True]
     """
     found: list[nn.Module | Tensor | np.ndarray] = []

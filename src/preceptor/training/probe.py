@@ -69,8 +69,8 @@ def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, who
     _check_shape(logits, few["label"][:2], data.num_classes, whose)
     if not logits.requires_grad:
         raise InputError(
-            f"the logits of {whose} carry no gradient, so that nothing of it can be trained; compute them of parameters "
-            "with requires_grad, without detach() or torch.no_grad()",
+            f"the logits of {whose} carry no gradient, so that nothing of it can be trained; compute them of "
+            "parameters with requires_grad, without detach() or torch.no_grad()",
             argument="model",
         )
     if others_in(said):

@@ -108,13 +108,12 @@ def distill_job(
     if teacher is None:
         refuse_leak(recipe, samples, named=data is None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
-    few = samples.train[samples.for_students[:2].tolist()]["input"]
+    two = samples.train[samples.for_students[:2].tolist()]
+    few = two["input"]
     refuse_shared(student, bare, few)
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
-    refuse_unconverted(
-        given, found, probe.on_device(samples.train[samples.for_students[:2].tolist()], accelerator.device)
-    )
+    refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
     objects = _objects(
         folder, recipe, found, model=model, loss=_known_by(loss), teacher=None if teacher is None else bare
     )
