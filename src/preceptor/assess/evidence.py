@@ -102,6 +102,11 @@ class Evidence:
             refuse_contradicted(labels, ratings.raters, ratings.frequencies)
         return cls(labels, False, ratings, sampling=sampling)
 
+    def only(self, rows: np.ndarray) -> "Evidence":
+        """What is known of some of the samples, bool (N,)."""
+        ratings = self.ratings and Ratings(self.ratings.raters[rows], self.ratings.frequencies[rows])
+        return replace(self, labels=self.labels[rows], ratings=ratings, sampling=self.sampling.only(rows))
+
     @property
     def num_samples(self) -> int:
         """N, the number of samples."""

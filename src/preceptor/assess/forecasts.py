@@ -39,6 +39,10 @@ class Forecast:
         """N, the number of samples."""
         return self.probs.shape[-2]
 
+    def only(self, rows: np.ndarray) -> "Forecast":
+        """Some of the samples of one of `(N, C)`, bool (N,)."""
+        return Forecast(self.log_probs[rows], self.probs[rows])
+
     def forecast(self, rows: slice = slice(None)) -> "Forecast":
         """Some rows of one of `(N, C)`, as of an `Output`."""
         return Forecast(self.log_probs[rows], self.probs[rows])
@@ -77,6 +81,10 @@ class Output:
 
     values: np.ndarray
     probabilities: bool
+
+    def only(self, rows: np.ndarray) -> "Output":
+        """Some of the samples, bool (N,)."""
+        return Output(self.values[rows], self.probabilities)
 
     def forecast(self, rows: slice = slice(None)) -> Forecast:
         """Some of its rows, if it is one of `(N, C)`, or all of it, as a forecast."""

@@ -110,7 +110,7 @@ def parts(thing: Any) -> Iterator[Any]:
             others = sorted(vars(thing).items() if hasattr(thing, "__dict__") else ())
             known = {*_ARRAYS, "transform"}
             yield from (value for name, value in others if name not in known and isinstance(value, _KEPT))
-            yield from reached(type(thing).__getitem__)
+            yield from reached(getattr(type(thing), "__getitem__", None))
         case _:
             yield from (found for found in reached(thing) if found is not thing)
 
