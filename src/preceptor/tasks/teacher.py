@@ -273,7 +273,9 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
 
 
 def _is_table(teacher: Any) -> bool:
-    """Numbers, however deep in lists."""
+    """An array, or numbers however deep in lists."""
+    if isinstance(teacher, np.number | int | float):
+        return False
     while isinstance(teacher, list | tuple) and teacher:
         teacher = teacher[0]
     return isinstance(teacher, Tensor | np.ndarray | np.number | int | float)
