@@ -1,7 +1,15 @@
-"""Whatever a user hands in, the answer is a result or one sentence, and a folder that was refused is as it was."""
+"""Whatever a user hands in, the answer is a result or one sentence, and a folder that was refused is as it was.
+
+Examples are drawn from generators with seeds of their own, not by hypothesis: what that draws depends, even when
+derandomized, on which modules are loaded, so that each order of the tests would have others. `NONSENSE_SEED=1` and so
+on hunt among examples that the suite does not try.
+"""
 
 import datetime
 import itertools
+import os
+import random
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from torch import nn
 from typer.testing import CliRunner
 
@@ -23,16 +28,17 @@ from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.tasks.teacher import Lookup
 from preceptor.training import distill, teach
 
+SEED = os.environ.get("NONSENSE_SEED", "0")
 
-def examples(number: int) -> settings:
-    """So many, the same in every run: a failure is found by whoever makes it, not by the next one."""
-    return settings(
-        max_examples=number,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+
+def try_examples(attempt: Callable[[random.Random], None], number: int) -> None:
+    """So many, the same in every run; an error says which it was."""
+    for example in range(number):
+        try:
+            attempt(random.Random(f"{SEED} {example}"))
+        except Exception as error:
+            error.add_note(f"example {example} under NONSENSE_SEED={SEED}")
+            raise
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------
@@ -57,11 +63,24 @@ ODD = [
     *([], [[]], [None], [-3], [0], ["a"], [0.9, 1.5], {}, {"name": 1}, {"name": None}, {"name": "mlp", "x": 1}, {1: 2}),
     *({"": None}, b"bytes", object(), datetime.date(2020, 1, 1), (1, 2), {1, 2}, Path("x"), "cuda:9", "fp16", "adamw"),
 ]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
-    max_leaves=4,
-)
+
+
+def any_float(draw: random.Random) -> float:
+    """Any bits at all, or a number as people write them."""
+    return draw.choice([struct.unpack("d", draw.randbytes(8))[0], round(draw.uniform(-3, 3), 1), draw.gauss(0, 1)])
+
+
+def any_text(draw: random.Random) -> str:
+    characters = [chr(draw.choice([draw.randrange(128), draw.randrange(0xD800)])) for _ in range(draw.randrange(6))]
+    return "".join(characters)
+
+
+def any_json(draw: random.Random, depth: int = 2) -> Any:
+    kind = draw.randrange(7 if depth else 5)
+    if kind < 5:
+        return [None, draw.random() < 0.5, draw.randint(-2, 3), any_float(draw), any_text(draw)][kind]
+    values = [any_json(draw, depth - 1) for _ in range(draw.randrange(4))]
+    return values if kind == 5 else {any_text(draw): value for value in values}
 
 
 def keys(recipe: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -81,17 +100,24 @@ def changed(recipe: Any, path: tuple[str, ...], value: Any) -> Any:
     return rest | {path[0]: changed(rest.get(path[0]), path[1:], value)}
 
 
-@examples(250)
 @pytest.mark.parametrize("verb", ["teach", "distill"])
-@given(draw=st.data())
-def test_recipes(verb: str, draw: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_recipes(verb: str, tmp_path: Path) -> None:
     full = TEACH if verb == "teach" else DISTILL
-    path = draw.draw(st.sampled_from(list(keys(full))))
-    value = draw.draw(st.sampled_from(ODD) | JSON)
+
+    def attempt(draw: random.Random) -> None:
+        value = draw.choice([draw.choice(ODD), any_json(draw)])
+        refused_recipe_or_result(verb, full, draw.choice(list(keys(full))), value, tmp_path / str(next(count)))
+
+    count = itertools.count()
+    try_examples(attempt, 250)
+
+
+def refused_recipe_or_result(
+    verb: str, full: Mapping[str, Any], path: tuple[str, ...], value: Any, folder: Path
+) -> None:
     if path[-1] == "num_workers" and value in (1, 2, 3):  # right, and slow to start
         value = -1
     recipe = {key: kept for key, kept in changed(full, path, value).items() if key not in ("verb", "teacher")}
-    folder = tmp_path_factory.mktemp("runs") / "run"
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     try:
         teach(recipe, folder) if verb == "teach" else distill(recipe, folder, teacher=net)
@@ -124,9 +150,23 @@ STRANGE = [
     *(np.where(LABELS == 0, big, LABELS) for big in (-100, 255, 2**62)),
     *(np.zeros(N), -np.ones(N), np.full(N, np.nan), np.arange(N), np.ones(N - 1), np.array(["a", "b"] * (N // 2))),
 ]
-ANY_ARRAY = st.sampled_from(STRANGE) | arrays.arrays(
-    arrays.scalar_dtypes(), st.sampled_from([(N, C), (N,)]) | arrays.array_shapes(min_dims=0, max_dims=3, min_side=0)
-)
+KINDS = ["?", *"bhilqBHILQ", *"efdg", *"FDG", "S3", "U2", *(f"{kind}8[{unit}]" for kind in "mM" for unit in ("D", "s"))]
+
+
+def any_array(draw: random.Random) -> Any:
+    """Of any type and shape, and of any bits, or of small numbers."""
+    if draw.random() < 0.5:
+        return draw.choice(STRANGE)
+    dtype = np.dtype(draw.choice(KINDS))
+    shape = draw.choice([(N, C), (N,), tuple(draw.randrange(4) for _ in range(draw.randrange(4)))])
+    size = int(np.prod(shape))
+    if dtype.kind in "biufc" and draw.random() < 0.5:
+        return np.array([draw.randint(0, 2) for _ in range(size)]).astype(dtype).reshape(shape)
+    if dtype.kind == "U":
+        return np.array([any_text(draw) for _ in range(size)], dtype=dtype).reshape(shape)
+    return np.frombuffer(bytearray(draw.randbytes(size * dtype.itemsize)), dtype).reshape(shape)
+
+
 ODD_SCALARS = [None, True, 0, -1, 0.5, 2, float("nan"), float("inf"), "x", "0.5", [], {}, 1e308, 1 << 70, b"x", (1, 2)]
 
 
@@ -168,16 +208,14 @@ SCALARS: list[tuple[Callable[..., None], str]] = [
 ]
 
 
-@examples(400)
-@given(call=st.sampled_from(ARRAYS), array=ANY_ARRAY)
-def test_arrays(call: tuple[Callable[..., None], str], array: Any) -> None:
-    refused_or_answered(*call, array)
+def test_arrays() -> None:
+    try_examples(lambda draw: refused_or_answered(*draw.choice(ARRAYS), any_array(draw)), 400)
 
 
-@examples(100)
-@given(call=st.sampled_from(SCALARS), value=st.sampled_from(ODD_SCALARS))
-def test_scalars(call: tuple[Callable[..., None], str], value: Any) -> None:
-    refused_or_answered(*call, value)
+@pytest.mark.parametrize("call", SCALARS, ids=lambda call: f"{call[0].__name__}-{call[1]}")
+def test_scalars(call: tuple[Callable[..., None], str]) -> None:
+    for value in ODD_SCALARS:
+        refused_or_answered(*call, value)
 
 
 @pytest.mark.parametrize("table", STRANGE, ids=range(len(STRANGE)))
@@ -214,14 +252,15 @@ COMMANDS = [
 ]
 
 
-@examples(100)
-@given(command=st.sampled_from(COMMANDS), word=st.sampled_from(WORDS))
-def test_commands(command: tuple[str, ...], word: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("cwd")
-    np.savez(folder / "x.npz", logits=LOGITS, labels=LABELS)
-    dry = ["--dry-run"] if command[0] in ("teach", "distill", "study", "generations") else []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(draw: random.Random) -> None:
+        command, word = draw.choice(COMMANDS), draw.choice([*WORDS, any_text(draw)])
+        monkeypatch.chdir(tmp_path)
+        dry = ["--dry-run"] if command[0] in ("teach", "distill", "study", "generations") else []
         result = CliRunner().invoke(app, [*(part.replace("{}", word) for part in command), *dry])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    assert result.exit_code in (0, 1, 2)
+        if not isinstance(result.exception, SystemExit | None):
+            raise result.exception
+        assert result.exit_code in (0, 1, 2)
+
+    np.savez(tmp_path / "x.npz", logits=LOGITS, labels=LABELS)
+    try_examples(attempt, 100)

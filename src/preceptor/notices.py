@@ -11,16 +11,18 @@ _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 def note(text: str) -> None:
-    """Say one line about this run that its reader should know, and keep it in the run's result.
+    """Say one line about this run that its reader should know, once, and keep it in the run's result.
 
     >>> with notes_kept() as notes:
     ...     note("the data set has two samples")
     >>> notes
     ['the data set has two samples']
     """
-    say(f"note: {text}")
     notes = _notes.get()
-    if notes is not None and text not in notes:
+    if notes is not None and text in notes:
+        return
+    say(f"note: {text}")
+    if notes is not None:
         notes.append(text)
 
 

@@ -112,7 +112,7 @@ def test_repeated_rows_are_noticed_up_to_rounding_and_others_are_not() -> None:
 
 def test_weights_are_said_by_what_they_are_worth() -> None:
     logits, labels = drawn(200, 7)
-    weights = np.where(np.arange(200) < 100, 1.0, 0.0)
+    weights = np.where(np.arange(200) < 100, 1.0, 1e-9)
     notes = compare({"a": logits}, labels, weights=weights).notes
     assert any("200 samples tell as much as 100 alike" in note for note in notes)
 
@@ -221,3 +221,35 @@ def test_folds_in_which_nothing_weighs_are_refused() -> None:
     with pytest.raises(InputError, match="some hold samples of weight 0 alone: leave such samples out"):
         choose({"a": logits, "b": -logits}, labels, weights=weights)
     assert 0 <= compare({"a": logits}, labels, weights=weights).teachers[0].scores["brier"].value <= 2
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_samples_that_weigh_nothing_are_not_there(grouped: bool) -> None:
+    logits, labels = drawn(90, 5)
+    other = logits + np.random.default_rng(6).normal(size=logits.shape)
+    weights = np.random.default_rng(7).uniform(0.5, 2, 90) * (np.arange(90) % 3 > 0)
+    groups = np.arange(90) // 3 * 2 + (np.arange(90) % 3 == 0) if grouped else None
+    there = weights > 0
+
+    def found(rows: np.ndarray) -> list[float]:
+        known = {"weights": weights[rows], "groups": None if groups is None else groups[rows]}
+        comparison = compare({"a": logits[rows], "b": other[rows]}, labels[rows], resamples=100, **known)  # type: ignore[arg-type]
+        estimates = [each for teacher in comparison.teachers for each in teacher.scores.values()]
+        estimates += [difference.estimate for difference in comparison.differences]
+        return [end for each in estimates for end in (each.value, each.low, each.high)]
+
+    assert found(np.full(90, True)) == pytest.approx(found(there), rel=1e-6, abs=1e-6)
+
+
+def test_few_that_weigh_most_have_wide_intervals() -> None:
+    """By Student's t and what was not seen, of Kish's effective number: 10 of 200 samples weigh all but nothing."""
+    logits, labels = drawn(200, 8)
+    other = logits + np.random.default_rng(9).normal(size=logits.shape)
+    weights = np.where(np.arange(200) < 10, 1.0, 1e-9)
+
+    def width(rows: slice, **known: object) -> float:
+        [found] = compare({"a": logits[rows], "b": other[rows]}, labels[rows], resamples=400, **known).differences  # type: ignore[arg-type]
+        return found.estimate.high - found.estimate.low
+
+    alone = width(slice(10))
+    assert width(slice(200), weights=weights) > 0.8 * alone

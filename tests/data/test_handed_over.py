@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import preceptor
 from preceptor.data.class_names import names_of
-from preceptor.data.dataset import Indexed, as_data
+from preceptor.data.dataset import ArrayDataset, Indexed, as_data
 from preceptor.errors import InputError
 
 X, Y = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
@@ -210,3 +210,36 @@ def test_no_more_classes_than_can_be() -> None:
         as_data(Pairs(), num_classes=10**12)
     with pytest.raises(InputError, match="the label of sample 0 is 1099511627776, which would make as many classes"):
         as_data(Pairs(labels=[2**40] * 60))
+
+
+# -- what fails when it is asked ---------------------------------------------------------------------------------------
+
+
+def failing(name: str) -> Any:
+    def fail(_: Any) -> Any:
+        raise RuntimeError("no disk")
+
+    return type("Failing", (Pairs,), {name: fail if name == "__len__" else property(fail)})()
+
+
+@pytest.mark.parametrize("name", ["__len__", "classes", "class_names", "class_to_idx", "targets", "features"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_attribute_that_fails_is_named(name: str, place: int) -> None:
+    parts = [Pairs(), Pairs(), Pairs()]
+    parts[place] = failing(name)
+    with pytest.raises(InputError, match=f"`{name}` of the data set, a Failing, fails .RuntimeError: no disk."):
+        taught(tuple(parts))
+
+
+@pytest.mark.parametrize("wrap", [lambda data: Subset(data, [0, 1]), lambda data: ConcatDataset([Pairs(), data])])
+def test_one_that_fails_within_another_is_named(wrap: Any) -> None:
+    with pytest.raises(InputError, match="`classes` of the data set, a Failing, fails"):
+        taught((wrap(failing("classes")), Pairs()))
+
+
+@pytest.mark.parametrize("part", ["inputs", "labels"])
+def test_a_masked_array_is_refused(part: str) -> None:
+    arrays = {"inputs": X.numpy(), "labels": Y.numpy()}
+    arrays[part] = np.ma.array(arrays[part], mask=arrays[part] > 1)
+    with pytest.raises(InputError, match="masked"):
+        taught(Pairs(**arrays) if part == "inputs" else ArrayDataset(arrays["inputs"], arrays["labels"]))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,63 @@ class Files(Dataset[Any]):
         return torch.zeros(2), index % 2
 
 
+class Attribute:
+    """A teacher as an object to be called."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __call__(self, batch: Any) -> Any:
+        return self.held
+
+    method = __call__
+
+
+class Slots:
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __call__(self, batch: Any) -> Any:
+        return self.held
+
+
+class Lazy(Files):
+    """A data set that keeps what it has by a name of its own."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__(3)
+        self.kept = held
+
+
+def named(held: Any) -> Any:
+    """A function that uses a global name."""
+    return FunctionType(ask_global.__code__, {"held": held}, "ask")
+
+
+def ask_global(batch: Any) -> Any:
+    return held  # type: ignore[name-defined]
+
+
+# Whatever holds a tensor, an array or a module.
+HOLDERS: list[Callable[[Any], Any]] = [
+    *(Attribute, Slots, Lazy, named, lambda held: Attribute(held).method, lambda held: Attribute({"a": [held]})),
+    *(lambda held: lambda batch: held, lambda held: lambda batch, by=held: by),
+    *(lambda held: functools.partial(ask, held), lambda held: functools.partial(lambda batch: held, 1)),
+    *(lambda held: functools.partial(ask, by=held), lambda held: [Attribute(held), ask]),
+    lambda held: Made(lambda index: held),
+]
+
+
+class Made(Files):
+    """A data set of what a function gives."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(3)
+        self.function = function
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -205,6 +263,9 @@ class Files(Dataset[Any]):
         (ConcatDataset([pixels(1.0), pixels(2.0)]), ConcatDataset([pixels(1.0), pixels(3.0)])),
         (nn.Identity, nn.Flatten),
         (Lookup(torch.zeros(2, 3, 2), [0, 1]), Lookup(torch.zeros(2, 3, 2), [1, 0])),
+        *((hold(torch.zeros(2)), hold(torch.ones(2))) for hold in HOLDERS),
+        *((hold(np.zeros(2)), hold(np.ones(2))) for hold in HOLDERS),
+        *((hold(net(0)), hold(net(1))) for hold in HOLDERS),
     ],
 )
 def test_fingerprints_tell_apart(one: Any, other: Any) -> None:
@@ -258,6 +319,8 @@ def test_every_argument_of_every_teacher_is_in_its_fingerprint() -> None:
         (net(3), net(3)),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
         (Files(3), Files(3)),
+        *((hold(torch.ones(2)), hold(torch.ones(2))) for hold in HOLDERS),
+        *((hold(net(0)), hold(net(0))) for hold in HOLDERS),
     ],
 )
 def test_fingerprints_that_are_equal(one: Any, other: Any) -> None:

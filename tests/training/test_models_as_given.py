@@ -226,3 +226,30 @@ def test_a_class_that_a_teacher_excludes_is_no_fault() -> None:
 
     result = preceptor.distill(data=points(), model=eager, teacher=teacher, loss="kd", **QUICK)
     assert result["best_epoch"] in (0, 1)
+
+
+class Cut(nn.Module):
+    """A linear model whose logits are cut off from its weights."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs).detach()
+
+
+def frozen(num_classes: int) -> nn.Module:
+    return nn.Linear(5, num_classes).requires_grad_(False)
+
+
+@pytest.mark.parametrize("factory", [Cut, frozen])
+def test_a_model_without_a_gradient_is_refused(factory: Any) -> None:
+    with pytest.raises(InputError, match=r"gradient|requires_grad|nothing"):
+        preceptor.distill(teacher=lambda batch: batch["input"][:, :3], data=points(), model=factory, **QUICK)
+
+
+def test_inputs_in_float64_say_the_remedy() -> None:
+    wide = [(value.double(), label) for value, label in points()]
+    with pytest.raises(InputError, match=r"astype\('float32'\)$"):
+        preceptor.teach(data=wide, model=eager, **QUICK)

@@ -53,6 +53,11 @@ def learn(teacher: Any, **more: Any) -> dict[str, Any]:
     return distill(teacher=teacher, **{"data": DATA, "model": student} | SMALL | more)
 
 
+def asking(net: nn.Module) -> Any:
+    """A module as a function of the batch."""
+    return lambda batch: net(batch["input"])
+
+
 def answers(reading: Any) -> Any:
     """RIGHT with something done to its logits, as a module."""
 
@@ -349,6 +354,33 @@ def test_what_cannot_be_computed_is_refused_with_both_stated() -> None:
             conversion(theirs, (2, 2, 2), theirs | {"divide_by": divide_by}, (2, 2, 2))
     assert conversion(theirs, (2, 2), dict(theirs), (2, 2)) is None
     assert conversion({**theirs, "divide_by": 1.0}, (2,), {**theirs, "divide_by": 1.0}, (2,)) is None
+
+
+@pytest.mark.parametrize("hold", [nn.Sequential, lambda net: nn.Sequential(nn.Identity(), net), asking])
+def test_a_loaded_teacher_within_another_is_given_its_own_or_refused(hold: Any, tmp_path: Path) -> None:
+    pixels, labels = clouds(spread=40.0)
+
+    def data(mean: float) -> Data:
+        made = {"divide_by": 1.0, "mean": [mean], "std": [10.0]}
+        return Data(ArrayDataset((pixels - mean) / 10, labels), None, ("a", "b", "c"), preprocessing=made)
+
+    teach(data=data(20.0), model=student, folder=tmp_path / "t", **SMALL)
+    loaded = preceptor.load(tmp_path / "t", model=student)
+    learn(hold(loaded), data=data(20.0))
+    learn(loaded, data=data(0.0))
+    own = nn.Linear(5, 5)  # from the student's inputs to the teacher's
+    with torch.no_grad():
+        own.weight.copy_(torch.eye(5))
+        own.bias.fill_(-2.0)
+    learn(hold(nn.Sequential(own, loaded)), data=data(0.0))
+    with pytest.raises(InputError, match=r"mean \[20.0\].*mean \[0.0\].*hand over the loaded model itself"):
+        learn(hold(loaded), data=data(0.0))
+
+
+def test_a_table_of_numbers_is_no_teacher() -> None:
+    for table in ([[0.0, 1.0, 2.0]] * 150, torch.zeros(150, 3), np.zeros((150, 3))):
+        with pytest.raises(InputError, match=r"not a table of numbers; give preceptor.tasks.Lookup"):
+            learn(table)
 
 
 def test_another_spelling_of_one_normalisation_is_no_other() -> None:

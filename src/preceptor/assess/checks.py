@@ -94,17 +94,17 @@ def permuted_classes(teachers: Mapping[str, Forecast], labels: np.ndarray) -> tu
     return tuple(note for notes in found for note in notes)
 
 
-def too_few(size: int, margin: float, largest: float) -> tuple[str, ...]:
+def too_few(size: float, margin: float, largest: float) -> tuple[str, ...]:
     """A note where all differences of teachers that were seen could be the chance of two samples.
 
     Args:
-        size: number of samples, or groups.
+        size: number of samples, or groups; of those with weights the effective number.
         margin: what two samples could do to a difference.
         largest: the largest difference.
     """
     if largest == 0 or largest >= margin or margin < _SMALL:  # those that differ in nothing are one teacher
         return ()
     return (
-        f"{size} samples are too few to say anything of differences as small as these: the largest is {largest:.2g}, "
-        f"and up to {margin:.2g} might be two samples that happen not to be among them.",
+        f"{size:.0f} samples are too few to say anything of differences as small as these: the largest is "
+        f"{largest:.2g}, and up to {margin:.2g} might be two samples that happen not to be among them.",
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from preceptor.assess.forecasts import Array, check_same_shape, first_row, read, to_numpy
 from preceptor.assess.scores import PerSample
+from preceptor.data.indexed import shortened
 from preceptor.errors import InputError
 
 __all__ = ["rater_distance", "rater_distance_difference", "rater_frequencies", "squared_distance"]
@@ -111,7 +112,7 @@ def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray
     wrong = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values))).all(-1)
     if wrong.any():
         raise InputError(
-            f"Row {first_row(wrong)} of the counts is {values[wrong][0].tolist()}: counts are whole numbers "
+            f"Row {first_row(wrong)} of the counts is {shortened(values[wrong][0].tolist())}: counts are whole numbers "
             "of raters (for a known distribution use squared_distance)."
         )
     raters = values.sum(-1).astype(np.float64)

@@ -76,8 +76,8 @@ class Evidence:
         if len(set(names)) < len(names):
             raise InputError(f"Two teachers have one name: {sorted(names)}: give each a name of its own.")
         known = cls.of_samples(shape, labels, counts=counts, truth=truth, groups=groups, weights=weights)
-        common_order("ids", ids, names, shape[0])
-        return replace(known, class_names=common_order("class_names", class_names, names, shape[1]))
+        common_order("ids", ids, names, shape[0], once=True)
+        return replace(known, class_names=common_order("class_names", class_names, names, shape[1], once=True))
 
     @classmethod
     def of_samples(
@@ -101,6 +101,11 @@ class Evidence:
         if ratings is not None:
             refuse_contradicted(labels, ratings.raters, ratings.frequencies)
         return cls(labels, False, ratings, sampling=sampling)
+
+    def only(self, rows: np.ndarray) -> "Evidence":
+        """What is known of some of the samples, bool (N,)."""
+        ratings = self.ratings and Ratings(self.ratings.raters[rows], self.ratings.frequencies[rows])
+        return replace(self, labels=self.labels[rows], ratings=ratings, sampling=self.sampling.only(rows))
 
     @property
     def num_samples(self) -> int:
@@ -181,12 +186,15 @@ def _shape(logits: Array | Forecast) -> tuple[int, ...]:
 
 
 def common_order(
-    what: str, values: Array | Mapping[str, Array] | None, teachers: list[str], length: int
+    what: str, values: Array | Mapping[str, Array] | None, teachers: list[str], length: int, *, once: bool
 ) -> tuple[str, ...] | None:
     """What is listed for every teacher, once it is sure that all list the same in the same order.
 
+    Args:
+        once: each of them may be listed only once.
+
     Raises:
-        InputError: naming the first teacher and place that differ, or an id that is listed twice.
+        InputError: naming the first teacher and place that differ, or what is listed twice.
     """
     if values is None:
         return None
@@ -215,7 +223,7 @@ def common_order(
                 f"{lists[0][i]}: bring all teachers into one order."
             )
     listed = tuple(str(value) for value in lists[0])
-    if what == "ids" and len(set(listed)) < length:
+    if once and len(set(listed)) < length:
         value, times = Counter(listed).most_common(1)[0]
         raise InputError(f"The {what} of teacher {teachers[0]!r} have {value} {times} times: list each once.")
     return listed

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
+from preceptor.data.labels import refuse_masked
 from preceptor.errors import InputError
 
 __all__ = ["Array", "Forecast", "forecast"]
@@ -37,6 +38,10 @@ class Forecast:
     def num_samples(self) -> int:
         """N, the number of samples."""
         return self.probs.shape[-2]
+
+    def only(self, rows: np.ndarray) -> "Forecast":
+        """Some of the samples of one of `(N, C)`, bool (N,)."""
+        return Forecast(self.log_probs[rows], self.probs[rows])
 
     def forecast(self, rows: slice = slice(None)) -> "Forecast":
         """Some rows of one of `(N, C)`, as of an `Output`."""
@@ -77,6 +82,10 @@ class Output:
     values: np.ndarray
     probabilities: bool
 
+    def only(self, rows: np.ndarray) -> "Output":
+        """Some of the samples, bool (N,)."""
+        return Output(self.values[rows], self.probabilities)
+
     def forecast(self, rows: slice = slice(None)) -> Forecast:
         """Some of its rows, if it is one of `(N, C)`, or all of it, as a forecast."""
         values = self.values[rows].astype(np.float64, copy=False)
@@ -108,7 +117,7 @@ def read(
 
 
 def to_numpy(values: Array) -> np.ndarray:
-    """A NumPy array of whatever was handed in; bfloat16, which NumPy does not have, becomes float32."""
+    """A NumPy array of whatever was handed in, its floats of at most float64; bfloat16 becomes float32."""
     if isinstance(values, torch.Tensor):
         try:
             tensor = values.detach().cpu()
@@ -118,8 +127,10 @@ def to_numpy(values: Array) -> np.ndarray:
                 f"A tensor of {values.dtype} cannot be read ({str(error).splitlines()[0]}): hand in a dense one of "
                 "float32 or integers."
             ) from None
+    refuse_masked(values, "array")
     try:
-        return np.asarray(values)
+        found = np.asarray(values)
+        return found.astype(np.float64) if found.dtype == np.longdouble else found
     except ValueError:  # NumPy's own words are of inhomogeneous shapes
         raise InputError(
             "The rows of a list are of unlike lengths: give one number for each class in every row."

@@ -157,6 +157,7 @@ def studentised_intervals(
     spans: Float64[np.ndarray, "rows"],
     *,
     level: float = 0.95,
+    alike: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Estimate]:
@@ -166,6 +167,7 @@ def studentised_intervals(
         values: per-sample values, one score a row.
         spans: of each row, from the best to the worst value that a sample might have had.
         level: coverage of each interval.
+        alike: as of `simultaneous_differences`.
         resamples: number of resamples.
         seed: of the draws.
 
@@ -176,9 +178,9 @@ def studentised_intervals(
     >>> print(interval)
     0.000 [-0.056, 0.056]
     """
-    alone = np.arange(len(values)), np.full(len(values), -1)
-    t, error = _studentised(np.vstack([values, np.zeros(values.shape[1])]), *alone, spans, resamples, seed)
-    margin = np.maximum(np.quantile(t, level, axis=0), _student(values.shape[1], level)) * error
+    alone, size = (np.arange(len(values)), np.full(len(values), -1)), float(alike or values.shape[1])
+    t, error = _studentised(np.vstack([values, np.zeros(values.shape[1])]), *alone, spans, size, resamples, seed)
+    margin = np.maximum(np.quantile(t, level, axis=0), _student(size, level)) * error
     return [Estimate(float(m), float(m - w), float(m + w)) for m, w in zip(values.mean(-1), margin, strict=True)]
 
 
@@ -189,6 +191,7 @@ def simultaneous_differences(
     level: float = 0.95,
     unseen: Float64[np.ndarray, "rows M"] | None = None,
     best: Float64[np.ndarray, "rows M"] | None = None,
+    alike: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[tuple[int, int], Estimate]:
@@ -215,6 +218,7 @@ def simultaneous_differences(
             values, and at least 1, which suits accuracy and Brier scores; the NLL of sure teachers, whose errors are
             dear, needs what an error would cost.
         best: the best value likewise; by default the lowest of the values, and at most 0.
+        alike: how many samples of one weight tell as much as these (Kish's effective number), where they have weights.
         resamples: number of resamples.
         seed: of the draws.
 
@@ -234,9 +238,10 @@ def simultaneous_differences(
     low = np.minimum(values.min(-1), 0.0) if best is None else best.mean(-1)
     first, second = np.array(pairs).T
     spans = np.maximum(high[first] - low[second], high[second] - low[first])
-    t, error = _studentised(values, first, second, spans, resamples, seed)
+    size = float(alike or values.shape[1])
+    t, error = _studentised(values, first, second, spans, size, resamples, seed)
     # What was not seen is in no resample: never less than the factor of a single difference (Student's t).
-    margin = max(float(np.quantile(t.max(-1), level)), _student(values.shape[1], level)) * error
+    margin = max(float(np.quantile(t.max(-1), level)), _student(size, level)) * error
     difference = values.mean(-1)[first] - values.mean(-1)[second]
     return {
         pair: Estimate(float(d), float(d - m), float(d + m))
@@ -244,7 +249,7 @@ def simultaneous_differences(
     }
 
 
-def unseen_margin(span: float, samples: int, level: float) -> float:
+def unseen_margin(span: float, samples: float, level: float) -> float:
     """What of the half-width of a difference's interval is owed to samples that were not seen."""
     return _student(samples, level) * _UNSEEN * span / samples
 
@@ -270,7 +275,13 @@ def _draws(resamples: int, num_samples: int, seed: int) -> Iterator[tuple[slice,
 
 
 def _studentised(
-    values: np.ndarray, first: np.ndarray, second: np.ndarray, spans: np.ndarray, resamples: int, seed: int
+    values: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    spans: np.ndarray,
+    alike: float,
+    resamples: int,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """|t| of the difference of each pair of rows in every resample (resamples, pairs), and its error (pairs,)."""
     if values.size == 0:
@@ -278,7 +289,7 @@ def _studentised(
     check_resamples(resamples)
     samples = values.shape[1]
     centred = (values - values.mean(-1, keepdims=True)).astype(np.float32)
-    unseen = _UNSEEN / samples * spans
+    unseen = _UNSEEN / alike * spans
     t, error = np.zeros((resamples, len(first)), np.float32), np.empty(len(first))
     step = max(1, _BLOCK // samples)  # pairs at a time: there may be thousands
     parts = [slice(start, start + step) for start in range(0, len(first), step)]
@@ -295,7 +306,7 @@ def _studentised(
     return t, error
 
 
-def _student(samples: int, level: float) -> float:
+def _student(samples: float, level: float) -> float:
     check_level(level)
     return float(stdtrit(samples - 1, (1 + level) / 2)) if samples > 1 else math.nan
 

@@ -115,9 +115,13 @@ def compared(
     """Teachers under each loss of a question."""
     # One teacher at a time: of each only its per-sample values are kept.
     rows: dict[str, list[Row]] = {}
+    weights = evidence.sampling.weights
+    stands = None if weights is None or weights.all() else weights > 0  # what stands for nothing is not there
+    evidence = evidence if stands is None else evidence.only(stands)
     for name, logits in teachers.items():
         known = isinstance(logits, Forecast)
         teacher = logits if known else read(logits, probabilities=probabilities, what=logits_of(str(name)))
+        teacher = teacher if stands is None else teacher.only(stands)
         rows[str(name)] = [scored(teacher, loss, evidence, question) for loss in question.losses]
     return tuple(
         _ranked({name: found[i] for name, found in rows.items()}, loss, evidence, question)
@@ -166,7 +170,8 @@ def _estimates(rows: Sequence[Row], evidence: Evidence, question: Question) -> l
 
     units = evidence.sampling.units(np.stack([term.values for *_, term in studentised]))
     spans = np.array([term.span for *_, term in studentised])
-    intervals_t = intervals.studentised_intervals(units, spans, level=question.level, **draws)
+    alike = evidence.sampling.effective(units.shape[1])
+    intervals_t = intervals.studentised_intervals(units, spans, level=question.level, alike=alike, **draws)
     for (i, name, _), interval in zip(studentised, intervals_t, strict=True):
         # No score is below 0; the estimate of a distance may be.
         found[i][name] = interval if interval.value < 0 else replace(interval, low=max(0.0, interval.low))
@@ -184,8 +189,10 @@ def _estimates(rows: Sequence[Row], evidence: Evidence, question: Question) -> l
 
 def _differences(rows: Sequence[Row], evidence: Evidence, question: Question) -> dict[tuple[int, int], Estimate]:
     """Of all pairs, what ranks the first less that of the second."""
+    units = evidence.sampling.units(np.stack([row.worth for row in rows]))
     return intervals.simultaneous_differences(
-        evidence.sampling.units(np.stack([row.worth for row in rows])),
+        units,
+        alike=evidence.sampling.effective(units.shape[1]),
         level=question.level,
         unseen=np.stack([row.worst for row in rows]),
         best=np.stack([row.best for row in rows]),
@@ -205,6 +212,6 @@ def _notes(
             yield from checks.class_order(f"The teacher {name!r}", row.confusion, evidence.class_names)
     if differences:
         span = min(float(row.worst.mean() - row.best.mean()) for row in rows.values())
-        size = evidence.sampling.units(rows[next(iter(rows))].worth[None]).shape[1]
+        size = evidence.sampling.effective(evidence.sampling.units(rows[next(iter(rows))].worth[None]).shape[1])
         largest = max(abs(difference.value) for difference in differences.values())
         yield from checks.too_few(size, intervals.unseen_margin(span, size, level), largest)

@@ -72,6 +72,13 @@ class Sampling:
         """The mean over samples, by their weights."""
         return float(values.mean() if self.weights is None else np.average(values, weights=self.weights))
 
+    def only(self, rows: np.ndarray) -> "Sampling":
+        """Some of the samples, bool (N,)."""
+        groups = None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1]
+        if self.weights is None:
+            return Sampling(groups)
+        return Sampling(groups, self.weights[rows] / self.weights[rows].mean())
+
     def units(self, values: Float64[np.ndarray, "rows N"]) -> Float64[np.ndarray, "rows G"]:
         """One value for each group (or sample), whose plain mean is the weighted mean over samples.
 
@@ -96,10 +103,10 @@ class Sampling:
         seen = mean * (1 - mean) / spread if spread > 0 and 0 < mean < 1 else math.inf
         # Where all are alike there is no spread to see, and where a few weigh most they may be alike by chance: no more
         # is known than of as many as there are units, in Kish's count of unequal ones. Groups may tell more than that.
-        return seen if self.groups is not None and seen < math.inf else min(seen, self._num_units(len(units)))
+        return seen if self.groups is not None and seen < math.inf else min(seen, self.effective(len(units)))
 
-    def _num_units(self, count: int) -> float:
-        """How many units of one weight would give a mean as uncertain as these."""
+    def effective(self, count: int) -> float:
+        """How many units of one weight would give a mean as uncertain as these `count` (Kish 1965)."""
         if self.weights is None:
             return float(count)
         held = self.weights if self.groups is None else np.bincount(self.groups, self.weights)

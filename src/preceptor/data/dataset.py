@@ -14,7 +14,7 @@ from preceptor.data.generators import preserved_generators, seed_generators
 from preceptor.data.indexed import Batch, Indexed, input_and_label, shortened
 from preceptor.data.labelled import labels_of
 from preceptor.data.labels import check_labels, dense_tensor, expanded
-from preceptor.data.streams import Gathered, require_map_style
+from preceptor.data.streams import Gathered, check_answers, require_map_style
 from preceptor.errors import InputError
 
 __all__ = [
@@ -182,6 +182,9 @@ def as_data(found: Any, num_classes: int | None = None) -> Data:
     """
     if isinstance(found, Data):
         data = replace(found, train=_gathered(found.train), test=_gathered(found.test))
+        for part in (data.train, data.test):
+            if part is not None:
+                check_answers(part)
         _check_names(data)
         return _with_classes(data if _streams(found) else found, num_classes)
     several = isinstance(found, tuple) and len(found) in (2, 3)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from preceptor.data.generators import preserved_generators, seed_generators
-from preceptor.data.labels import check_labels, one_number
+from preceptor.data.labels import check_labels, one_number, refuse_masked
 from preceptor.data.streams import require_map_style
 from preceptor.errors import InputError
 
@@ -99,6 +99,7 @@ class Indexed(Dataset[Batch]):
         seed_generators(self.seed, self.epoch, index)
         sample = sample_of(self.dataset, index)
         value, label = input_and_label(sample, index)
+        refuse_masked(value, f"input of sample {index}")
         if not isinstance(value, _NUMBERS):
             raise InputError(
                 f"the input of sample {index} is a {type(value).__name__}, not a tensor; give the data set a transform "

@@ -37,6 +37,7 @@ def check_labels(
     wanted = "labels are integers from 0"
     if num_classes is not None:
         wanted = f"with {num_classes} classes {wanted} to {num_classes - 1}"
+    refuse_masked(labels, "labels")
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -61,6 +62,7 @@ def dense_tensor(values: Any, what: str) -> Tensor:
     Raises:
         InputError: something else, or a tensor that is sparse, nested or without content.
     """
+    refuse_masked(values, what)
     if isinstance(values, np.ndarray):
         try:
             values = torch.as_tensor(values)
@@ -74,6 +76,21 @@ def dense_tensor(values: Any, what: str) -> Tensor:
             "one, values.to_dense()"
         )
     return values
+
+
+def refuse_masked(values: Any, what: str) -> None:
+    """Refuse a masked array of NumPy, whose mask would be lost.
+
+    Raises:
+        InputError: something is masked.
+
+    >>> refuse_masked(np.ma.array([1, 2], mask=[False, True]), "labels")
+    Traceback (most recent call last):
+    preceptor.errors.InputError: 1 of the values of the labels are masked; leave such samples out, or give filled()
+    """
+    if np.ma.is_masked(values):
+        masked = int(np.ma.getmaskarray(values).sum())
+        raise InputError(f"{masked} of the values of the {what} are masked; leave such samples out, or give filled()")
 
 
 def _no_number(labels: Any) -> str:

@@ -1,7 +1,8 @@
 """Data sets that can only be iterated: refused, or read into memory."""
 
+import functools
 import itertools
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from preceptor.errors import InputError
+
+# What is read of a data set beside its samples, where it has it.
+_ASKED = ("classes", "class_names", "class_to_idx", "features", "labels", "targets", "target_transform", "fetch")
 
 
 def require_map_style(dataset: Any) -> None:
@@ -26,6 +30,7 @@ def require_map_style(dataset: Any) -> None:
         raise InputError(
             "a DataLoader is no data set; give the one that it loads, loader.dataset, and batch_size in the recipe"
         )
+    check_answers(dataset)
     numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not numbered or isinstance(dataset, Mapping | str | bytes | Tensor | np.ndarray | type):
         raise InputError(
@@ -39,6 +44,27 @@ def require_map_style(dataset: Any) -> None:
     if unmodified(dataset, Subset):
         require_map_style(dataset.dataset)
         _check_indices(np.asarray(dataset.indices), len(dataset.dataset))
+
+
+def check_answers(dataset: Any) -> None:
+    """Refuse a data set that fails when it is asked how long it is, or for what many data sets keep.
+
+    Raises:
+        InputError: naming what raised, and what it said.
+    """
+    asked: dict[str, Callable[[], Any]] = {name: functools.partial(getattr, dataset, name, None) for name in _ASKED}
+    if hasattr(type(dataset), "__len__"):
+        asked["__len__"] = functools.partial(len, dataset)
+    for name, ask in asked.items():
+        try:
+            ask()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"`{name}` of the data set, a {type(dataset).__name__}, fails ({type(error).__name__}: {error}); mend "
+                "it or leave it out"
+            ) from error
 
 
 def unmodified(dataset: Any, kind: type) -> bool:
@@ -71,6 +97,7 @@ class Gathered(Dataset[Any]):
     """
 
     def __init__(self, stream: "IterableDataset[Any]") -> None:
+        check_answers(stream)
         name = type(stream).__name__
         if not isinstance(stream, Sized):
             raise InputError(

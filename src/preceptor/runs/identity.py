@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sized
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
+from preceptor.tasks.reaching import reached
 from preceptor.tasks.teacher import Function, Lookup, Mixture, Teacher, Transformed
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
+_KEPT = Tensor | np.ndarray | nn.Module | FunctionType
 _ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
 
 
@@ -23,8 +25,9 @@ def fingerprint(thing: Any) -> str:
     """Its qualified name and, where there are tensors, arrays or plain values in it, the SHA-256 of these.
 
     Tensors are found in modules (the state dict), in our teachers and data sets, in lists, partial functions and bound
-    methods, and in a data set's ``inputs``, ``labels``, ``data``, ``targets``; plain values in our transforms, too. A
-    function is known by its name alone: that it was edited, or what it closes over, is not seen.
+    methods, in what a function or an object can reach (`preceptor.tasks.reaching`), and among a data set's attributes;
+    plain values in our transforms, too. Of a function beside that only the name is known: that it was edited, closes
+    over another number or reads a file, is not seen.
 
     >>> fingerprint(nn.functional.relu)
     'torch.nn.functional:relu'
@@ -81,6 +84,7 @@ def parts(thing: Any) -> Iterator[Any]:
         case nn.Module():
             yield from (part for pair in sorted(thing.state_dict().items()) for part in pair)
         case functools.partial():
+            yield from reached(thing.func)
             yield from (*thing.args, *(part for pair in sorted(thing.keywords.items()) for part in pair))
         case MethodType():
             yield thing.__self__
@@ -102,6 +106,13 @@ def parts(thing: Any) -> Iterator[Any]:
             yield from (len(thing), *getattr(thing, "tensors", ()), getattr(thing, "transform", None))
             held = (getattr(thing, name, None) for name in _ARRAYS)
             yield from (array for array in held if isinstance(array, Tensor | np.ndarray))
+            # Not what lies deeper, as that may be samples that were read before, and others in each run.
+            others = sorted(vars(thing).items() if hasattr(thing, "__dict__") else ())
+            known = {*_ARRAYS, "transform"}
+            yield from (value for name, value in others if name not in known and isinstance(value, _KEPT))
+            yield from reached(getattr(type(thing), "__getitem__", None))
+        case _:
+            yield from (found for found in reached(thing) if found is not thing)
 
 
 def feed_array(sha: Any, array: Tensor | np.ndarray) -> None:

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -262,6 +263,11 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
         return teacher
     if callable(teacher):
         return Function(teacher)
+    if _is_table(teacher):
+        raise InputError(
+            "a teacher is a callable from batch to logits, a module, or a list of them, not a table of numbers; give "
+            "preceptor.tasks.Lookup(torch.as_tensor(table)), whose rows are the samples of the data set"
+        )
     if not isinstance(teacher, Sequence) or isinstance(teacher, str) or not teacher:
         what = "an empty one" if isinstance(teacher, list | tuple) else f"a {type(teacher).__name__}"
         raise InputError(f"a teacher is a callable from batch to logits, a module, or a list of them, not {what}")
@@ -270,6 +276,15 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
     if any(not weight > 0 for weight in weights):
         raise InputError(f"the teachers' weights are {weights}; give positive numbers")
     return Mixture([as_teacher(part) for part, _ in pairs], weights)
+
+
+def _is_table(teacher: Any) -> bool:
+    """An array, or numbers however deep in lists."""
+    if isinstance(teacher, np.number | int | float):
+        return False
+    while isinstance(teacher, list | tuple) and teacher:
+        teacher = teacher[0]
+    return isinstance(teacher, Tensor | np.ndarray | np.number | int | float)
 
 
 def _of_module(model: nn.Module) -> Teacher:

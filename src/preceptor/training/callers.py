@@ -1,10 +1,8 @@
 """What belongs to the caller: found in whatever he hands over, not trained behind his back, and given back."""
 
 import copy
-import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -12,12 +10,9 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.notices import note
+from preceptor.tasks.reaching import reached
 from preceptor.tasks.teacher import Function, Mixture, Teacher, TeacherFn, Transformed, leaves
 from preceptor.training.probe import drawing_nothing
-
-_DEPTH, _WIDTH, _MOST = 6, 200, 10_000
-# What their functions name is their own business.
-_LIBRARIES = {"torch", "numpy", "preceptor"}
 
 
 def refuse_shared(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> None:
@@ -65,21 +60,7 @@ def shared_tensor(student: nn.Module, others: Iterable[nn.Module], inputs: Tenso
 
 def modules_in(thing: Any) -> list[nn.Module]:
     """The modules that a function or object can reach: what it closes over, is bound to, holds, or names."""
-    found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
-
-    def walk(thing: Any, depth: int) -> None:
-        if depth == 0 or id(thing) in seen or len(seen) > _MOST:
-            return
-        seen.add(id(thing))
-        if isinstance(thing, nn.Module):
-            found[id(thing)] = thing
-            return
-        for part in list(_parts(thing))[:_WIDTH]:
-            walk(part, depth - 1)
-
-    walk(thing, _DEPTH)
-    return list(found.values())
+    return [found for found in reached(thing) if isinstance(found, nn.Module)]
 
 
 @contextmanager
@@ -136,41 +117,3 @@ def _updated(student: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
 def _acts_in_training(module: nn.Module) -> bool:
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     return any(isinstance(each, kinds) and each.training for each in module.modules())
-
-
-def _parts(thing: Any) -> Iterator[Any]:
-    match thing:
-        case Tensor() | str() | bytes() | type() | ModuleType():
-            return
-        case functools.partial():
-            yield from (thing.func, *thing.args, *thing.keywords.values())
-        case MethodType():
-            yield from (thing.__self__, thing.__func__)
-        case FunctionType():
-            yield from (cell.cell_contents for cell in thing.__closure__ or () if _filled(cell))
-            yield from (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
-            if (thing.__module__ or "").partition(".")[0] not in _LIBRARIES:
-                yield from (thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__)
-            yield vars(thing).get("__wrapped__")
-        case Mapping():
-            yield from thing.values()
-        case list() | tuple() | set():
-            yield from thing
-        case _:
-            yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
-            yield vars(type(thing)).get("__call__")
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """The global names that a function, and those written within it, may use."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)

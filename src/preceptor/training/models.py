@@ -74,8 +74,10 @@ def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
         with torch.no_grad():
             return model.eval()(inputs)
     except Exception as error:  # somebody else's code
+        remedy = "; give the data set inputs in float32, such as array.astype('float32')"
         raise InputError(
             f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+            f"{remedy if inputs.dtype == torch.float64 else ''}"
         ) from error
     finally:
         model.train(was_training)

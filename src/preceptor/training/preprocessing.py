@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.notices import note
-from preceptor.tasks.teacher import Leaf, Teacher, TeacherFn, each_leaf
+from preceptor.tasks.teacher import Function, Leaf, Lookup, Teacher, TeacherFn, each_leaf, leaves
+from preceptor.training.callers import modules_in
+from preceptor.training.probe import drawing_nothing
 
 Convert = Callable[[Tensor], Tensor]
 Preprocessing = Mapping[str, Any]
@@ -48,25 +50,82 @@ def conversion(
     Raises:
         InputError: it cannot be computed.
     """
+    if not _is_text(theirs, ours) and tuple(their_shape) != tuple(our_shape):
+        note(f"the teacher was trained on inputs of shape {tuple(their_shape)} and is given {tuple(our_shape)}")
+    convert, said = _conversion(theirs, their_shape, ours, our_shape)
+    if said:
+        note(said)
+    return convert
+
+
+def refuse_unconverted(teacher: TeacherFn, data: Data, batch: Mapping[str, Tensor]) -> None:
+    """Refuse a loaded model within a function or another module that is given the student's inputs as they are, though
+    it was trained on others; whoever holds it may make them its own.
+
+    Args:
+        batch: some samples of the student's, to see what the model is given of them.
+
+    Raises:
+        InputError: stating both.
+    """
+    for leaf in leaves(teacher):
+        if isinstance(leaf, Lookup) or (isinstance(leaf, Teacher) and leaf.input_shape):
+            continue
+        holders = [leaf.model] if isinstance(leaf, Teacher) else modules_in(leaf.function)
+        for model in (module for holder in holders for module in holder.modules() if "_as_teacher" in vars(module)):
+            stored = vars(model)["_as_teacher"]
+            theirs, shape = stored.get("preprocessing") or {}, stored.get("input_shape") or data.input_shape
+            if _differ(theirs, shape, data.preprocessing, data.input_shape) and _is_given(model, leaf, batch):
+                raise InputError(
+                    f"the teacher holds a model that was trained on inputs with {_said(theirs)}, and gives it the "
+                    f"student's, which have {_said(data.preprocessing)}; hand over the loaded model itself, or give "
+                    "the student's data set the options of the teacher's",
+                    argument="teacher",
+                )
+
+
+def _differ(theirs: Preprocessing, their_shape: Sequence[int], ours: Preprocessing, our_shape: Sequence[int]) -> bool:
+    try:
+        return _conversion(theirs, their_shape, ours, our_shape)[0] is not None
+    except InputError:
+        return True
+
+
+def _is_given(model: nn.Module, leaf: Teacher | Function, batch: Mapping[str, Tensor]) -> bool:
+    """Whether a model that a teacher holds is handed the inputs of a batch as they are, in whatever shape."""
+    given: list[Any] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: given.extend([*args, *kwargs.values()]), with_kwargs=True
+    )
+    try:
+        with drawing_nothing(batch["input"].device):
+            leaf.answer(batch)
+    finally:
+        handle.remove()
+    own = batch["input"].reshape(-1)
+    return any(torch.equal(each.reshape(-1), own.to(each)) for each in given if isinstance(each, Tensor))
+
+
+def _conversion(
+    theirs: Preprocessing, their_shape: Sequence[int], ours: Preprocessing, our_shape: Sequence[int]
+) -> tuple[Convert | None, str]:
+    """The conversion, and what is to be said of it."""
     if _is_text(theirs, ours):
         return _of_texts(theirs, their_shape, ours, our_shape)
-    if tuple(their_shape) != tuple(our_shape):
-        note(f"the teacher was trained on inputs of shape {tuple(their_shape)} and is given {tuple(our_shape)}")
     if theirs == ours:
-        return None
+        return None, ""
     if not theirs or not ours:
         whose, known = ("the teacher", ours) if not theirs else ("the data set", theirs)
-        note(
+        return None, (
             f"how {whose}'s inputs were made is not known (Data.preprocessing); the other side's are "
             f"{_said(known)}, and must be the same"
         )
-        return None
     if theirs.keys() == ours.keys() == _NORMALIZE:
         return _of_numbers(theirs, ours)
     raise _other(theirs, ours)
 
 
-def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> Convert | None:
+def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> tuple[Convert | None, str]:
     """Both are `(raw / divide_by - mean) / std`: `inputs * scale + shift`, per channel."""
     (their_mean, their_std), (mean, std) = _float64(theirs), _float64(ours)
     lengths = {len(values) for values in (their_mean, their_std, mean, std)} - {1}
@@ -75,7 +134,7 @@ def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> Convert | None:
     unit = ours["divide_by"] / theirs["divide_by"]
     scale, shift = std * unit / their_std, (mean * unit - their_mean) / their_std
     if torch.allclose(scale, torch.ones_like(scale), rtol=1e-6) and shift.abs().max() < 1e-6:
-        return None
+        return None, ""
     if unit != 1:  # the same numbers divided otherwise, or other numbers? A file of pixels may have been divided before
         raise InputError(
             f"the teacher was trained on inputs with {_said(theirs)}, and the student's have {_said(ours)}; whether "
@@ -83,13 +142,15 @@ def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> Convert | None:
             "batch as the teacher",
             argument="data",
         )
-    note(f"the teacher is given inputs as it was trained on, {_said(theirs)}; the student's are {_said(ours)}")
 
     def convert(inputs: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (inputs.ndim - 2)
         return inputs * scale.to(inputs).reshape(shape) + shift.to(inputs).reshape(shape)
 
-    return convert
+    return (
+        convert,
+        f"the teacher is given inputs as it was trained on, {_said(theirs)}; the student's are {_said(ours)}",
+    )
 
 
 def _float64(normalize: Preprocessing) -> tuple[Tensor, Tensor]:
@@ -103,15 +164,15 @@ def _is_text(theirs: Preprocessing, ours: Preprocessing) -> bool:
 
 def _of_texts(
     theirs: Preprocessing, their_shape: Sequence[int], ours: Preprocessing, our_shape: Sequence[int]
-) -> Convert | None:
+) -> tuple[Convert | None, str]:
     """Texts that the student reads whole, or at greater length than its teacher, are cut as the teacher's were."""
     most, longest = theirs["max_bytes"], max(their_shape[0], our_shape[0])
     if most == ours["max_bytes"] or longest < min(most, ours["max_bytes"]):  # then neither has cut a text
-        return None
+        return None, ""
     if most > ours["max_bytes"]:
         raise _other(theirs, ours)
-    note(f"the teacher is given texts cut at {most} bytes, as it was trained on; the student's are {_said(ours)}")
-    return lambda inputs: cut_texts(inputs, most)
+    said = f"the teacher is given texts cut at {most} bytes, as it was trained on; the student's are {_said(ours)}"
+    return lambda inputs: cut_texts(inputs, most), said
 
 
 def cut_texts(texts: Tensor, most: int) -> Tensor:

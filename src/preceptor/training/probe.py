@@ -64,8 +64,15 @@ def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, who
         learner = copy.deepcopy(model).train()
     except Exception:  # such as a tensor of a graph in it: the first step will tell
         return
-    said = _answer(learner, few["input"][:2], f"{whose} in training mode")
-    _check_shape(logits_of(said, f"{whose} in training mode"), few["label"][:2], data.num_classes, whose)
+    said = _answer(learner, few["input"][:2], f"{whose} in training mode", gradient=True)
+    logits = logits_of(said, f"{whose} in training mode")
+    _check_shape(logits, few["label"][:2], data.num_classes, whose)
+    if not logits.requires_grad:
+        raise InputError(
+            f"the logits of {whose} carry no gradient, so that nothing of it can be trained; compute them of "
+            "parameters with requires_grad, without detach() or torch.no_grad()",
+            argument="model",
+        )
     if others_in(said):
         note(f"{whose} gives {', '.join(others_in(said))} beside its logits in training; only the logits are trained")
 
@@ -113,9 +120,9 @@ def drawing_nothing(device: torch.device | str) -> Iterator[None]:
         yield
 
 
-def _answer(model: nn.Module, inputs: Tensor, whose: str) -> Any:
+def _answer(model: nn.Module, inputs: Tensor, whose: str, *, gradient: bool = False) -> Any:
     try:
-        with drawing_nothing("cpu"):
+        with drawing_nothing("cpu"), torch.set_grad_enabled(gradient):
             return model(inputs)
     except Exception as error:
         raise InputError(

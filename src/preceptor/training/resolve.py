@@ -34,7 +34,7 @@ from preceptor.training.first_look import say_what_is_odd
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.models import model_name, new_model
-from preceptor.training.preprocessing import with_own_inputs
+from preceptor.training.preprocessing import refuse_unconverted, with_own_inputs
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
@@ -116,10 +116,12 @@ def distill_job(
     if teacher is None:
         refuse_leak(recipe, samples, named=found.origin is not None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
-    few = samples.train[samples.for_students[:2].tolist()]["input"]
+    two = samples.train[samples.for_students[:2].tolist()]
+    few = two["input"]
     refuse_shared(student, bare, few)
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
+    refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
     objects = _objects(
         folder, recipe, found, model=model, loss=_known_by(loss), teacher=None if teacher is None else bare
     )

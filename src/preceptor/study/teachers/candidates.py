@@ -99,7 +99,7 @@ def agree(what: str, given: Mapping[str, Any], length: int) -> None:
     """
     known = {name: np.asarray(values) for name, values in given.items() if values is not None}
     if known:
-        common_order(what, known, list(known), length)
+        common_order(what, known, list(known), length, once=what == "ids")
 
 
 def agreed(what: str, candidates: Sequence[Candidate]) -> np.ndarray | None:
