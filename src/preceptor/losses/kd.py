@@ -97,9 +97,8 @@ def standardized_kd(
     """
     check_temperature(temperature)
     student, teacher = prepare(student_logits, teacher_logits, mask)
-    student, teacher = _standardize(student) / temperature, _standardize(teacher) / temperature
-    losses = softened_kl(student, teacher, temperature)
-    return zero_where_masked(temperature**2 * losses, mask)
+    # Gradient to the scores in closed form, from there to the logits by autograd.
+    return zero_where_masked(kd(_standardize(student), _standardize(teacher), temperature=temperature), mask)
 
 
 def _standardize(logits: Tensor) -> Tensor:
