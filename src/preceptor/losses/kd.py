@@ -48,13 +48,13 @@ def kd(
     return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
 
 
-def _kernel(student: Tensor, teacher: Tensor, shared: None, *, temperature: float) -> Rows:
+def _kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
     found = divergence(softened(student, temperature), softened(teacher, temperature))
     return Rows(found.value, found.gradient, temperature**2, temperature / found.total)
 
 
 def _plain(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: None, *, temperature: float
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
 ) -> Tensor:
     student, teacher = prepare(student_logits, teacher_logits, mask)
     losses = softened_kl(student / temperature, teacher / temperature, temperature)

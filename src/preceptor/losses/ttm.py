@@ -83,12 +83,12 @@ def wttm(
     return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
 
 
-def _ttm_kernel(student: Tensor, teacher: Tensor, shared: None, *, temperature: float) -> Rows:
+def _ttm_kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
     found = divergence(softened(student, 1.0), softened(teacher, temperature))
     return Rows(found.value, found.gradient, 1.0, 1 / found.total)
 
 
-def _wttm_kernel(student: Tensor, teacher: Tensor, shared: None, *, temperature: float) -> Rows:
+def _wttm_kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
     sharp = softened(teacher, 1.0).exp_().sum(-1, keepdim=True)
     found = divergence(softened(student, 1.0), softened(teacher, temperature))
     share = sharp.pow_(-1 / temperature)  # U = found.total * share
@@ -96,7 +96,7 @@ def _wttm_kernel(student: Tensor, teacher: Tensor, shared: None, *, temperature:
 
 
 def _ttm_plain(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: None, *, temperature: float
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
 ) -> Tensor:
     student, teacher = prepare(student_logits, teacher_logits, mask)
     log_p = (teacher / temperature).log_softmax(-1)
@@ -104,7 +104,7 @@ def _ttm_plain(
 
 
 def _wttm_plain(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: None, *, temperature: float
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
 ) -> Tensor:
     student, teacher = prepare(student_logits, teacher_logits, mask)
     log_power = teacher.log_softmax(-1) / temperature
