@@ -3,10 +3,10 @@
     python benchmarks/losses.py
     python benchmarks/losses.py --device cuda --json losses.json --markdown losses.md
 
-Times are of one forward and backward pass, the two ways in turn, the median of the rounds; "ratio" is ours over the plain
-formula's. "Buffers" is the peak of memory above what stood before, in logits of the input's dtype. The floor is the
-time to read both logits and write the gradient once at the bandwidth of a copy, measured here. `--near` makes the student
-differ from its teacher by a tenth of a logit, where ours works in float64 and the plain formula loses digits.
+Times are of one forward and backward pass, the two ways in turn, the median of the rounds; "ratio" is ours over the
+plain formula's. "Buffers" is the peak of memory above what stood before, in logits of the input's dtype. The floor is
+the time to read both logits and write the gradient once, at the bandwidth of a copy measured here. `--near` makes the
+student differ from its teacher by a tenth of a logit, where ours works in float64 and the plain formula loses digits.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def step(loss: Loss, z: Tensor, v: Tensor) -> None:
     loss(z, v).mean().backward()
 
 
-def seconds(run: Callable[[], None], repeats: int, device: str) -> float:
+def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
     """The mean of some runs."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -91,7 +91,7 @@ def seconds(run: Callable[[], None], repeats: int, device: str) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def in_turn(runs: list[Callable[[], None]], device: str, rounds: int, budget: float) -> list[float]:
+def in_turn(runs: list[Callable[[], object]], device: str, rounds: int, budget: float) -> list[float]:
     """The median over the rounds of each, measured in turn."""
     for run in runs:
         run()
@@ -123,7 +123,7 @@ def bandwidth(device: str) -> float:
     """Bytes a second of a copy, read and written."""
     source = torch.zeros(1 << (26 if device == "cpu" else 29), device=device)
     target = torch.empty_like(source)
-    (best,) = in_turn([lambda: target.copy_(source) and None], device, 5, 0.5)
+    (best,) = in_turn([lambda: torch.add(source, 0, out=target)], device, 5, 0.5)
     return 2 * source.numel() * source.element_size() / best
 
 

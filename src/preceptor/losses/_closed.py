@@ -62,7 +62,8 @@ def closed_form(
     if _must_be_plain(student, teacher) or (shared is not None and shared.requires_grad):
         return plain(student, teacher, mask, shared)
     wanted = student.requires_grad and torch.is_grad_enabled()
-    return _ClosedForm.apply(student, teacher, mask, shared, kernel, plain, [] if wanted else None)  # type: ignore[return-value]
+    function = _ClosedForm if torch._C._are_functorch_transforms_active() else _QuickClosedForm
+    return function.apply(student, teacher, mask, shared, kernel, plain, [] if wanted else None)  # type: ignore[return-value]
 
 
 def _must_be_plain(student: Tensor, teacher: Tensor) -> bool:
@@ -106,28 +107,39 @@ class _ClosedForm(torch.autograd.Function):
         saved = zip(ctx.saved_tensors, ctx.outside, strict=True)
         student, teacher, mask, shared = (inside if out is None else out for inside, out in saved)
         if torch.is_grad_enabled():  # this gradient may itself be differentiated
-            _, pull = torch.func.vjp(lambda logits: ctx.plain(logits, teacher, mask, shared), student)
+            pull = torch.func.vjp(lambda logits: ctx.plain(logits, teacher, mask, shared), student)[1]
             return pull(upstream)[0], *unused
         if ctx.kept:
             gradient = ctx.kept.pop()  # scaled in place, so good for one use
         else:
             _, gradient = _solve(student, teacher, mask, shared, ctx.kernel, ctx.plain, with_gradient=True)
+            assert gradient is not None
         return _scale(gradient, upstream.unsqueeze(-1)), *unused
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         """Rows are independent: the mapped dimension is one more leading dimension."""
         student, teacher, mask, shared, kernel, plain, kept = args
-        student, teacher, mask = (
-            each if each is None else _leading(each, dim, info.batch_size)
-            for each, dim in zip((student, teacher, mask), in_dims, strict=False)
-        )
+        student, teacher = (_leading(args[i], in_dims[i], info.batch_size) for i in (0, 1))
+        mask = None if mask is None else _leading(mask, in_dims[2], info.batch_size)
         if shared is not None and in_dims[3] is not None:
             dims = (0, 0, None if mask is None else 0, in_dims[3])
             return torch.vmap(plain, dims)(student, teacher, mask, shared), 0
         wanted = kept is not None or student.requires_grad
         kept = [] if wanted else None
         return _ClosedForm.apply(student, teacher, mask, shared, kernel, plain, kept), 0  # type: ignore[return-value]
+
+
+class _QuickClosedForm(torch.autograd.Function):
+    """`_ClosedForm` outside of torch.func: with a `setup_context`, torch reads a signature anew at each call."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _ClosedForm.forward(*inputs)
+        _ClosedForm.setup_context(ctx, inputs, output)
+        return output
+
+    backward = _ClosedForm.backward
 
 
 def _leading(tensor: Tensor, dim: int | None, size: int) -> Tensor:
