@@ -25,15 +25,15 @@ class Mutation(NamedTuple):
 
 MUTATIONS = {
     "KL direction swapped": Mutation(
-        file="losses/_common.py",
-        old="return (log_p.exp() * gap).sum(-1)",
-        new="return -(log_q.exp() * gap).sum(-1)",
+        file="losses/_closed.py",
+        old="gap = y - x\n    q, p = x.exp_(), y.exp_()",
+        new="gap = x - y\n    q, p = y.exp_(), x.exp_()",
         test="tests/losses/test_kd.py",
     ),
     "T² removed from KD": Mutation(
         file="losses/kd.py",
-        old="teacher / temperature, temperature)\n    return zero_where_masked(temperature**2 * losses, mask)",
-        new="teacher / temperature, temperature)\n    return zero_where_masked(losses, mask)",
+        old="Rows(found.value, found.gradient, temperature**2, temperature / found.total)",
+        new="Rows(found.value, found.gradient, 1.0, temperature / found.total)",
         test="tests/losses/test_kd.py",
     ),
     "denominator K in the top score difference": Mutation(

@@ -51,16 +51,30 @@ def check_range(labels: Tensor, num_classes: int) -> None:
         raise refused(f"labels reach from {low} to {high}; give class numbers from 0 to {num_classes - 1}.")
 
 
+def check_inputs(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None) -> None:
+    """Refuse logits that do not fit each other, and a mask that does not fit them."""
+    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        check_floating(name, logits)
+    student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
+    if student != teacher:
+        raise refused(
+            f"student_logits have shape {student} but teacher_logits {teacher}; give both the same leading "
+            "shape and the same classes in the last dimension."
+        )
+    if not student or student[-1] < 2:
+        raise refused(f"logits have shape {student}; the last dimension must hold at least 2 classes.")
+    check_mask(mask, student_logits.shape[:-1])
+
+
 def prepare(
     student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None
 ) -> tuple[Float[Tensor, "*batch classes"], Float[Tensor, "*batch classes"]]:
-    """Check both logits and return them in working precision, the teacher detached, masked rows zeroed.
+    """Both logits, checked, in working precision, the teacher detached, masked rows zeroed.
 
     Masked rows are overwritten before anything is computed from them: cleaning the result instead would
     let a NaN through in the gradient (0 * nan = nan).
     """
-    _check_logits(student_logits, teacher_logits)
-    check_mask(mask, student_logits.shape[:-1])
+    check_inputs(student_logits, teacher_logits, mask)
     dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     student, teacher = student_logits.to(dtype), teacher_logits.detach().to(dtype)
@@ -81,16 +95,3 @@ def kl_divergence(
     """KL(p || q) over the last axis, from log-probabilities; a class with p = 0 adds 0 whatever its q."""
     gap = torch.where(log_p.isneginf(), 0.0, log_p - log_q)
     return (log_p.exp() * gap).sum(-1)
-
-
-def _check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-        check_floating(name, logits)
-    student, teacher = tuple(student_logits.shape), tuple(teacher_logits.shape)
-    if student != teacher:
-        raise refused(
-            f"student_logits have shape {student} but teacher_logits {teacher}; give both the same leading "
-            "shape and the same classes in the last dimension."
-        )
-    if not student or student[-1] < 2:
-        raise refused(f"logits have shape {student}; the last dimension must hold at least 2 classes.")

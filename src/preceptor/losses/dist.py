@@ -47,13 +47,14 @@ def dist(
     """
     check_temperature(temperature)
     student, teacher = prepare(student_logits, teacher_logits, mask)
-    q, p = _rows((student / temperature).softmax(-1)), _rows((teacher / temperature).softmax(-1))
+    # Divided by a small temperature, logits lose the digits in which two near ones differ; less their largest, few do.
+    q, p = (_rows(((x - x.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)) for x in (student, teacher))
     if q.shape[0] == 0:
         return q.sum()
     keep = torch.ones_like(q[:, :1]) if mask is None else mask.reshape(-1, 1).to(q)
     count = keep.sum()
-    inter = ((1 - _pearson(q, p, dim=1)) * keep).sum() / count.clamp(min=1)
-    intra = torch.where(count > 0, (1 - _pearson(q, p, dim=0, keep=keep)).mean(), 0.0)
+    inter = (_one_less_pearson(q, p, dim=1) * keep).sum() / count.clamp(min=1)
+    intra = torch.where(count > 0, _one_less_pearson(q, p, dim=0, keep=keep).mean(), 0.0)
     return temperature**2 * (beta * inter + gamma * intra)
 
 
@@ -61,9 +62,14 @@ def _rows(probs: Tensor) -> Float[Tensor, "rows classes"]:
     return probs.reshape(-1, probs.shape[-1])
 
 
-def _pearson(x: Tensor, y: Tensor, *, dim: int, keep: Tensor | float = 1.0) -> Tensor:
-    """Pearson correlation along dim of the entries that keep (0 or 1) leaves; 0 with a constant."""
-    return (_unit_deviation(x, dim, keep) * _unit_deviation(y, dim, keep)).sum(dim, keepdim=True)
+def _one_less_pearson(x: Tensor, y: Tensor, *, dim: int, keep: Tensor | float = 1.0) -> Tensor:
+    """1 - Pearson correlation along dim of the entries that keep (0 or 1) leaves; 1 with a constant.
+
+    Half the squared distance of two vectors of length 1, which cancels nothing where they are near.
+    """
+    x, y = _unit_deviation(x, dim, keep), _unit_deviation(y, dim, keep)
+    varied = (x != 0).any(dim, keepdim=True) & (y != 0).any(dim, keepdim=True)
+    return torch.where(varied, (x - y).square().sum(dim, keepdim=True) / 2, 1.0)
 
 
 def _unit_deviation(x: Tensor, dim: int, keep: Tensor | float) -> Tensor:

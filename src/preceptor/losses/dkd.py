@@ -1,5 +1,7 @@
 """Decoupled knowledge distillation: the target class and the others, weighed apart."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
@@ -75,7 +77,7 @@ def _target_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature:
     of_target = 1 / torch.full_like(student[..., :1], student.shape[-1])
     base = torch.cat([of_target, 1 - of_target], -1)
     student, teacher = (
-        torch.cat([_at_target(x, is_target), log_mean_exp(_others(x, is_target), others)], -1)
+        torch.cat([_at_target(x, is_target), _of_others(lambda x: log_mean_exp(x, others), x, is_target)], -1)
         for x in (student, teacher)
     )
     return kl_relative_to(base, student, teacher)
@@ -94,7 +96,7 @@ def _target_and_rest(logits: Tensor, is_target: Tensor) -> Tensor:
     """log (p_y, 1 - p_y), shape (..., 2)."""
     log_probs = logits.log_softmax(-1)
     # log(1 - p_y) as a logsumexp over the others: log1p(-p_y) would be log 0 for a saturated student.
-    log_rest = _others(log_probs, is_target).logsumexp(-1, keepdim=True)
+    log_rest = _of_others(lambda others: others.logsumexp(-1, keepdim=True), log_probs, is_target)
     return torch.cat([_at_target(log_probs, is_target), log_rest], -1)
 
 
@@ -105,6 +107,13 @@ def _at_target(values: Tensor, is_target: Tensor) -> Tensor:
 def _others(values: Tensor, is_target: Tensor) -> Tensor:
     """The values of the other classes, -inf at the target."""
     return values.masked_fill(is_target, -torch.inf)
+
+
+def _of_others(log_sum: Callable[[Tensor], Tensor], values: Tensor, is_target: Tensor) -> Tensor:
+    """A logsumexp of the other classes; where all are -inf, -inf without the gradient of NaN that it would have."""
+    others = _others(values, is_target)
+    none = others.isneginf().all(-1, keepdim=True)
+    return torch.where(none, -torch.inf, log_sum(others.masked_fill(none, 0.0)))
 
 
 def _check_labels(labels: Tensor, shape: torch.Size) -> None:

@@ -1,9 +1,12 @@
 """Knowledge distillation by softened probabilities, plain and with standardised logits."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.losses._closed import Rows, closed_form, divergence, softened
 from preceptor.losses._common import check_temperature, prepare, zero_where_masked
 from preceptor.losses._softened import softened_kl
 
@@ -41,6 +44,18 @@ def kd(
         tensor([0.4438, 0.0000])
     """
     check_temperature(temperature)
+    kernel, plain = partial(_kernel, temperature=temperature), partial(_plain, temperature=temperature)
+    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
+
+
+def _kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
+    found = divergence(softened(student, temperature), softened(teacher, temperature))
+    return Rows(found.value, found.gradient, temperature**2, temperature / found.total)
+
+
+def _plain(
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
+) -> Tensor:
     student, teacher = prepare(student_logits, teacher_logits, mask)
     losses = softened_kl(student / temperature, teacher / temperature, temperature)
     return zero_where_masked(temperature**2 * losses, mask)
@@ -82,9 +97,8 @@ def standardized_kd(
     """
     check_temperature(temperature)
     student, teacher = prepare(student_logits, teacher_logits, mask)
-    student, teacher = _standardize(student) / temperature, _standardize(teacher) / temperature
-    losses = softened_kl(student, teacher, temperature)
-    return zero_where_masked(temperature**2 * losses, mask)
+    # Gradient to the scores in closed form, from there to the logits by autograd.
+    return zero_where_masked(kd(_standardize(student), _standardize(teacher), temperature=temperature), mask)
 
 
 def _standardize(logits: Tensor) -> Tensor:

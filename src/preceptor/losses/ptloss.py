@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from preceptor.losses._common import kl_divergence, prepare, refused, zero_where_masked
+from preceptor.losses._closed import Rows, closed_form, divergence, softened
+from preceptor.losses._common import check_inputs, prepare, refused, zero_where_masked
+from preceptor.losses._softened import accurate_kl
 
 Coefficients = Float[Tensor, "*classes degree"] | Sequence[float] | Sequence[Sequence[float]]
 
@@ -46,12 +48,9 @@ def ptloss(
         >>> ptloss(student, teacher, coefficients=[1.0])
         tensor([0.8278])
     """
-    student, teacher = prepare(student_logits, teacher_logits, mask)
-    eps = coefficient_tensor(coefficients, num_classes=student.shape[-1]).to(student)
-    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
-    perturbation = _power_series(-torch.expm1(log_q), eps)
-    losses = kl_divergence(log_p, log_q) + (log_p.exp() * perturbation).sum(-1)
-    return zero_where_masked(losses, mask)
+    check_inputs(student_logits, teacher_logits, mask)
+    eps = coefficient_tensor(coefficients, num_classes=student_logits.shape[-1]).to(student_logits.device)
+    return closed_form(student_logits, teacher_logits, mask, kernel=_kernel, plain=_plain, shared=eps)
 
 
 def coefficient_tensor(coefficients: Coefficients, *, num_classes: int) -> Tensor:
@@ -67,9 +66,39 @@ def coefficient_tensor(coefficients: Coefficients, *, num_classes: int) -> Tenso
     return eps
 
 
+def _kernel(student: Tensor, teacher: Tensor, shared: Tensor | None) -> Rows:
+    assert shared is not None
+    eps = shared.to(student.dtype)
+    found = divergence(softened(student, 1.0), softened(teacher, 1.0))
+    q = student.softmax(-1)
+    orders = torch.arange(1, eps.shape[-1] + 1, dtype=eps.dtype, device=eps.device)
+    perturbation = _power_series(1 - q, eps)
+    slope = _polynomial(1 - q, orders * eps)
+    value = found.value + (found.p * perturbation).sum(-1) / found.total.squeeze(-1)
+    # a = p (1 + q s): the gradient is that of the KL and (sum p q s) q - p q s
+    extra = slope.mul_(q).mul_(found.p)
+    gradient = found.gradient.add_(q.mul_(extra.sum(-1, keepdim=True))).sub_(extra)
+    return Rows(value, gradient, 1.0, 1 / found.total)
+
+
+def _plain(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None) -> Tensor:
+    assert shared is not None
+    student, teacher = prepare(student_logits, teacher_logits, mask)
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    perturbation = _power_series(-torch.expm1(log_q), shared.to(student.dtype))
+    losses = accurate_kl(log_p, log_q) + (log_p.exp() * perturbation).sum(-1)
+    return zero_where_masked(losses, mask)
+
+
 def _power_series(base: Float[Tensor, "*batch classes"], eps: Tensor) -> Float[Tensor, "*batch classes"]:
-    """sum_m eps_m base^m for m = 1..M, by Horner's rule."""
-    total = torch.zeros_like(base)
-    for coefficient in reversed(eps.unbind(-1)):
-        total = (total + coefficient) * base
+    """sum_m eps_m base^m for m = 1..M."""
+    return _polynomial(base, eps) * base
+
+
+def _polynomial(base: Float[Tensor, "*batch classes"], eps: Tensor) -> Float[Tensor, "*batch classes"]:
+    """sum_m eps_m base^(m-1) for m = 1..M, by Horner's rule."""
+    *lower, last = eps.unbind(-1)
+    total = torch.zeros_like(base) + last
+    for coefficient in reversed(lower):
+        total = total * base + coefficient
     return total

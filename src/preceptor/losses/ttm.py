@@ -1,9 +1,13 @@
 """Transformed teacher matching: temperature on the teacher only."""
 
+from functools import partial
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from preceptor.losses._common import check_temperature, kl_divergence, prepare, zero_where_masked
+from preceptor.losses._closed import Rows, closed_form, divergence, softened
+from preceptor.losses._common import check_temperature, prepare, zero_where_masked
+from preceptor.losses._softened import accurate_kl
 
 
 def ttm(
@@ -38,9 +42,8 @@ def ttm(
         tensor([0.1109, 0.0000])
     """
     check_temperature(temperature)
-    student, teacher = prepare(student_logits, teacher_logits, mask)
-    log_p = (teacher / temperature).log_softmax(-1)
-    return zero_where_masked(kl_divergence(log_p, student.log_softmax(-1)), mask)
+    kernel, plain = partial(_ttm_kernel, temperature=temperature), partial(_ttm_plain, temperature=temperature)
+    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
 
 
 def wttm(
@@ -76,8 +79,35 @@ def wttm(
         tensor([0.1424, 0.0000])
     """
     check_temperature(temperature)
+    kernel, plain = partial(_wttm_kernel, temperature=temperature), partial(_wttm_plain, temperature=temperature)
+    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
+
+
+def _ttm_kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
+    found = divergence(softened(student, 1.0), softened(teacher, temperature))
+    return Rows(found.value, found.gradient, 1.0, 1 / found.total)
+
+
+def _wttm_kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
+    sharp = softened(teacher, 1.0).exp_().sum(-1, keepdim=True)
+    found = divergence(softened(student, 1.0), softened(teacher, temperature))
+    share = sharp.pow_(-1 / temperature)  # U = found.total * share
+    return Rows(found.value, found.gradient, (found.total * share).squeeze(-1), share)
+
+
+def _ttm_plain(
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
+) -> Tensor:
+    student, teacher = prepare(student_logits, teacher_logits, mask)
+    log_p = (teacher / temperature).log_softmax(-1)
+    return zero_where_masked(accurate_kl(log_p, student.log_softmax(-1)), mask)
+
+
+def _wttm_plain(
+    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, shared: Tensor | None, *, temperature: float
+) -> Tensor:
     student, teacher = prepare(student_logits, teacher_logits, mask)
     log_power = teacher.log_softmax(-1) / temperature
     weight = log_power.logsumexp(-1).exp()
-    losses = weight * kl_divergence(log_power.log_softmax(-1), student.log_softmax(-1))
+    losses = weight * accurate_kl(log_power.log_softmax(-1), student.log_softmax(-1))
     return zero_where_masked(losses, mask)
