@@ -180,13 +180,24 @@ def test_under_autocast(name):
 def test_one_tensor_is_kept_and_none_without_gradient(name, monkeypatch):
     solve, made = _closed._solve, []
     monkeypatch.setattr(_closed, "_solve", lambda *args, **options: made.append(solve(*args, **options)) or made[-1])
-    student, teacher, labels = random_batch(4, 5, dtype=torch.bfloat16)
+    student, teacher, labels = random_batch(4, 5000, dtype=torch.bfloat16)
     layer = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
     LOSSES[name](student * layer, teacher, labels)
     assert made[-1][1].dtype == torch.bfloat16
     with torch.no_grad():
         LOSSES[name](student * layer, teacher, labels)
     assert made[-1][1] is None
+
+
+@pytest.mark.parametrize("name", ["kd", "ttm", "wttm", "ptloss"])
+@pytest.mark.parametrize("classes", [50, 20_000])
+def test_a_loss_scaler_can_lift_what_float16_cannot_hold(name, classes):
+    student, teacher, labels = random_batch(4, classes, dtype=torch.float32)
+    small, scale = (student / 8).half().requires_grad_(), 2.0**12
+    (LOSSES[name](small, (teacher / 8).half(), labels) * scale).sum().backward()
+    reference = small.detach().double().requires_grad_()
+    (LOSSES[name](reference, (teacher / 8).half().double(), labels) * scale).sum().backward()
+    torch.testing.assert_close(small.grad.double(), reference.grad, rtol=2e-3, atol=2e-5)
 
 
 def test_dist_near_its_teacher_at_a_low_temperature():

@@ -28,13 +28,13 @@ MUTATIONS = {
         file="losses/_closed.py",
         old="gap = y - x\n    q, p = x.exp_(), y.exp_()",
         new="gap = x - y\n    q, p = y.exp_(), x.exp_()",
-        test="tests/losses/test_kd.py",
+        test="tests/losses/test_closed.py",
     ),
     "T² removed from KD": Mutation(
         file="losses/kd.py",
         old="Rows(found.value, found.gradient, temperature**2, temperature / found.total)",
         new="Rows(found.value, found.gradient, 1.0, temperature / found.total)",
-        test="tests/losses/test_kd.py",
+        test="tests/losses/test_closed.py",
     ),
     "denominator K in the top score difference": Mutation(
         file="teaching/tolerant.py",

@@ -196,7 +196,7 @@ def test_overrides_that_cannot_be(assignment: str, sentence: str) -> None:
         ),
         ({"average": {"start_epoch": 10}}, "average.start_epoch is 10, but training ends after 10 epochs"),
         ({"ce_weight": 0, "distill_weight": 0}, "ce_weight and distill_weight are both 0"),
-        ({"training": {"precision": "fp8"}}, "'training.precision' is 'fp8'; known: bf16, fp16, fp32"),
+        ({"training": {"precision": "fp8"}}, "'training.precision' is 'fp8'; known: auto, bf16, fp16, fp32"),
         ({"verb": "teach"}, "'verb' is 'teach'"),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_complete_run_is_found_complete(old: Path) -> None:
 
 def test_an_old_run_teaches(old: Path) -> None:
     preceptor.distill(old / "student" / "recipe.yaml", "again")
-    assert_close(weights(old / "again"), weights(old / "student"), 0)
+    assert_close(weights(old / "again"), weights(old / "student"), 1e-6)  # the losses round otherwise now
     assert json.loads((old / "again" / "result.json").read_text())["schema_version"] == 2
 
 

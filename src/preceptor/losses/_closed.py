@@ -1,7 +1,7 @@
 """Losses whose gradient is known in closed form: value and gradient in one pass over blocks of rows.
 
 Autograd would keep several tensors of the size of the logits for what the forward pass can finish: here it leaves one,
-the gradient, in the student's own dtype.
+the gradient, in the student's own dtype (float32 for float16).
 """
 
 import warnings
@@ -59,11 +59,19 @@ def closed_form(
     gradient, `plain` gives it.
     """
     check_inputs(student, teacher, mask)
+    if student.numel() <= _SMALL_ENTRIES and student.device.type == "cpu":
+        return _in_float64(student, teacher, mask, shared, plain)
     if _must_be_plain(student, teacher) or (shared is not None and shared.requires_grad):
         return plain(student, teacher, mask, shared)
     wanted = student.requires_grad and torch.is_grad_enabled()
     function = _ClosedForm if torch._C._are_functorch_transforms_active() else _QuickClosedForm
     return function.apply(student, teacher, mask, shared, kernel, plain, [] if wanted else None)  # type: ignore[return-value]
+
+
+def _in_float64(student: Tensor, teacher: Tensor, mask: Tensor | None, shared: Tensor | None, plain: Plain) -> Tensor:
+    """The loss of few logits by the plain formula, of which float64 has digits enough."""
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    return plain(student.double(), teacher.double(), mask, shared).to(dtype)
 
 
 def _must_be_plain(student: Tensor, teacher: Tensor) -> bool:
@@ -114,7 +122,7 @@ class _ClosedForm(torch.autograd.Function):
         else:
             _, gradient = _solve(student, teacher, mask, shared, ctx.kernel, ctx.plain, with_gradient=True)
             assert gradient is not None
-        return _scale(gradient, upstream.unsqueeze(-1)), *unused
+        return _scale(gradient, upstream.unsqueeze(-1)).to(student.dtype), *unused
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
@@ -167,11 +175,13 @@ def _solve(
     *,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The losses (...), in working precision, and their gradient (..., classes) in the student's dtype."""
+    """The losses (...), in working precision, and their gradient (..., classes) in the dtype that it is kept in."""
     lead, classes = student.shape[:-1], student.shape[-1]
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     z, v = student.reshape(-1, classes), teacher.reshape(-1, classes)
-    gradient = torch.empty_like(z, memory_format=torch.contiguous_format) if with_gradient else None
+    gradient = None
+    if with_gradient:
+        gradient = torch.empty_like(z, dtype=_kept_dtype(z), memory_format=torch.contiguous_format)
     if z.device.type == "cpu":
         losses = _on_cpu(z, v, shared, kernel, dtype, gradient)
         if mask is not None:
@@ -185,6 +195,11 @@ def _solve(
     return losses.view(lead), None if gradient is None else gradient.view(student.shape)
 
 
+def _kept_dtype(student: Tensor) -> torch.dtype:
+    """That of the student; but float16 has no room for a small gradient until a loss scaler has lifted it."""
+    return torch.float32 if student.dtype == torch.float16 else student.dtype
+
+
 # -- CPU: in blocks ------------------------------------------------------------------------------------------
 
 
@@ -195,8 +210,6 @@ def _block_rows(rows: Tensor) -> int:
 def _on_cpu(
     student: Tensor, teacher: Tensor, shared: Tensor | None, kernel: Kernel, dtype: torch.dtype, gradient: Tensor | None
 ) -> Tensor:
-    if student.numel() <= _SMALL_ENTRIES:
-        return _block(student, teacher, shared, kernel, torch.float64, gradient).to(dtype)
     losses = torch.empty(len(student), dtype=dtype)
     step = _block_rows(student)
     for start in range(0, len(student), step):
@@ -265,7 +278,7 @@ def _fused(
     losses = plain(student, teacher, mask, shared)
     z, v = prepare(student, teacher, mask)
     rows = kernel(z, v, shared)
-    gradient = (rows.gradient * rows.slope).to(student.dtype)
+    gradient = (rows.gradient * rows.slope).to(_kept_dtype(student))
     return losses, gradient if mask is None else gradient.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 

@@ -21,7 +21,7 @@ def softened_kl(
 
     `classes` is False where both are -inf.
     """
-    if temperature <= LARGE_TEMPERATURE:
+    if temperature <= LARGE_TEMPERATURE or teacher.dtype == torch.float64:
         return accurate_kl(teacher.log_softmax(-1), student.log_softmax(-1))
     there = torch.ones_like(teacher) if classes is None else classes.to(teacher)
     return kl_relative_to(uniform(there), student, teacher)
@@ -30,7 +30,12 @@ def softened_kl(
 def accurate_kl(
     log_p: Float[Tensor, "*batch classes"], log_q: Float[Tensor, "*batch classes"]
 ) -> Float[Tensor, "*batch"]:
-    """KL(p || q) of log-probabilities: the plain sum's gradient, but a value that no cancellation has left over."""
+    """KL(p || q) of log-probabilities: the plain sum's gradient, but a value that no cancellation has left over.
+
+    In float64 the plain sum has digits enough.
+    """
+    if log_p.dtype == torch.float64:
+        return kl_divergence(log_p, log_q)
     plain, accurate = kl_divergence(log_p, log_q), _terms(log_p, log_q.detach()).sum(-1)
     # Infinite where a student has no probability for a class of its teacher: then there is nothing to correct.
     return plain + torch.where(accurate.isposinf(), 0.0, accurate - plain.detach())
