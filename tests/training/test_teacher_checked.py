@@ -605,3 +605,37 @@ def test_the_teachers_scores_stand_beside_the_students(capsys: pytest.CaptureFix
     show_table(score_table(result, "run"))
     [row] = [line for line in capsys.readouterr().out.splitlines() if "teacher" in line]
     assert f"{result['teacher']['accuracy']:.4f}" in row
+
+
+# -- images of another size --------------------------------------------------------------------------------------------
+
+
+def squares(size: int) -> Data:
+    """Images whose class is how bright they are, the same at every size."""
+    level = torch.arange(90) % 3
+    images = level[:, None, None, None].float().expand(90, 3, size, size) / 2 - 0.5
+    return Data(ArrayDataset(images.clone(), level), None, ("dark", "grey", "bright"))
+
+
+def test_a_teacher_of_other_images_is_given_its_own_where_that_is_asked(tmp_path: Path) -> None:
+    preceptor.teach(folder=tmp_path / "teacher", data=squares(16), model="mlp", **SMALL)
+    teacher = preceptor.load(tmp_path / "teacher")
+
+    given: list[tuple[int, ...]] = []
+    teacher.register_forward_pre_hook(lambda _, args: given.append(tuple(args[0].shape[1:])))
+    result = preceptor.distill(teacher=teacher, data=squares(8), model="mlp", resize=True, **SMALL)
+    assert set(given) == {(3, 16, 16)}
+    assert result["teacher"]["accuracy"] == 1.0
+    assert not result["notes"]
+
+
+def test_and_is_told_of_the_way_where_it_is_not(tmp_path: Path) -> None:
+    preceptor.teach(folder=tmp_path / "teacher", data=squares(16), model="resnet8", epochs=1, device="cpu")
+    result = preceptor.distill(teacher=tmp_path / "teacher", data=squares(8), model="mlp", **SMALL)
+    (told,) = [note for note in result["notes"] if "of shape" in note]
+    assert told.endswith("and is given (3, 8, 8); resize: true gives it images of its own size")
+
+
+def test_a_teacher_that_was_never_called_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the teacher's parameter '1\.weight' has no values yet"):
+        learn(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))

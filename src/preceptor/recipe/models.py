@@ -282,6 +282,8 @@ class DistillRecipe(Recipe):
     """Of the loss to the teacher."""
     probabilities: bool = False
     """The teachers handed over give probabilities, not logits; runs know themselves what they give."""
+    resize: bool = False
+    """Give a teacher that was trained on images of another size images of that size."""
     cache: bool = True
     """Ask the teacher once for each sample, where its input is the same in every epoch."""
 

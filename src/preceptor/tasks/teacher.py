@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from preceptor.data.labels import dense_tensor
 from preceptor.errors import InputError
@@ -289,4 +290,11 @@ def _is_table(teacher: Any) -> bool:
 
 def _of_module(model: nn.Module) -> Teacher:
     """A module, with how its run says that it is to be read if it comes from `preceptor.load`."""
+    unmade = next((name for name, tensor in model.named_parameters() if is_lazy(tensor)), None)
+    if unmade is not None:
+        raise InputError(
+            f"the teacher's parameter '{unmade}' has no values yet, as no input was seen by its lazy layer; call the "
+            "model on one and train it before it teaches",
+            argument="teacher",
+        )
     return Teacher(model, **vars(model).get("_as_teacher", {}))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Data
@@ -20,8 +21,11 @@ Preprocessing = Mapping[str, Any]
 _NORMALIZE = {"divide_by", "mean", "std"}
 
 
-def with_own_inputs(teacher: TeacherFn, data: Data) -> TeacherFn:
+def with_own_inputs(teacher: TeacherFn, data: Data, *, resize: bool = False) -> TeacherFn:
     """A teacher whose models are given inputs as they were trained on, where the student's are made otherwise.
+
+    Args:
+        resize: also images of the size that they were trained on.
 
     Raises:
         InputError: the one cannot be computed from the other; both are stated.
@@ -31,7 +35,11 @@ def with_own_inputs(teacher: TeacherFn, data: Data) -> TeacherFn:
         if not isinstance(leaf, Teacher) or not leaf.input_shape:
             return leaf  # nobody knows what it was trained on
         fitted = copy.copy(leaf)
-        fitted.convert = conversion(leaf.preprocessing, leaf.input_shape, data.preprocessing, data.input_shape)
+        shapes = leaf.input_shape, data.input_shape
+        sized = _resized(*shapes) if resize else None
+        if sized is None:
+            _note_shapes(leaf.preprocessing, data.preprocessing, *shapes)
+        fitted.convert = _both(conversion(leaf.preprocessing, shapes[0], data.preprocessing, shapes[1]), sized)
         return fitted
 
     return each_leaf(teacher, fit)
@@ -50,12 +58,35 @@ def conversion(
     Raises:
         InputError: it cannot be computed.
     """
-    if not _is_text(theirs, ours) and tuple(their_shape) != tuple(our_shape):
-        note(f"the teacher was trained on inputs of shape {tuple(their_shape)} and is given {tuple(our_shape)}")
     convert, said = _conversion(theirs, their_shape, ours, our_shape)
     if said:
         note(said)
     return convert
+
+
+def _note_shapes(
+    theirs: Preprocessing, ours: Preprocessing, their_shape: Sequence[int], our_shape: Sequence[int]
+) -> None:
+    if _is_text(theirs, ours) or tuple(their_shape) == tuple(our_shape):
+        return
+    remedy = "; resize: true gives it images of its own size" if _resized(their_shape, our_shape) else ""
+    note(f"the teacher was trained on inputs of shape {tuple(their_shape)} and is given {tuple(our_shape)}{remedy}")
+
+
+def _resized(their_shape: Sequence[int], our_shape: Sequence[int]) -> Convert | None:
+    """From images of one size to images of another; None where they are alike, or no images of as many channels."""
+    if len(their_shape) != 3 or len(our_shape) != 3 or their_shape[0] != our_shape[0]:
+        return None
+    if tuple(their_shape) == tuple(our_shape):
+        return None
+    size = list(their_shape[1:])
+    return lambda images: F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _both(first: Convert | None, then: Convert | None) -> Convert | None:
+    if first is None or then is None:
+        return first or then
+    return lambda inputs: then(first(inputs))
 
 
 def refuse_unconverted(teacher: TeacherFn, data: Data, batch: Mapping[str, Tensor]) -> None:

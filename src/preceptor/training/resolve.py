@@ -271,7 +271,7 @@ def _module(
 def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.device) -> TeacherFn:
     """A teacher as the student is given it: read, moved, on inputs of its own, transformed."""
     read = of_probabilities(teacher) if recipe.probabilities else teacher
-    fitted = moved(with_own_inputs(read, data), device)
+    fitted = moved(with_own_inputs(read, data, resize=recipe.resize), device)
     return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
 
 

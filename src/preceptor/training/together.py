@@ -22,7 +22,7 @@ from preceptor.training.step import Stepper
 from preceptor.training.train import opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.
-_RECIPE = ("data", "num_classes", "split", "augmentation", "teacher", "transform", "probabilities", "cache")
+_RECIPE = ("data", "num_classes", "split", "augmentation", "teacher", "transform", "probabilities", "resize", "cache")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
 
