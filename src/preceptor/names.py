@@ -22,6 +22,7 @@ ROOMS = {
     "objective": "preceptor.teaching",
     "loss": "preceptor.losses",
     "augmentation": "preceptor.data.augment",
+    "mixing": "preceptor.data.mixing",
 }
 
 
@@ -153,6 +154,7 @@ def check_kind(room: str, name: str, found: Any) -> None:
         "objective": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
         "loss": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
         "augmentation": (hasattr(kind, "draw") and hasattr(kind, "apply"), "an object with methods draw and apply"),
+        "mixing": (hasattr(kind, "draw") and hasattr(kind, "mix"), "an object with methods draw and mix"),
         "data": (True, ""),  # of many forms; whoever asked for them looks
     }
     fits, wanted = held[room]

@@ -152,6 +152,8 @@ class Recipe(Strict):
     """How the labelled data are cut."""
     augmentation: Annotated[Named | None, BeforeValidator(_in_turn)] = None
     """Random changes of the training inputs: a public name of `preceptor.data.augment`, or a list of them."""
+    mixing: Named | None = None
+    """Random mixtures of two training samples each: a public name of `preceptor.data.mixing`."""
     optimizer: Optimizer = Optimizer()
     """Optimizer and learning rate."""
     schedule: Schedule = Schedule()

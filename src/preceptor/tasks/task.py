@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.outputs import logits_of
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
@@ -153,7 +154,10 @@ class TeachTask(Task):
         # Masked labels may be anything; the objective must not trip over them.
         labels = batch["label"].masked_fill(~batch["mask"], 0)
         given = {**batch, "logits": logits, "labels": labels, "student_features": features}
-        share = reduce(self.objective(given), batch["mask"], count, self.lead)
+        values = self.objective(given)
+        if OWN_SHARE in batch:
+            values = mixed(values, self.objective({**given, "labels": batch[PARTNER_LABEL]}), batch[OWN_SHARE])
+        share = reduce(values, batch["mask"], count, self.lead)
         return {"loss": share.sum(), "objective": share.detach()}
 
 
@@ -213,11 +217,20 @@ class DistillTask(Task):
             teacher = batch[ANSWER] if ANSWER in batch else self.teacher(batch)
         check_match(logits, teacher)
         given = {**batch, "logits": logits, "teacher_logits": teacher, "labels": labels}
-        hard = reduce(_HARD(given | {"mask": known}), mask, count, self.lead)
+        hard = reduce(self._hard(given, known), mask, count, self.lead)
         given |= {"student_features": features, "teacher_features": teacher_features}
         soft = self._soft(given, known, count)
         loss = self.ce_weight * hard + self.distill_weight * soft
         return {"loss": loss.sum(), "ce": hard.detach(), "distill": soft.detach()}
+
+    def _hard(self, given: Mapping[str, Any], known: Tensor) -> Tensor:
+        """The cross-entropy to the labels of each example; of a mixed one to both, as far as they are known."""
+        values = _HARD({**given, "mask": known})
+        if OWN_SHARE not in given:
+            return values
+        also = given["mask"] if self.labelled is None else given["mask"] & self._labelled(given[PARTNER])
+        others = _HARD({**given, "labels": given[PARTNER_LABEL].masked_fill(~also, 0), "mask": also})
+        return mixed(values, others, given[OWN_SHARE])
 
     def _labelled(self, index: Tensor) -> Tensor:
         assert self.labelled is not None
@@ -244,6 +257,11 @@ def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count:
     """
     seen = known if "labels" in criterion.needs else given["mask"]
     return reduce(criterion({**given, "mask": seen}), seen, count, 0)
+
+
+def mixed(own: Tensor, partners: Tensor, share: Tensor) -> Tensor:
+    """The values of mixed examples (..., B), from those to their own labels and to their partners'."""
+    return torch.lerp(partners, own, share.to(own))
 
 
 def reduce(values: Tensor, mask: Tensor, count: Tensor, lead: int) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from preceptor.data.dataset import Indexed
+from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, Mixing, partners
+from preceptor.errors import InputError
 from preceptor.training.resident import resident
 from preceptor.training.streams import Streams
 
@@ -58,6 +60,8 @@ class Batches:
         batch_size: samples an optimizer step.
         streams: of the run; ``order`` and ``augmentation`` are used.
         augmentation: applied to the inputs of each batch.
+        mixing: of each sample with a partner of the same epoch, both augmented before; a batch then brings
+            the partner's label and how much of each input is its own.
         num_workers: processes that load samples ahead; 0 loads in this one, and ``auto`` takes as many as help.
         smallest: samples that a step has at least.
         device: where the batches are wanted. Arrays that fit there are moved once, and batches made there.
@@ -68,6 +72,7 @@ class Batches:
     streams: Streams
     batch_size: int
     augmentation: Augmentation | None
+    mixing: Mixing | None
     num_workers: int
     smallest: int
     device: torch.device
@@ -80,6 +85,7 @@ class Batches:
         streams: Streams,
         *,
         augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
         num_workers: int | Literal["auto"] = 0,
         smallest: int = 1,
         device: torch.device | str = "cpu",
@@ -87,7 +93,7 @@ class Batches:
         self.device = torch.device(device)
         self.dataset, self.indices, self.streams = resident(dataset, self.device), indices, streams
         self.is_resident: bool = self.dataset is not dataset
-        self.batch_size, self.augmentation, self.smallest = batch_size, augmentation, smallest
+        self.batch_size, self.augmentation, self.mixing, self.smallest = batch_size, augmentation, mixing, smallest
         in_memory = self.dataset.is_vectorised
         self.num_workers = (0 if in_memory else useful_workers()) if num_workers == "auto" else num_workers
 
@@ -102,21 +108,19 @@ class Batches:
         order = order.to(self.device) if self.is_resident else order
         steps = order.split(step_sizes(len(order), self.batch_size, self.smallest))[start:]
         plan = [share for step in steps for share in shares(step, shard)]
-        draws = self._draws(epoch)
+        draws, mixed = self._draws(epoch), self._mixed(epoch)
         micro: list[Batch] = []
-        for (_, mask), batch in zip(plan, self._load([indices for indices, _ in plan], epoch), strict=True):
-            micro.append(self._finished(batch, mask, draws))
+        wanted = [mixed.with_partners(indices) if mixed else indices for indices, _ in plan]
+        for (_, mask), batch in zip(plan, self._load(wanted, epoch), strict=True):
+            batch = self._augmented(batch, draws)
+            micro.append(_masked(mixed(batch) if mixed else batch, mask))
             if len(micro) == shard.accumulate:
                 yield micro
                 micro = []
 
-    def _finished(self, batch: Batch, mask: Tensor, draws: Tensor | None) -> Batch:
-        """A batch on its device, with what is masked in it and augmented."""
+    def _augmented(self, batch: Batch, draws: Tensor | None) -> Batch:
+        """A batch on its device, its inputs changed."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        if not mask.all():
-            # A data set may bring a mask of its own (tokens of a sequence); padding is masked on top of it.
-            mask = mask.to(self.device, non_blocking=True)
-            batch["mask"] = batch["mask"] & mask.reshape(mask.shape + (1,) * (batch["mask"].ndim - 1))
         if draws is not None and self.augmentation is not None:
             batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
         return batch
@@ -126,6 +130,13 @@ class Batches:
         if self.augmentation is None:
             return None
         return self.augmentation.draw(len(self.dataset), self.streams.generator("augmentation", epoch)).to(self.device)
+
+    def _mixed(self, epoch: int) -> "Mixed | None":
+        if self.mixing is None:
+            return None
+        paired = partners(self.indices, len(self.dataset), self.streams.generator("augmentation", epoch, 1))
+        draws = self.mixing.draw(len(self.dataset), self.streams.generator("augmentation", epoch, 2))
+        return Mixed(self.mixing, paired.to(self.device if self.is_resident else "cpu"), draws.to(self.device))
 
     def _load(self, plan: list[Tensor], epoch: int) -> Iterator[Batch]:
         self.dataset.epoch = epoch
@@ -140,6 +151,52 @@ class Batches:
             generator=torch.Generator(),  # else the loader draws its workers' seed from the global generator
         )
         return iter(loader)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One epoch's mixing: which sample is mixed with which, and how.
+
+    Args:
+        mixing: of inputs.
+        partner_of: int64 (N,), by sample.
+        draws: of the mixing, one row for each sample.
+    """
+
+    mixing: Mixing
+    partner_of: Tensor
+    draws: Tensor
+
+    def with_partners(self, indices: Tensor) -> Tensor:
+        """The samples of a batch (B,), and behind them their partners: (2 B,)."""
+        return torch.cat([indices, self.partner_of[indices]])
+
+    def __call__(self, both: Batch) -> Batch:
+        """A batch of B samples from one of them and their partners.
+
+        Raises:
+            InputError: inputs that are no floating-point numbers, or labels for parts of a sample.
+        """
+        inputs, size = both["input"], len(both["index"]) // 2
+        if not inputs.is_floating_point() or both["label"].ndim > 1:
+            raise InputError(
+                f"mixing needs inputs of floats with a label each, and they are of {inputs.dtype} with labels of shape "
+                f"{tuple(both['label'].shape[1:])}; leave the mixing out"
+            )
+        halves = slice(size), slice(size, None)
+        batch, partner = ({name: tensor[half] for name, tensor in both.items()} for half in halves)
+        mixed, share = self.mixing.mix(batch["input"], partner["input"], self.draws[batch["index"]])
+        more = {PARTNER: partner["index"], PARTNER_LABEL: partner["label"], OWN_SHARE: share}
+        return batch | {"input": mixed} | more
+
+
+def _masked(batch: Batch, mask: Tensor) -> Batch:
+    """A batch whose padding does not count. A data set may bring a mask of its own (tokens of a sequence)."""
+    if mask.all():
+        return batch
+    own = batch["mask"]
+    mask = mask.to(own.device, non_blocking=True)
+    return {**batch, "mask": own & mask.reshape(mask.shape + (1,) * (own.ndim - 1))}
 
 
 def useful_workers() -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.data.dataset import Data, Indexed
+from preceptor.data.mixing import Mixing
 from preceptor.errors import InputError
 from preceptor.models.preparation import trains_on_one
 from preceptor.names import call
@@ -101,6 +102,7 @@ class Cohort:
         augmentation: Augmentation | None = None
         if recipe.augmentation:  # of a recipe that is to be trained: what it names is imported
             augmentation = call("augmentation", recipe.augmentation, trust=True)
+        mixing: Mixing | None = call("mixing", recipe.mixing, trust=True) if recipe.mixing else None
         smallest = self._smallest_step(recipe, len(indices[0]), recipe.training.accumulate * processes)
         streams = [
             Batches(
@@ -109,6 +111,7 @@ class Cohort:
                 recipe.training.batch_size,
                 Streams(samples.seed, recipe.streams),
                 augmentation=augmentation,
+                mixing=mixing,
                 num_workers=recipe.training.num_workers,
                 smallest=smallest,
                 device=device,

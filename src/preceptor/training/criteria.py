@@ -12,6 +12,7 @@ from preceptor import names
 from preceptor.errors import InputError
 from preceptor.schema import Component
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective
+from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
 
 
 def new_objective(component: Component, num_classes: int) -> Criterion:
@@ -67,6 +68,26 @@ def as_loss(loss: Callable[..., Tensor], num_classes: int) -> Criterion:
     """
     criterion = of_loss(loss)
     return _tried("loss", criterion, Component(name=criterion.name), num_classes)
+
+
+def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None) -> None:
+    """Refuse mixed samples where a label or an answer belongs to a sample as it is.
+
+    Raises:
+        InputError: a criterion that remembers samples, one that speaks of a batch, a loss that asks for labels, or a
+            teacher whose answers are in a table.
+    """
+    reason = None
+    if teacher is not None and any(isinstance(leaf, Lookup) for leaf in leaves(teacher)):
+        reason = "the teacher's answers stand in a table, which knows nothing of mixed samples; give a live teacher"
+    elif criterion is not None and (criterion.has("observe") or "index" in criterion.needs):
+        reason = f"'{criterion.name}' remembers each sample, and a mixed one is none of them; take another"
+    elif criterion is not None and "labels" in criterion.needs and teacher is not None:
+        reason = f"the loss '{criterion.name}' asks for the label, and a mixed sample has two; take another"
+    elif criterion is not None and criterion.batch_level and teacher is None:
+        reason = f"'{criterion.name}' gives one value for a batch, and mixed samples need one each; take another"
+    if reason is not None:
+        raise InputError(f"{reason}, or leave the mixing out")
 
 
 def _tried(room: str, criterion: Criterion, component: Component, num_classes: int) -> Criterion:

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted, Interruption
-from preceptor.notices import note
+from preceptor.notices import say
 from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
@@ -33,6 +33,7 @@ from preceptor.training.watch import LOOK_EVERY
 
 Scores = dict[str, Any]
 LARGE = 1e4  # of an input: what a network does not expect
+NOTICED = 5.0  # seconds that an epoch takes before anybody minds what they go into
 LOADING_LIMITS = 0.5  # of the time of an epoch: what reading samples may take unnoticed
 Evaluate = Callable[[nn.Module], Scores]
 
@@ -151,7 +152,7 @@ class Loop:
             torch.cuda.synchronize(self.accelerator.device)  # else the clock would stop before the work does
         seconds = time.perf_counter() - started
         if progress.epoch == 0 and self.recipe.training.num_workers == 0:
-            say_if_loading_limits(loaded.seconds / seconds, self.batches)
+            say_if_loading_limits(loaded.seconds, seconds, self.batches)
         self._end_epoch(seconds)
         self._stop_if_asked()
 
@@ -336,13 +337,16 @@ class Timed:
             self.seconds += time.perf_counter() - started
 
 
-def say_if_loading_limits(share: float, batches: Source) -> None:
-    """Note that data take most of a run's time, where processes that load ahead would help."""
+def say_if_loading_limits(loading: float, seconds: float, batches: Source) -> None:
+    """Say that data take most of a run's time, where processes that load ahead would help.
+
+    It is no note in the result: equal runs have equal ones, whatever the clock says.
+    """
     read_one_by_one = isinstance(batches, Batches) and not batches.dataset.is_vectorised
-    if share > LOADING_LIMITS and read_one_by_one and useful_workers():
-        note(
-            f"{100 * share:.0f} % of an epoch's time goes into reading samples; training.num_workers: auto reads them "
-            f"ahead, here in {useful_workers()} process(es)"
+    if seconds > NOTICED and loading > LOADING_LIMITS * seconds and read_one_by_one and useful_workers():
+        say(
+            f"{100 * loading / seconds:.0f} % of an epoch's time goes into reading samples; training.num_workers: auto "
+            f"reads them ahead, here in {useful_workers()} process(es)"
         )
 
 

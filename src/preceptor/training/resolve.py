@@ -27,7 +27,7 @@ from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective
+from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective, refuse_mixing
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
@@ -71,6 +71,8 @@ def teach_job(
         if objective is None
         else as_objective(objective, found.num_classes)
     )
+    if recipe.mixing:
+        refuse_mixing(criterion)
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
@@ -113,6 +115,8 @@ def distill_job(
     if bare is None:
         bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
+    if recipe.mixing:
+        refuse_mixing(criterion, bare)
     if teacher is None:
         refuse_leak(recipe, samples, named=found.origin is not None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
@@ -133,6 +137,7 @@ def distill_job(
         tabulated = (
             recipe.cache
             and recipe.augmentation is None
+            and recipe.mixing is None
             and not criterion.taps("teacher")
             and not moves_with(student, given, few)
             and steady(given, samples.train, samples.for_students, accelerator.device)
@@ -168,6 +173,8 @@ def stack_job(
 ) -> Job:
     """The training of many students at once; arguments as of `preceptor.training.distill_stack`."""
     accelerator = _accelerator(recipe, folder, stacked=True)
+    if recipe.mixing:
+        refuse_mixing(None, Lookup(table))
     if not students:
         raise InputError("there are no students to distill; give at least one")
     seeds = list(dict.fromkeys(student.seed for student in students))

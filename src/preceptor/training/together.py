@@ -22,7 +22,8 @@ from preceptor.training.step import Stepper
 from preceptor.training.train import opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.
-_RECIPE = ("data", "num_classes", "split", "augmentation", "teacher", "transform", "probabilities", "resize", "cache")
+_DATA = ("data", "num_classes", "split", "augmentation", "mixing")
+_TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
 
@@ -35,7 +36,7 @@ def refuse_unlike(recipes: Mapping[str, DistillRecipe]) -> None:
     """
     (first, one), *others = recipes.items()
     for name, other in others:
-        for part, keys in ((lambda r: r, _RECIPE), (lambda r: r.training, _TRAINING)):
+        for part, keys in ((lambda r: r, (*_DATA, *_TEACHER)), (lambda r: r.training, _TRAINING)):
             for key in keys:
                 if getattr(part(one), key) != getattr(part(other), key):
                     raise InputError(
