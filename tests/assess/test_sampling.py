@@ -110,6 +110,18 @@ def test_repeated_rows_are_noticed_up_to_rounding_and_others_are_not() -> None:
     assert not any("repeat" in note for note in compare({"a": logits, "b": 2 * logits}, labels).notes)
 
 
+def test_teachers_that_give_few_outputs_are_not_taken_for_copies() -> None:
+    generator = np.random.default_rng(3)
+    few, logits = generator.normal(size=(12, 3)), generator.normal(size=(400, 3))
+    some = generator.integers(12, size=400)
+    labels = draw_labels(forecast(few[some]).probs, 4)
+    for teachers in ({"tree": few[some]}, {"tree": few[some], "net": logits}):
+        assert not any("repeat another's" in note for note in compare(teachers, labels).notes)
+    assert not any("repeat another's" in note for note in search_transform(few[some], labels, "temperature").notes)
+    items = np.arange(400) % 10  # ten items of forty ratings
+    assert any("390 of 400 samples repeat" in note for note in compare({"a": few[items]}, labels).notes)
+
+
 def test_weights_are_said_by_what_they_are_worth() -> None:
     logits, labels = drawn(200, 7)
     weights = np.where(np.arange(200) < 100, 1.0, 1e-9)
