@@ -431,3 +431,33 @@ def test_ctrl_c_promises_nothing_where_nothing_is_saved(
     outcome = run(verb, tmp_path)
     assert outcome.exit_code == 130
     assert outcome.stderr.strip() == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["teach"], "missing argument 'RECIPE'; preceptor teach --help says"),
+        (["distill"], "missing argument 'RECIPE'; preceptor distill --help says"),
+        (["assess"], "missing argument 'RUN_OR_FILE...'; preceptor assess --help says"),
+        (["study"], "missing argument 'RECIPE'"),
+        (["generations"], "missing argument 'RECIPE'"),
+        (["report"], "missing argument 'folder'"),
+        (["verify"], "missing argument 'folder'"),
+        (["nonsense"], "no such command 'nonsense'; preceptor --help says"),
+        (["asses", "a"], "no such command 'asses'. Did you mean 'assess'?"),
+        (["--nonsense"], "no such option: --nonsense; preceptor --help says"),
+        (["assess", "--nonsense"], "no such option: --nonsense"),
+        (["assess", "a", "--criterion"], "requires an argument; preceptor assess --help says"),
+        (["assess", "a", "--level", "x"], "invalid value for '--level'"),
+        (["report", "a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_sentence(arguments: list[str], expected: str) -> None:
+    assert len(run(*arguments).stderr.strip().splitlines()) == 1
+    assert expected in refused(*arguments)
+
+
+def test_without_a_verb_it_says_what_there_is() -> None:
+    outcome = run()
+    assert outcome.exit_code == 2
+    assert all(verb in outcome.stdout for verb in ("teach", "assess", "distill", "verify"))

@@ -1,12 +1,16 @@
 """Samples that belong together, samples with weights, answers in place of labels, and what is said of bad ones."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from preceptor.assess import choose, compare, crossfitted, forecast, search_transform
 from preceptor.assess.distance import draw_labels
 from preceptor.assess.sampling import Sampling
 from preceptor.errors import InputError
+from preceptor.outputs import transformed
 
 
 def drawn(samples: int, seed: int, classes: int = 3, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +112,18 @@ def test_repeated_rows_are_noticed_up_to_rounding_and_others_are_not() -> None:
     found = compare({"a": twice, "b": 2 * twice}, np.concatenate([labels, labels[:30]]))
     assert any(note.startswith("30 of 330 samples repeat another's logits") for note in found.notes)
     assert not any("repeat" in note for note in compare({"a": logits, "b": 2 * logits}, labels).notes)
+
+
+def test_teachers_that_give_few_outputs_are_not_taken_for_copies() -> None:
+    generator = np.random.default_rng(3)
+    few, logits = generator.normal(size=(12, 3)), generator.normal(size=(400, 3))
+    some = generator.integers(12, size=400)
+    labels = draw_labels(forecast(few[some]).probs, 4)
+    for teachers in ({"tree": few[some]}, {"tree": few[some], "net": logits}):
+        assert not any("repeat another's" in note for note in compare(teachers, labels).notes)
+    assert not any("repeat another's" in note for note in search_transform(few[some], labels, "temperature").notes)
+    items = np.arange(400) % 10  # ten items of forty ratings
+    assert any("390 of 400 samples repeat" in note for note in compare({"a": few[items]}, labels).notes)
 
 
 def test_weights_are_said_by_what_they_are_worth() -> None:
@@ -214,11 +230,11 @@ def test_names_of_teachers_are_their_own() -> None:
         compare({1: logits, "1": logits + 1}, np.array([0, 1, 2] * 5))  # type: ignore[dict-item]
 
 
-def test_folds_in_which_nothing_weighs_are_refused() -> None:
+def test_more_folds_than_samples_that_weigh_anything_are_refused() -> None:
     logits, labels = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
     weights = np.zeros(60)
     weights[:2] = 1e-320
-    with pytest.raises(InputError, match="some hold samples of weight 0 alone: leave such samples out"):
+    with pytest.raises(InputError, match="folds is 5 for 2 samples of weight above 0"):
         choose({"a": logits, "b": -logits}, labels, weights=weights)
     assert 0 <= compare({"a": logits}, labels, weights=weights).teachers[0].scores["brier"].value <= 2
 
@@ -239,6 +255,36 @@ def test_samples_that_weigh_nothing_are_not_there(grouped: bool) -> None:
         return [end for each in estimates for end in (each.value, each.low, each.high)]
 
     assert found(np.full(90, True)) == pytest.approx(found(there), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_choice_and_a_search_do_without_them_too(grouped: bool) -> None:
+    logits, labels = drawn(120, 5, spread=2.0)
+    teachers = {"sure": 4 * logits, "other": logits + np.random.default_rng(6).normal(size=logits.shape)}
+    weights = np.random.default_rng(7).uniform(0.5, 2, 120) * (np.arange(120) % 4 > 0)
+    groups = np.arange(120) // 4 * 2 + (np.arange(120) % 4 == 0) if grouped else None
+    there, absurd = weights > 0, labels.copy()
+    absurd[~there] = (absurd[~there] + 1) % 3
+
+    def known(rows: np.ndarray | slice) -> dict[str, Any]:
+        return {"weights": weights[rows], "groups": None if groups is None else groups[rows]}
+
+    def chosen(rows: np.ndarray | slice, labels: np.ndarray) -> list[float]:
+        given = {name: each[rows] for name, each in teachers.items()}
+        found = choose(given, labels[rows], families=["temperature"], **known(rows))
+        return [*found.weights.values(), *(end for step in found.steps for end in (step.gain.value, step.gain.low))]
+
+    assert chosen(slice(None), absurd) == pytest.approx(chosen(there, labels), rel=1e-9)
+    sure = teachers["sure"]
+    found, expected = (
+        search_transform(sure[rows], answers[rows], "vector", **known(rows))
+        for rows, answers in ((slice(None), absurd), (there, labels))
+    )
+    assert found.transform == expected.transform
+    assert [found.gain.value, found.gain.low] == pytest.approx([expected.gain.value, expected.gain.low], rel=1e-9)
+    outputs = crossfitted(sure, absurd, "vector", **known(slice(None)))
+    np.testing.assert_allclose(outputs[there], crossfitted(sure[there], labels[there], "vector", **known(there)))
+    assert outputs[~there] == pytest.approx(transformed(torch.tensor(sure[~there]), expected.transform).numpy())
 
 
 def test_few_that_weigh_most_have_wide_intervals() -> None:

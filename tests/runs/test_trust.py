@@ -349,3 +349,22 @@ def test_nothing_is_trusted_by_default(room: str) -> None:
     with pytest.raises(InputError, match=f"what was read names code, the {room} 'os:getcwd'"):
         names.find(room, "os:getcwd")
     assert names.find("data", "os:getcwd", trust=True)
+
+
+def test_a_complete_run_is_returned_without_the_code_of_its_teacher(place: Path) -> None:
+    first = student(teacher="t", trust=True)
+    cli(*quick("-o", "c", "--teacher", "t", "--allow-code"))
+    students: dict[str, Any] = {"kd": {"loss": "kd"}, "wttm": {"loss": "wttm"}}
+    together = preceptor.distill_together(OURS, students, "both", teacher="t", trust=True)
+    forget()
+    (place / "marker").unlink()
+    assert student(teacher="t") == first
+    cli(*quick("-o", "c", "--teacher", "t"))
+    assert preceptor.distill_together(OURS, students, "both", teacher="t") == together
+    assert not imported(place)
+    with pytest.raises(InputError, match="the run folder 's' holds another recipe: teacher"):
+        student(teacher="ours")
+    (place / "s" / "result.json").unlink()  # now there is something left to do
+    with pytest.raises(InputError, match=r"not imported unasked; give model='trap:net'"):
+        student(teacher="t")
+    assert not imported(place)

@@ -29,6 +29,9 @@ def fingerprints(log_probs: np.ndarray) -> np.ndarray:
 def repeated(prints: np.ndarray, evidence: Evidence) -> tuple[str, ...]:
     """A note where samples repeat others' outputs under every teacher, and nothing was said of groups.
 
+    Few values that many samples share, one more often than another, are how the teachers answer (a small tree, inputs
+    of a few categories) and no copies; copies of few items are as many of each.
+
     Args:
         prints: the `fingerprints` of all teachers side by side, (N, 2 * teachers).
     """
@@ -36,8 +39,11 @@ def repeated(prints: np.ndarray, evidence: Evidence) -> tuple[str, ...]:
         return ()
     ordered = prints[np.lexsort(prints.T[::-1])]
     tolerance = _ALIKE * (1 + np.abs(ordered[1:]))
-    copies = int((np.abs(np.diff(ordered, axis=0)) <= tolerance).all(-1).sum())
-    if copies < max(2, _NOTED * len(prints)):
+    same = (np.abs(np.diff(ordered, axis=0)) <= tolerance).all(-1)
+    copies = int(same.sum())
+    times = np.diff(np.flatnonzero(np.concatenate([[True], ~same, [True]])))  # how often each output is there
+    few_values = len(times) ** 2 < len(prints) and times.min() < times.max()
+    if copies < max(2, _NOTED * len(prints)) or few_values:
         return ()
     return (
         f"{copies} of {len(prints)} samples repeat another's logits: if they are copies of an input, or ratings of one "

@@ -185,6 +185,8 @@ def choose(
     check_level(level)
     evidence = Evidence.of(teachers, labels, counts=counts, truth=truth, groups=groups, weights=weights)
     outputs = {str(k): forecast(logits, what=f"The logits of teacher {str(k)!r}") for k, logits in teachers.items()}
+    if (stands := evidence.standing) is not None:
+        outputs, evidence = {name: found.only(stands) for name, found in outputs.items()}, evidence.only(stands)
     parts = evidence.sampling.folds(evidence.num_samples, folds, seed)
     trial = _Trial(outputs, evidence, parts, "temperature" if "temperature" in wanted else None, student, level)
     singles = made = trial.singles()

@@ -108,6 +108,12 @@ class Evidence:
         return replace(self, labels=self.labels[rows], ratings=ratings, sampling=self.sampling.only(rows))
 
     @property
+    def standing(self) -> np.ndarray | None:
+        """The samples that stand for anything, bool (N,); None if all do, as those of weight 0 are not there."""
+        weights = self.sampling.weights
+        return None if weights is None or weights.all() else weights > 0
+
+    @property
     def num_samples(self) -> int:
         """N, the number of samples."""
         return len(self.labels)

@@ -249,6 +249,18 @@ def simultaneous_differences(
     }
 
 
+def lower_bound(gain: Float64[np.ndarray, "N"], worst: float, level: float) -> Estimate:
+    """The mean of paired per-sample gains with its one-sided lower bound, Student's t.
+
+    The bound is that of one sample more, of the `worst` gain there could be. Where a teacher is all but certain, hardly
+    a sample shows what a rare error costs, and without it a bound would trust what it has not seen.
+    """
+    bounded = np.append(gain, worst)
+    error = bounded.std(ddof=1) / math.sqrt(len(bounded))
+    low = bounded.mean() - stdtrit(len(bounded) - 1, level) * error
+    return Estimate(float(gain.mean()), float(low), math.inf)
+
+
 def unseen_margin(span: float, samples: float, level: float) -> float:
     """What of the half-width of a difference's interval is owed to samples that were not seen."""
     return _student(samples, level) * _UNSEEN * span / samples

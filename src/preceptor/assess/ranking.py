@@ -115,8 +115,7 @@ def compared(
     """Teachers under each loss of a question."""
     # One teacher at a time: of each only its per-sample values are kept.
     rows: dict[str, list[Row]] = {}
-    weights = evidence.sampling.weights
-    stands = None if weights is None or weights.all() else weights > 0  # what stands for nothing is not there
+    stands = evidence.standing
     evidence = evidence if stands is None else evidence.only(stands)
     for name, logits in teachers.items():
         known = isinstance(logits, Forecast)

@@ -121,18 +121,15 @@ class Sampling:
         units = num_samples if self.groups is None else int(self.groups.max()) + 1
         check_seed(seed)
         if not is_number(folds, whole=True) or not 2 <= folds <= units:
+            counted = f"{units} {'samples' if self.groups is None else 'groups'}"
+            counted += "" if self.weights is None else " of weight above 0"
             raise InputError(
-                f"folds is {folds} for {units} {'samples' if self.groups is None else 'groups'}: use at least 2 and at "
-                "most one for each.",
+                f"folds is {folds} for {counted}: use at least 2 and at most one for each.",
                 argument="folds",
             )
         parts = np.array_split(np.random.default_rng(int(seed)).permutation(units), int(folds))
         if self.groups is not None:
             parts = [np.flatnonzero(np.isin(self.groups, part)) for part in parts]
-        if self.weights is not None and sum(bool(self.weights[part].any()) for part in parts) < len(parts):
-            raise InputError(
-                f"Of {folds} folds some hold samples of weight 0 alone: leave such samples out, or use fewer folds."
-            )
         return parts
 
     @property

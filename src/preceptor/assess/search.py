@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import stdtrit
 from torch import Tensor
 
 from preceptor.assess.checks import repeated_rows
 from preceptor.assess.evidence import Evidence
 from preceptor.assess.families import FAMILIES, Family
 from preceptor.assess.forecasts import Array, Forecast, forecast
-from preceptor.assess.intervals import Estimate, check_level
+from preceptor.assess.intervals import Estimate, check_level, lower_bound
 from preceptor.assess.optimum import LossLike, Student, as_it_is, student_of_transformed, with_options
 from preceptor.assess.sampling import Answers
 from preceptor.assess.scores import sharpness
 from preceptor.errors import InputError, did_you_mean
+from preceptor.outputs import transformed
 from preceptor.schema import Transform
 
 __all__ = ["FAMILIES", "Search", "crossfitted", "recalibrated", "search_transform"]
@@ -112,7 +112,7 @@ def search_transform(
     (True, 5.46)
     """
     student = _student(loss, temperature)
-    base, evidence = _checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights)
+    base, evidence = _standing(*_checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights))
     check_level(level)
     answers, parts = evidence.answers, evidence.sampling.folds(len(base), folds, seed)
     before, after = (forecasts_over_folds([base] * folds, parts, answers, each, student) for each in (None, family))
@@ -157,11 +157,17 @@ def crossfitted(
     [0.75, 0.25]
     """
     student = _student(loss, temperature)
-    base, evidence = _checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights)
+    everyone, known = _checked(logits, labels, counts=counts, truth=truth, groups=groups, weights=weights)
+    base, evidence = _standing(everyone, known)
     parts = evidence.sampling.folds(len(base), folds, seed)
-    result = torch.empty_like(base)
+    standing = torch.empty_like(base)
     for part, teacher, parameters in _fits([base] * folds, parts, evidence.answers, _family(family), student):
-        result[part] = _family(family).apply(teacher[part], torch.as_tensor(parameters))
+        standing[part] = _family(family).apply(teacher[part], torch.as_tensor(parameters))
+    if known.standing is None:
+        return standing.numpy()
+    # What weighs nothing is in no fit, so that the one to all others has not seen its label.
+    result = transformed(everyone, fitted(base, evidence.answers, family, student))
+    result[torch.from_numpy(known.standing)] = standing
     return result.numpy()
 
 
@@ -215,6 +221,12 @@ def _checked(logits: Array | Forecast, labels: Array | None, **known: Any) -> tu
     if log_probs.ndim != 2:
         raise InputError(f"the logits have shape {log_probs.shape}; search one teacher at a time, (samples, classes)")
     return torch.tensor(log_probs), Evidence.of_samples(log_probs.shape, labels, **known)
+
+
+def _standing(base: Tensor, evidence: Evidence) -> tuple[Tensor, Evidence]:
+    """Both without the samples of weight 0."""
+    stands = evidence.standing
+    return (base, evidence) if stands is None else (base[torch.from_numpy(stands)], evidence.only(stands))
 
 
 def _family(name: str) -> Family:
@@ -285,18 +297,6 @@ def at_best_temperature(log_probs: Tensor, answers: Answers) -> Forecast:
 def best_log_temperature(log_probs: Tensor, answers: Answers) -> float:
     """The logarithm of this temperature."""
     return float(_Problem.of(log_probs, answers, as_it_is).minimise(FAMILIES["temperature"])[0])
-
-
-def lower_bound(gain: Float64[np.ndarray, "N"], worst: float, level: float) -> Estimate:
-    """The mean of paired per-sample gains with its one-sided lower bound, Student's t.
-
-    The bound is that of one sample more, of the `worst` gain there could be. Where a teacher is all but certain, hardly
-    a sample shows what a rare error costs, and without it a bound would trust what it has not seen.
-    """
-    bounded = np.append(gain, worst)
-    error = bounded.std(ddof=1) / math.sqrt(len(bounded))
-    low = bounded.mean() - stdtrit(len(bounded) - 1, level) * error
-    return Estimate(float(gain.mean()), float(low), math.inf)
 
 
 def worst_gain(before: Forecast, after: Forecast) -> float:

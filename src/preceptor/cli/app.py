@@ -17,17 +17,29 @@ from preceptor.errors import InputError
 from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
+UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
 _SAVING = ("teach", "distill", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
     """What a user did wrong is one sentence and exit code 2; a signal is 128 and its number, so Ctrl-C 130."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read what stands before the verb."""
+        try:
+            return super().make_context(*arguments, **options)
+        except UsageError as error:
+            _say_usage(error)
+            raise typer.Exit(2) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         try:
             with listening():
                 return super().invoke(ctx)
+        except UsageError as error:
+            _say_usage(error, f"{ctx.command_path} {ctx.invoked_subcommand}")
+            raise typer.Exit(2) from None
         except InputError as error:
             say(f"error: {error}{self._flag(ctx, error.argument)}")
             raise typer.Exit(2) from None
@@ -56,11 +68,18 @@ class Verbs(TyperGroup):
         return f" (on the command line: {' or '.join(found)})" if found else ""
 
 
+def _say_usage(error: Any, command: str = "preceptor") -> None:
+    """Say in one sentence what is wrong with the arguments of a verb, or which there are."""
+    said = error.format_message()
+    command = error.ctx.command_path if error.ctx else command
+    remedy = "" if said.endswith("?") else f"; {command} --help says what it takes"  # else one was meant
+    say(f"error: {said[:1].lower()}{said[1:].removesuffix('.')}{remedy}")
+
+
 app: typer.Typer = typer.Typer(
     name="preceptor",
     cls=Verbs,
     help="Teach, assess, distill: knowledge distillation whose teachers are measured and chosen for their students.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -69,10 +88,16 @@ for _verb in (teach, distill, assess, generations, study, quickstart, report, ve
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _without_verb(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
     if version:
         typer.echo(f"preceptor {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:

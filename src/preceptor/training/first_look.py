@@ -1,15 +1,21 @@
-"""What a person should know of the data before training: classes without samples, samples that change."""
+"""What a person should know of the data before training: classes without samples, samples masked or that change."""
 
 from preceptor.data.class_names import say_what_is_lacking
+from preceptor.data.masks import first_masked
 from preceptor.data.readings import first_changed
 from preceptor.notices import note
 from preceptor.training.samples import Samples
 
 
 def say_what_is_odd(samples: Samples) -> None:
-    """Note it, once for all seeds."""
+    """Note it, once for all seeds.
+
+    Raises:
+        InputError: none of the samples of a part counts, as all are masked.
+    """
     data, heldout = samples.data, samples.parts["heldout"]
     say_what_is_lacking(data.class_names, samples.labels[samples.parts["train"]])
+    _say_what_is_masked(samples)
     unseeded = first_changed(samples.train, samples.for_students, samples.labels, epoch=0)
     if unseeded is not None:
         note(
@@ -32,3 +38,16 @@ def say_what_is_odd(samples: Samples) -> None:
             f"the test samples are augmented at random (sample {changed} differs between two epochs): give a test "
             "set that is not"
         )
+
+
+def _say_what_is_masked(samples: Samples) -> None:
+    masked = first_masked(samples.train, samples.for_students, "training")
+    if masked is not None:
+        note(f"sample {masked} is masked: it counts for nothing in training")
+    scored = [("held-out", samples.train, samples.parts["heldout"])]
+    if samples.test is not None:
+        scored.append(("test", samples.test, samples.test_indices))
+    for part, dataset, indices in scored:
+        masked = first_masked(dataset, indices, part)
+        if masked is not None:
+            note(f"the {part} sample {masked} is masked and is scored like any other: leave it out of the data set")

@@ -89,6 +89,26 @@ def teach_job(
     )
 
 
+def completed(
+    recipe: DistillRecipe,
+    folder: Path | None,
+    *,
+    data: Any = None,
+    model: Factory | None = None,
+    loss: Function | None = None,
+) -> dict[str, Any] | None:
+    """The result of a complete run from the teachers that its recipe names; None if there is training left to do.
+
+    What a teacher is was written down by its weights: it is not loaded, and the code that it may name not imported.
+
+    Raises:
+        InputError: the folder holds another run, or what its data or teachers are called has changed since.
+    """
+    if folder is None or not (folder / "result.json").is_file():
+        return None
+    return runs.open_run(folder, _of_student(recipe, folder, load_data(recipe, data, trust=True), model, loss))
+
+
 def distill_job(
     recipe: DistillRecipe,
     folder: Path | None,
@@ -126,9 +146,7 @@ def distill_job(
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
-    objects = _objects(
-        folder, recipe, found, model=model, loss=_known_by(loss), teacher=None if teacher is None else bare
-    )
+    identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, criterion)
 
@@ -150,7 +168,7 @@ def distill_job(
         return {"teacher": scored_teacher(given, cohort, accelerator.device, table)}
 
     return Job(
-        Identity(recipe, (), objects, _contents(folder, found, recipe.teacher if teacher is None else ())),
+        identity,
         cohort,
         task,
         _batches(recipe, cohort, [samples.for_students], accelerator),
@@ -244,6 +262,19 @@ def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> d
 
 def _contents(folder: Path | None, data: Data, teachers: Sequence[TeacherRef] = ()) -> dict[str, dict[str, str]]:
     return {} if folder is None else contents_of(data, teachers)
+
+
+def _of_student(
+    recipe: DistillRecipe,
+    folder: Path | None,
+    data: Data,
+    model: Factory | None,
+    loss: Function | None,
+    teacher: TeacherFn | None = None,
+) -> Identity:
+    """What makes a student's run this one; `teacher` is an object in place of the recipe's."""
+    objects = _objects(folder, recipe, data, model=model, loss=_known_by(loss), teacher=teacher)
+    return Identity(recipe, (), objects, _contents(folder, data, recipe.teacher if teacher is None else ()))
 
 
 def _known_by(function: Function | None) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from preceptor import names
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
+from preceptor.data.shared import say_what_is_shared
 from preceptor.data.split import checked_pools, pooled_split
 from preceptor.errors import InputError
 from preceptor.names import Trust
@@ -71,8 +72,11 @@ def load_data(recipe: Recipe, data: Any = None, *, trust: Trust = False, source:
     """
     if data is not None:
         found = as_data(data, recipe.num_classes)
+        say_what_is_shared(data)
     elif recipe.data is not None:
-        loaded = as_data(names.call("data", recipe.data, trust=trust, source=source), recipe.num_classes)
+        given = names.call("data", recipe.data, trust=trust, source=source)
+        loaded = as_data(given, recipe.num_classes)
+        say_what_is_shared(given)
         found = replace(loaded, origin=recipe.data.model_dump(mode="json"))
     else:
         raise InputError(

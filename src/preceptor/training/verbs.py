@@ -18,7 +18,7 @@ from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
 from preceptor.training.outcome import Result
-from preceptor.training.resolve import Student, distill_job, load_teachers, stack_job, teach_job
+from preceptor.training.resolve import Student, completed, distill_job, load_teachers, stack_job, teach_job
 from preceptor.training.samples import load_data
 from preceptor.training.together import refuse_unlike, train_together
 from preceptor.training.train import train
@@ -108,6 +108,9 @@ def distill(
     keywords, objects = _sorted(keywords, data=data, model=model, loss=loss)
     made = make_recipe(DistillRecipe, recipe, keywords)
     with notes_kept(), given_back(own):
+        done = completed(made, _folder(folder), **objects) if own is None else None
+        if done is not None:
+            return done
         reading: Any = {"teacher_model": teacher_model, "trust": trust}
         job = distill_job(made, _folder(folder), teacher=own, **objects, **reading, choice=choice)
         return train(job, progress=progress)
@@ -164,10 +167,15 @@ def distill_together(
         recipes = {name: make_recipe(DistillRecipe, base, said) for name, (said, _) in each.items()}
         refuse_unlike(recipes)
         shared: dict[str, Any] = {"data": load_data(base, objects.pop("data", None), trust=True)}
+        places = {name: _within(folder, name) for name in recipes}
         if own is None:
+            done = {n: completed(made, places[n], **shared, **(objects | each[n][1])) for n, made in recipes.items()}
+            complete = {name: result for name, result in done.items() if result is not None}
+            if len(complete) == len(recipes):
+                return complete
             shared["loaded"] = load_teachers(base, teacher_model, trust)
         jobs = {
-            name: distill_job(made, _within(folder, name), teacher=own, **shared, **(objects | each[name][1]))
+            name: distill_job(made, places[name], teacher=own, **shared, **(objects | each[name][1]))
             for name, made in recipes.items()
         }
         return train_together(jobs, progress=progress)
