@@ -30,6 +30,7 @@ from images import cifar10_data, tinyimagenet_data
 from known_truth import MIXTURES, sample
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
+from preceptor.interrupts import Interrupted
 from preceptor.recipe import DistillRecipe
 from preceptor.recipe.keywords import make_recipe
 from preceptor.runs import circumstances
@@ -144,9 +145,9 @@ SIZES = {
         {"epochs": 10, "batch_size": 64, "precision": "auto"},
     ),
     "gpu": Size(
-        tinyimagenet_data, "resnet32x4", "resnet8x4", 5000, ("ce", "ce-stopped", "mse", "smoothing", "ema"),
+        tinyimagenet_data, "resnet32x4", "resnet8x4", 5000, ("ce", "ce-stopped", "mse", "smoothing"),
         ("kd", "wttm", "ptloss", "dkd"),
-        R32X4_R8X4, 2, 9, 0.4, FAST | {"epochs": 12},
+        R32X4_R8X4, 2, 9, 0.4, FAST | {"epochs": 10},
     ),
     "full": Size(
         tinyimagenet_data, "resnet32x4", "resnet8x4", 5000, tuple(TEACHERS), tuple(R32X4_R8X4),
@@ -300,6 +301,8 @@ def train(size: Size, seeds: Sequence[int], arguments: argparse.Namespace) -> No
     try:
         for seed in seeds:
             arena.seed(seed)
+    except Interrupted as stopped:
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
     except OutOfTime:
         print("the budget allows no further run; the same command goes on", file=sys.stderr)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import spearmanr
+from scipy.optimize import brentq
+from scipy.stats import nct, spearmanr, t
 
 from preceptor import assess
 from preceptor.assess import Estimate, mean_interval
@@ -218,7 +218,7 @@ def claims(result: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def detectable(spread: float, seeds: int, degrees: int) -> float:
-    """The smallest true difference that a paired test at 5 % finds with 80 % power.
+    """The smallest true difference that a paired, two-sided t-test at 5 % finds with 80 % power.
 
     Args:
         spread: standard deviation of a paired difference over the seeds.
@@ -227,7 +227,8 @@ def detectable(spread: float, seeds: int, degrees: int) -> float:
     """
     if degrees < 1:
         return math.nan
-    return float((stdtrit(degrees, (1 + LEVEL) / 2) + stdtrit(degrees, POWER)) * spread / math.sqrt(seeds))
+    least = t.ppf((1 + LEVEL) / 2, degrees)
+    return float(brentq(lambda away: nct.sf(least, degrees, away) - POWER, 0, 100)) * spread / math.sqrt(seeds)
 
 
 def pooled(differences: Sequence[np.ndarray]) -> tuple[float, int]:
