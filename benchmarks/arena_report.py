@@ -58,7 +58,8 @@ def complete(folder: Path) -> bool:
 
 def stopped_early(run: Path) -> bool:
     """Whether the best epoch of a run is not its last."""
-    return read_json(run / "result.json")["best_epoch"] != read_yaml(run / "recipe.yaml")["training"]["epochs"]
+    last = read_yaml(run / "recipe.yaml")["training"]["epochs"] - 1  # epochs count from 0
+    return read_json(run / "result.json")["best_epoch"] != last
 
 
 def alone_name(epochs: int) -> str:
