@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from arena_report import STOPPED, Layout, alone_name, collect, complete, markdown, stopped_early, write_picture
+from arena_report import STOPPED, Layout, alone_name, collect, complete, markdown, students_of, write_picture
 from foretold.command import command
 from images import cifar10_data, tinyimagenet_data
 from known_truth import MIXTURES, sample
@@ -81,7 +81,14 @@ R56_R20, R32X4_R8X4 = losses(0.3, 7.0, 1.5), losses(0.1, 100.0, 3.0)  # appendix
 
 
 class Size(NamedTuple):
-    """One form of the table. `longer`: epochs of the longer-trained student for each epoch of the others, by FLOPs."""
+    """One form of the table.
+
+    Args:
+        longer: epochs of the longer-trained student for each epoch of the others: so that it costs, in FLOPs, as much
+            as a teacher and its student.
+        settings: of each loss.
+        padding: of the random crops, in pixels.
+    """
 
     data: Callable[[Path, Path], Data]
     teacher: Any
@@ -139,25 +146,24 @@ FAST = {"batch_size": 512, "precision": "auto", "compile": "auto"}
 CNN = {"name": "cnn", "widths": [4], "hidden": 8}
 SIZES = {
     "cpu": Size(
-        first_10000, "resnet20", "resnet8", 1000, ("ce", "ce-stopped", "smoothing", "mse"),
-        ("kd", "wttm", "ptloss"),
-        R56_R20, 2, 5, 0.1,
-        {"epochs": 10, "batch_size": 64, "precision": "auto"},
+        data=first_10000, teacher="resnet20", student="resnet8", heldout=1000, seeds=2, longer=5, lr=0.1,
+        teachers=("ce", "ce-stopped", "smoothing", "mse"), losses=("kd", "wttm", "ptloss"), settings=R56_R20,
+        training={"epochs": 10, "batch_size": 64, "precision": "auto"},
     ),
     "gpu": Size(
-        tinyimagenet_data, "resnet32x4", "resnet8x4", 5000, ("ce", "ce-stopped", "mse", "smoothing"),
-        ("kd", "wttm", "ptloss", "dkd"),
-        R32X4_R8X4, 2, 9, 0.4, FAST | {"epochs": 10},
+        data=tinyimagenet_data, teacher="resnet32x4", student="resnet8x4", heldout=5000, seeds=2, longer=9, lr=0.4,
+        teachers=("ce", "ce-stopped", "mse", "smoothing"), losses=("kd", "wttm", "ptloss", "dkd"), settings=R32X4_R8X4,
+        training=FAST | {"epochs": 10},
     ),
     "full": Size(
-        tinyimagenet_data, "resnet32x4", "resnet8x4", 5000, tuple(TEACHERS), tuple(R32X4_R8X4),
-        R32X4_R8X4, 5, 9, 0.4,
-        FAST | {"epochs": 60},
+        data=tinyimagenet_data, teacher="resnet32x4", student="resnet8x4", heldout=5000, seeds=5, longer=9, lr=0.4,
+        teachers=tuple(TEACHERS), losses=tuple(R32X4_R8X4), settings=R32X4_R8X4,
+        training=FAST | {"epochs": 60},
     ),
     "quick": Size(
-        tiny, CNN, CNN | {"widths": [2]}, 60, ("ce", "ce-stopped", "mse", "ema", "two", "auto"),
-        ("kd", "ttm"),
-        R56_R20, 2, 2, 0.1, {"epochs": 2, "batch_size": 60}, 1,
+        data=tiny, teacher=CNN, student=CNN | {"widths": [2]}, heldout=60, seeds=2, longer=2, lr=0.1,
+        teachers=("ce", "ce-stopped", "mse", "ema", "two", "auto"), losses=("kd", "ttm"), settings=R56_R20,
+        training={"epochs": 2, "batch_size": 60}, padding=1,
     ),
 }  # fmt: skip
 
@@ -179,10 +185,10 @@ class Clock:
         self.longest: dict[str, float] = read_json(file) if file.is_file() else {}
 
     @contextmanager
-    def run(self, kind: str) -> Iterator[None]:
-        """Take the time of a run; one of an unknown kind is taken to be as long as the longest of all."""
+    def run(self, kind: str, guess: float = 0.0) -> Iterator[None]:
+        """Take the time of a run; one of an unknown kind is taken to be as long as the guess and the longest of all."""
         begin = time.monotonic()
-        expected = self.longest.get(kind, max(self.longest.values(), default=0.0))
+        expected = self.longest.get(kind, max(guess, *self.longest.values(), 0.0))
         if self.budget is not None and begin - self.start + expected > self.budget:
             raise OutOfTime
         yield
@@ -226,16 +232,18 @@ class Arena:
 
     def alone(self, seed: int, epochs: int) -> None:
         """Train the student from the labels alone."""
-        folder = self.folder(seed) / alone_name(epochs)
+        folder, usual = self.folder(seed) / alone_name(epochs), self.size.training["epochs"]
         if not complete(folder):
-            with self.clock.run(f"student alone, {epochs} epochs"):
+            guess = epochs / usual * self.clock.longest.get(f"student alone, {usual} epochs", 0.0)
+            with self.clock.run(f"student alone, {epochs} epochs", guess):
                 recipe = self.size.recipe(self.size.student, seed, epochs=epochs)
                 teach(recipe, folder, data=self.data, progress=self.progress)
 
     def students(self, teacher: str, seed: int) -> None:
         """Train a teacher's students, one a loss, side by side."""
+        teacher = students_of(self.folder(seed), teacher)
         folder = self.folder(seed) / "students" / teacher
-        if same_as_last(self.folder(seed), teacher) or all(complete(folder / loss) for loss in self.size.losses):
+        if all(complete(folder / loss) for loss in self.size.losses):
             return
         parts = [str(self.folder(seed) / "teachers" / part) for part in TEACHERS[teacher]]
         with self.clock.run(f"students of {teacher}"):
@@ -253,13 +261,6 @@ class Arena:
             runs = [str(self.folder(seed) / "teachers" / part) for part in sorted(parts)]
             recipe, choice = choose_teacher(make_recipe(DistillRecipe, keywords, {}), runs, data=self.data)
             distill(recipe, folder, data=self.data, choice=choice.to_dict(), progress=self.progress)
-
-
-def same_as_last(folder: Path, teacher: str) -> bool:
-    """Whether a teacher is to be the best epoch, which is the last: its students are trained already."""
-    if teacher != STOPPED:
-        return False
-    return not stopped_early(folder / "teachers" / "ce")
 
 
 def main(given: Sequence[str] | None = None) -> None:

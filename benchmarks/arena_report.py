@@ -56,10 +56,13 @@ def complete(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def stopped_early(run: Path) -> bool:
-    """Whether the best epoch of a run is not its last."""
+def students_of(folder: Path, teacher: str) -> str:
+    """The teacher under whose name the students of one are: the last epoch, where the best one is the last."""
+    run = folder / "teachers" / "ce"
+    if teacher != STOPPED or not complete(run):
+        return teacher
     last = read_yaml(run / "recipe.yaml")["training"]["epochs"] - 1  # epochs count from 0
-    return read_json(run / "result.json")["best_epoch"] != last
+    return "ce" if read_json(run / "result.json")["best_epoch"] == last else teacher
 
 
 def alone_name(epochs: int) -> str:
@@ -104,10 +107,7 @@ def _ready(folder: Path, layout: Layout) -> list[str]:
 
 
 def _run(folder: Path, teacher: str, loss: str) -> Path:
-    """A student's run: that of the last epoch's student, where stopping early is no other teacher."""
-    source = folder / "teachers" / "ce"
-    same = teacher == STOPPED and complete(source) and not stopped_early(source)
-    return folder / "students" / ("ce" if same else teacher) / loss
+    return folder / "students" / students_of(folder, teacher) / loss
 
 
 def _alone(folders: Sequence[Path], epochs: int) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 import arena
-from arena_report import STOPPED, claims, correlation, detectable, markdown, pooled, regret
+from arena_report import STOPPED, claims, correlation, detectable, markdown, pooled, regret, students_of
 
 FEW = ["--quick", "--device", "cpu", "--teachers", "ce", STOPPED, "two", "--losses", "kd", "ptloss"]
 
@@ -65,6 +65,16 @@ def test_an_unfinished_seed_is_shown_with_the_teachers_that_are_complete(finishe
     result = run(finished, "--seeds", "3", "--budget", "0", "--teachers", "ce", "two", "mse")
     assert (list(result["teachers"]), result["missing"]) == (["ce", "two"], ["mse"])
     assert "Not complete: mse." in markdown(result)
+
+
+def test_where_the_best_epoch_is_the_last_both_have_the_same_students(tmp_path: Path) -> None:
+    folder = tmp_path / "teachers" / "ce"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("training: {epochs: 10}\n")
+    for best, expected in ((9, "ce"), (8, STOPPED)):
+        (folder / "result.json").write_text(f'{{"best_epoch": {best}}}')
+        assert students_of(tmp_path, STOPPED) == expected
+    assert students_of(tmp_path, "mse") == "mse"
 
 
 def made(teachers: dict[str, list[float]], became: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
