@@ -322,19 +322,20 @@ def _percent(scores: Mapping[str, Sequence[float]]) -> str:
 
 
 def write_picture(result: Mapping[str, Any], path: Path) -> None:
-    """What the best guess predicted against what came out: a panel a loss, a point a teacher and seed."""
+    """What the best guess predicted against what came out: a panel a loss, a colour a teacher, a shape a seed."""
     names = judged(result)
     if not names:
         return
     losses, became = list(result["students"][names[0]]), accuracies(result, names)
-    x = -_predicted(result, "Brier score at the best temperature")
-    with pictures.png(3.6 * 72 * len(losses), 3.8 * 72, path) as figure:
-        for axes, loss, y in zip(
-            np.atleast_1d(figure.subplots(1, len(losses), sharey=True)), losses, became.swapaxes(0, 1), strict=True
-        ):
-            for name, *points in zip(names, x, y, strict=True):
-                axes.plot(*points, "o", label=name, markersize=7, markeredgecolor=pictures.PAPER)
+    brier = -_predicted(result, "Brier score at the best temperature")
+    with pictures.png((3.2 * len(losses) + 1.2) * 72, 3.8 * 72, path) as figure:
+        panels = np.atleast_1d(figure.subplots(1, len(losses), sharey=True))
+        for axes, loss, accuracy in zip(panels, losses, became.swapaxes(0, 1), strict=True):
+            for teacher in range(len(names)):
+                for seed, (x, y) in enumerate(zip(brier[teacher], accuracy[teacher], strict=True)):
+                    shape, color = "osD^v"[seed % 5], f"C{teacher}"
+                    axes.plot(x, y, shape, color=color, label=None if seed else names[teacher], alpha=0.8)
             axes.invert_xaxis()
-            axes.set(xlabel="held-out Brier score at best T (better →)", title=loss)
-        figure.axes[0].set_ylabel("test accuracy of the student, %")
-        figure.axes[0].legend(fontsize=8)
+            axes.set(xlabel="Brier score at best T (better →)", title=loss)
+        panels[0].set_ylabel("test accuracy of the student, %")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
