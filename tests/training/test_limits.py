@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 import preceptor
 from preceptor.errors import InputError
-from preceptor.training import loop
+from preceptor.training import limits
 from preceptor.training.batches import useful_workers
 from training.toys import teach_recipe, weights
 
@@ -79,7 +79,7 @@ class Slow(Dataset[Any]):
 
 @pytest.mark.skipif(useful_workers() == 0, reason="there is no second core")
 def test_loading_that_limits_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "NOTICED", 0.1)
+    monkeypatch.setattr(limits, "NOTICED", 0.1)
     given: dict[str, Any] = {"model": lambda num_classes: nn.Linear(64, num_classes), "epochs": 2, "device": "cpu"}
     preceptor.teach(data=Slow(0.005), **given)
     slow = capsys.readouterr().err

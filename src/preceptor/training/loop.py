@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted, Interruption
-from preceptor.notices import say
 from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
@@ -24,17 +23,16 @@ from preceptor.runs.metrics import MetricsLog
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import Task
 from preceptor.training.averaging import average_weights
-from preceptor.training.batches import Batch, Batches, Shard, Source, useful_workers
+from preceptor.training.batches import Batch, Shard, Source
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
+from preceptor.training.limits import Timed, is_out_of_memory, out_of_memory, say_if_loading_limits
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
 from preceptor.training.step import LossNotFinite, Stepper
 from preceptor.training.watch import LOOK_EVERY
 
 Scores = dict[str, Any]
 LARGE = 1e4  # of an input: what a network does not expect
-NOTICED = 5.0  # seconds that an epoch takes before anybody minds what they go into
-LOADING_LIMITS = 0.5  # of the time of an epoch: what reading samples may take unnoticed
 Evaluate = Callable[[nn.Module], Scores]
 
 
@@ -160,7 +158,7 @@ class Loop:
         try:
             self.stepper.step(micro_batches, self.progress.step)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise self._out_of_memory() from error
         except NotFinite as error:
@@ -181,13 +179,7 @@ class Loop:
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         saved = self.progress.step > 0 and self.save()
-        training = self.recipe.training
-        size = -(-training.batch_size // training.accumulate)
-        return InputError(
-            f"a batch of {size} samples does not fit into the memory of '{self.accelerator.device}'; in a new run set "
-            f"training.batch_size below {training.batch_size}, or training.accumulate to {2 * training.accumulate}, "
-            f"which makes the same step of smaller parts{'; this run is saved as it is' if saved else ''}"
-        )
+        return out_of_memory(self.recipe.training, self.accelerator.device, saved=saved)
 
     def _look_back(self) -> None:
         """Where losses are not looked at in every step: see whether all were finite, and if not, who is to blame.
@@ -316,42 +308,6 @@ class Loop:
             self._started -= read_checkpoint(found[-1], self)
         self.metrics.cut(self.progress.metrics_bytes)
         self._prune()  # what a kill right after saving left
-
-
-class Timed:
-    """An iterator, and how long its caller has waited for it."""
-
-    seconds: float
-
-    def __init__(self, iterator: Iterator[list[Batch]]) -> None:
-        self._iterator, self.seconds = iterator, 0.0
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        return self
-
-    def __next__(self) -> list[Batch]:
-        started = time.perf_counter()
-        try:
-            return next(self._iterator)
-        finally:
-            self.seconds += time.perf_counter() - started
-
-
-def say_if_loading_limits(loading: float, seconds: float, batches: Source) -> None:
-    """Say that data take most of a run's time, where processes that load ahead would help.
-
-    It is no note in the result: equal runs have equal ones, whatever the clock says.
-    """
-    read_one_by_one = isinstance(batches, Batches) and not batches.dataset.is_vectorised
-    if seconds > NOTICED and loading > LOADING_LIMITS * seconds and read_one_by_one and useful_workers():
-        say(
-            f"{100 * loading / seconds:.0f} % of an epoch's time goes into reading samples; training.num_workers: auto "
-            f"reads them ahead, here in {useful_workers()} process(es)"
-        )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @contextlib.contextmanager
