@@ -48,8 +48,8 @@ ANY = 1e9  # a bound beyond which only mistakes lie
 COMPONENTS = """
 ## What is found by name
 
-`data`, `model`, `objective`, `loss`, `augmentation` and `mixing` are a name (`loss: kd`), or a mapping of a name and the
-options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments, in the
+`data`, `model`, `objective`, `loss`, `augmentation` and `mixing` are a name (`loss: kd`), or a mapping of a name and
+the options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments, in the
 [API](api.md). An outsider's name is `package.module:name` ([write your own](extend.md)).
 """
 
