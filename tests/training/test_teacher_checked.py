@@ -605,3 +605,14 @@ def test_the_teachers_scores_stand_beside_the_students(capsys: pytest.CaptureFix
     show_table(score_table(result, "run"))
     [row] = [line for line in capsys.readouterr().out.splitlines() if "teacher" in line]
     assert f"{result['teacher']['accuracy']:.4f}" in row
+
+
+def test_a_teacher_whose_lazy_layers_were_never_called_is_refused() -> None:
+    points = ArrayDataset(torch.randn(60, 5), torch.arange(60) % 3)
+    lazy = nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))
+    run: dict[str, Any] = {"data": points, "model": lambda num_classes: nn.Linear(5, num_classes), "epochs": 1}
+    for teacher in (lazy, [lazy, nn.Linear(5, 3)]):
+        with pytest.raises(InputError, match=r"the teacher's '1\.weight' is of a lazy layer that was never called"):
+            preceptor.distill(**run, teacher=teacher, device="cpu")
+    lazy(torch.zeros(1, 5))
+    preceptor.distill(**run, teacher=lazy, device="cpu")

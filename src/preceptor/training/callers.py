@@ -22,15 +22,29 @@ def refuse_shared(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> Non
         inputs: a small batch, to see which buffers training updates.
 
     Raises:
-        InputError: they share a trainable parameter, or a buffer that training updates.
+        InputError: they share a trainable parameter, or a buffer that training updates; or the teacher has lazy layers
+            without weights yet.
     """
     taught = [leaf.model for leaf in leaves(teacher) if isinstance(leaf, Teacher)]
+    for model in taught:
+        _refuse_unmade(model)
     name = shared_tensor(student, taught, inputs)
     if name:
         raise InputError(
             f"the student and its teacher share '{name}', so that training the one would change the other; let the "
             "student's factory make a model of its own, such as copy.deepcopy of the teacher",
             argument="model",
+        )
+
+
+def _refuse_unmade(teacher: nn.Module) -> None:
+    """Refuse lazy layers whose weights are drawn when they are first called: nobody has trained them."""
+    name = next((name for name, tensor in _tensors(teacher) if nn.parameter.is_lazy(tensor)), None)
+    if name is not None:
+        raise InputError(
+            f"the teacher's '{name}' is of a lazy layer that was never called, so that it has learned nothing; give a "
+            "teacher that was trained",
+            argument="teacher",
         )
 
 
@@ -99,7 +113,7 @@ def _place(tensor: Tensor) -> int:
     """Where a tensor's memory begins; 0 where it has none of its own."""
     try:
         return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse, or without memory yet
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, or without memory yet
         return 0
 
 
