@@ -2,11 +2,15 @@
 
     python benchmarks/coverage.py            # 2,000 draws a cell
     python benchmarks/coverage.py --quick    # a cell of each kind in seconds
+    python benchmarks/coverage.py --sampled  # weights and groups alone, 500 draws a cell
 
 Two teachers of samples with a known label distribution; of each draw, n samples with one label each. `unsure` teachers
 are near to a flat truth; `sure` ones near to a sharp one; `few` are two sure networks that differ on 2 % of the
 samples; `oversure` are certain where 3 % of the labels are others. A cell is wrong if fewer than 0.93 of its draws are
 covered, less two standard errors.
+
+With weights (log-normal, sigma 2) or in groups (of 40 samples, alike in how hard they are) two unsure teachers of 10
+classes go through `compare`: the interval of one's accuracy, of its Brier score, and of the difference of the two.
 """
 
 import argparse
@@ -15,7 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preceptor.assess import accuracy, brier, brier_decomposition, forecast, intervals, nll, simultaneous_differences
+from preceptor.assess import (
+    accuracy,
+    brier,
+    brier_decomposition,
+    compare,
+    forecast,
+    intervals,
+    nll,
+    simultaneous_differences,
+)
 from preceptor.assess.calibration import classwise
 from preceptor.assess.distance import draw_labels
 from preceptor.assess.forecasts import Forecast
@@ -24,6 +37,7 @@ POPULATION = 20_000
 SCORES = ("accuracy", "brier", "nll")
 LEAST = 0.93
 NEVER = 100.0
+IN_GROUP = 40
 
 # All draws of one size share their resamples, as all calls with one seed do: drawn once, they are not drawn again.
 _drawn = intervals._draws
@@ -42,7 +56,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=400)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sampled", action="store_true")
     arguments = parser.parse_args()
+    if arguments.sampled:
+        sampled(min(arguments.draws, 500), arguments.resamples)
+        return
     sizes, classes = ((50, 200), (2,)) if arguments.quick else ((50, 100, 200, 800, 2000), (2, 10, 100))
     draws = 200 if arguments.quick else arguments.draws
     print("| teachers | classes | samples | accuracy | Brier | NLL | Brier refinement |\n| :-- " + "| --: " * 6 + "|")
@@ -91,6 +109,51 @@ def cells_of(population: Population, size: int, draws: int, resamples: int) -> l
                 (right[score] in difference, declared, declared and (difference.value > 0) == (right[score] > 0))
             )
     return [told(np.array(found[score])) for score in SCORES] + [refinement(population, size, draws, resamples)]
+
+
+def sampled(draws: int, resamples: int) -> None:
+    """How often intervals under weights, or by group, hold the truth."""
+    population = populate("unsure", 10)
+    print("| samples | accuracy | Brier | difference in Brier |\n| :-- | --: | --: | --: |")
+    for size in (50, 200, 800):
+        cells = covered_by_compare(population, draws, resamples, size=size)
+        print(f"| {size}, with weights | {' | '.join(cells)} |", flush=True)
+    for groups in (2, 3, 5, 20):
+        cells = covered_by_compare(population, draws, resamples, groups=groups)
+        print(f"| {groups} groups of {IN_GROUP} | {' | '.join(cells)} |", flush=True)
+
+
+def covered_by_compare(
+    population: Population, draws: int, resamples: int, *, size: int = 0, groups: int = 0
+) -> list[str]:
+    """Cells for so many samples with weights, or so many groups."""
+    generator = np.random.default_rng(size + groups)
+    by_hardness = population.teachers[0].probs.max(-1).argsort().reshape(50, -1)
+    right = true_scores(population)
+    covered = []
+    for draw in range(draws):
+        if groups:
+            rows = generator.permuted(by_hardness[generator.integers(50, size=groups)], axis=1)[:, :IN_GROUP].ravel()
+            known = {"groups": np.arange(groups).repeat(IN_GROUP)}
+        else:
+            rows = generator.integers(POPULATION, size=size)
+            known = {"weights": generator.lognormal(sigma=2, size=size)}
+        first, second = (teacher_of(teacher, rows) for teacher in population.teachers)
+        labels = draw_labels(population.truth[rows], draw)
+        found = compare({"a": first, "b": second}, labels, resamples=resamples, **known)
+        scores = next(teacher.scores for teacher in found.teachers if teacher.name == "a")
+        [difference] = found.differences
+        estimate = difference.estimate if difference.first == "a" else -difference.estimate
+        covered.append([right[0] in scores["accuracy"], right[1] in scores["brier"], right[2] in estimate])
+    return [marked(float(share), draws) for share in np.mean(covered, axis=0)]
+
+
+def true_scores(population: Population) -> tuple[float, float, float]:
+    """The first teacher's accuracy and Brier score, and how much more the latter is than the second's."""
+    truth, first = population.truth, population.teachers[0].probs
+    at_top = np.take_along_axis(truth, first.argmax(-1)[:, None], -1).mean()
+    score = ((first**2).sum(-1) + 1 - 2 * (truth * first).sum(-1)).mean()
+    return float(at_top), float(score), expected(population, "brier")
 
 
 def teacher_of(teacher: Forecast, rows: np.ndarray) -> Forecast:

@@ -6,6 +6,7 @@ from preceptor.assess import (
     Estimate,
     bootstrap_interval,
     bootstrap_means,
+    compare,
     mean_interval,
     proportion_interval,
     simultaneous_differences,
@@ -193,3 +194,25 @@ def test_whole_numbers_of_resamples_of_something() -> None:
         bootstrap_means(np.zeros((1, 3)), resamples=10.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least one"):
         bootstrap_interval(np.array([]))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 20, None])
+def test_wilsons_ends_are_the_rates_that_the_mean_is_just_not_too_far_from(groups: int | None) -> None:
+    values = np.repeat([1.0, 0.0], [60, 20])
+    found = proportion_interval(values, alike=30.0, groups=groups)
+    quantile = stats.norm.ppf(0.975) if groups is None else stats.t.ppf(0.975, groups - 1)
+    for end in (found.low, found.high):
+        assert abs(0.75 - end) == pytest.approx(quantile * np.sqrt(end * (1 - end) / 30))
+
+
+def test_the_accuracy_of_few_groups_is_covered() -> None:
+    """Groups in which all are right or wrong together, as often as not: three of them."""
+    generator, covered = np.random.default_rng(0), []
+    for _ in range(200):
+        rates = generator.beta(1.5, 1.5, size=3)
+        labels = np.zeros(90, np.int64)
+        right = generator.random(90) < rates.repeat(30)
+        logits = np.where(right[:, None], [2.0, 0.0], [0.0, 2.0]) + 0.01 * generator.random((90, 1))
+        found = compare({"a": logits}, labels, groups=np.arange(3).repeat(30), resamples=20)
+        covered.append(0.5 in found.teachers[0].scores["accuracy"])
+    assert np.mean(covered) >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / 200)

@@ -242,3 +242,22 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_recipes_do_not_import_torch() -> None:
     script = "import sys, preceptor.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"training": {"compile": 3.5}}, "'training.compile' is 3.5: input should be a valid boolean, or 'auto'"),
+        ({"training": {"num_workers": "Auto"}}, "'training.num_workers' is 'Auto': input should be a valid integer"),
+        ({"training": {"num_workers": True}}, "'training.num_workers': True is no number; give one"),
+        (
+            {"schedule": "one_cycle"},
+            "'schedule' is 'one_cycle'; give a mapping with some of the keys name,",
+        ),
+        ({"schedule": None}, "'schedule' is None; give a mapping with some of the keys name,"),
+    ],
+)
+def test_values_of_several_kinds_are_named_by_their_key(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(TeachRecipe, {"data": "digits", "model": "mlp", **given})
+    assert str(error.value).startswith(expected)

@@ -636,6 +636,12 @@ def test_and_is_told_of_the_way_where_it_is_not(tmp_path: Path) -> None:
     assert told.endswith("and is given (3, 8, 8); resize: true gives it images of its own size")
 
 
-def test_a_teacher_that_was_never_called_is_refused() -> None:
-    with pytest.raises(InputError, match=r"the teacher's parameter '1\.weight' has no values yet"):
-        learn(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
+def test_a_teacher_whose_lazy_layers_were_never_called_is_refused() -> None:
+    points = ArrayDataset(torch.randn(60, 5), torch.arange(60) % 3)
+    lazy = nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))
+    run: dict[str, Any] = {"data": points, "model": lambda num_classes: nn.Linear(5, num_classes), "epochs": 1}
+    for teacher in (lazy, [lazy, nn.Linear(5, 3)]):
+        with pytest.raises(InputError, match=r"the teacher's parameter '1\.weight' has no values yet"):
+            preceptor.distill(**run, teacher=teacher, device="cpu")
+    lazy(torch.zeros(1, 5))
+    preceptor.distill(**run, teacher=lazy, device="cpu")

@@ -146,3 +146,40 @@ def test_a_run_as_teacher_is_loaded_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_names_that_are_no_folder_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a student is called"):
         together(tmp_path, Counted(), {name: {}})
+
+
+@pytest.mark.parametrize(
+    ("students", "expected"),
+    [
+        (None, "the students are a NoneType; give a mapping"),
+        ([{"loss": "kd"}], "the students are a list; give a mapping"),
+        ("kd", "the students are a str; give a mapping"),
+        ((("a", {"loss": "kd"}) for _ in range(1)), "the students are a generator; give a mapping"),
+        ({}, "there are no students"),
+        ({"a": "kd"}, "of the student 'a' a str is given; give a mapping"),
+        ({"a": None}, "of the student 'a' a NoneType is given"),
+        ({1: {}}, "a student is called 1; call it by letters"),
+        ({b"a": {}}, "a student is called b'a'"),
+        ({"../a": {}}, "a student is called '../a'"),
+        ({"x" * 300: {}}, "a student is called 'xxx"),
+        ({"KD": {}, "kd": {"loss": "wttm"}}, "the folders 'KD' and 'kd' may be one"),
+        ({"a": {"data": "digits"}}, "the student 'a' has 'data' of its own"),
+        ({"a": {"teacher": "run"}}, "the student 'a' has 'teacher' of its own"),
+        ({"a": {"folder": "elsewhere"}}, "the student 'a' has 'folder' of its own"),
+        ({"a": {"los": "kd"}}, "there is no keyword 'los'; did you mean 'loss'"),
+        ({"a": {1: 2}}, "there is no keyword '1'"),
+        ({"a": {"epochs": 0}}, "'training.epochs' is 0"),
+    ],
+)
+def test_students_that_cannot_be(tmp_path: Path, students: Any, expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        together(tmp_path / "s", nn.Linear(64, 10), students)
+    assert expected in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_is_no_path() -> None:
+    for verb in (preceptor.teach, lambda *given: preceptor.distill_together(given[0], {"a": {}}, given[1])):
+        with pytest.raises(InputError, match="the folder is a int; give a path"):
+            verb(COMMON, 3)

@@ -122,7 +122,12 @@ def bootstrap_interval(
     return Estimate(float(values.mean()), *(float(end[0]) for end in ends))
 
 
-def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95, alike: float | None = None) -> Estimate:
+def proportion_interval(
+    values: Float64[np.ndarray, "N"],
+    level: float = 0.95,
+    alike: float | None = None,
+    groups: int | None = None,
+) -> Estimate:
     """Mean of values that are 0 or 1, with Wilson's interval (1927), which is never of width 0 as a bootstrap's is
     where all values are alike.
 
@@ -130,6 +135,8 @@ def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95, a
         values: `(N,)`.
         level: coverage.
         alike: how many independent samples tell as much as these, where they come in groups or have weights.
+        groups: how many groups they come in; `alike` is then an estimate of so few numbers, and Student's t with one
+            degree of freedom less takes the place of the normal distribution.
 
     Raises:
         InputError: a level that is not between 0 and 1.
@@ -138,7 +145,8 @@ def proportion_interval(values: Float64[np.ndarray, "N"], level: float = 0.95, a
     1.000 [0.981, 1.000]
     """
     check_level(level)
-    mean, n, z = float(values.mean()), alike or len(values), float(ndtri((1 + level) / 2))
+    mean, n = float(values.mean()), alike or len(values)
+    z = float(ndtri((1 + level) / 2) if groups is None else stdtrit(groups - 1, (1 + level) / 2))
     center, margin = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
     low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
     return Estimate(mean, max(0.0, low), min(1.0, high))

@@ -176,10 +176,11 @@ def _estimates(rows: Sequence[Row], evidence: Evidence, question: Question) -> l
         found[i][name] = interval if interval.value < 0 else replace(interval, low=max(0.0, interval.low))
 
     units = evidence.sampling.units(np.stack([term.values for *_, term in others]))
+    groups = None if evidence.sampling.groups is None else units.shape[1]
     low, high = intervals.percentile_intervals(intervals.bootstrap_means(units, **draws), question.level)
     for k, (i, name, term) in enumerate(others):
         found[i][name] = (
-            intervals.proportion_interval(units[k], question.level, evidence.sampling.alike(units[k]))
+            intervals.proportion_interval(units[k], question.level, evidence.sampling.alike(units[k]), groups)
             if term.proportion
             else term.in_percentiles(float(units[k].mean()), float(low[k]), float(high[k]))
         )

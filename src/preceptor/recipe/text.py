@@ -155,18 +155,32 @@ def dump(recipe: BaseModel) -> str:
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     # Unknown keys first: they are the likeliest cause of whatever else is wrong.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    where = _keys(first)
     key, context = ".".join(where), first.get("ctx", {})
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
     if first["type"] == "missing":
         return f"the recipe lacks the key '{key}'; add it, or give {key}=..."
     if first["type"] == "value_error":
-        return str(context["error"])
+        named = str(context["error"])
+        return f"'{key}': {named}; give one" if named.endswith("is no number") else named
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']+)'", context["expected"])
         return f"'{key}' is '{first['input']}'; {did_you_mean(str(first['input']), known)}"
-    return f"'{key}' is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "model_type":
+        keys = ", ".join(_fields_at(kind, where))
+        return f"'{key}' is {first['input']!r}; give a mapping with some of the keys {keys}"
+    literals = [each for each in error.errors() if each["type"] == "literal_error" and _keys(each) == where]
+    others = [each.get("ctx", {})["expected"] for each in literals]
+    wanted = ", or ".join([f"{first['msg'][0].lower()}{first['msg'][1:]}", *others])
+    return f"'{key}' is {first['input']!r}: {wanted}"
+
+
+def _keys(error: Any) -> list[str]:
+    """The keys that lead to what is wrong, without what pydantic calls its ways of reading it."""
+    ways = ("function-", "constrained-", "literal[")
+    found = [str(part) for part in error["loc"] if not str(part).startswith(ways)]
+    return found[:-1] if found[-1:] in (["bool"], ["int"]) else found
 
 
 def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Several students of one teacher trained side by side: each batch is made, and its teacher asked, once for all."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,49 @@ _DATA = ("data", "num_classes", "split", "augmentation", "mixing")
 _TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
+
+
+# What is said once, for all.
+_SHARED = ("data", "teacher", "teacher_model", "trust", "folder", "progress", "choice", "recipe")
+_LONGEST = 100  # letters of a name, which a file system takes
+
+
+def check_students(students: Any, *, kept: bool) -> None:
+    """Refuse what is no mapping from names that can be folders to the keywords of each.
+
+    Args:
+        kept: each gets a folder of its name, and some file systems know no capitals.
+
+    Raises:
+        InputError: naming the student and what is wrong with it.
+    """
+    if not isinstance(students, Mapping):
+        raise InputError(
+            f"the students are a {type(students).__name__}; give a mapping from each one's name to the keywords in "
+            "which it differs, {'kd': {'loss': 'kd'}, 'wttm': {'loss': 'wttm'}}"
+        )
+    if not students:
+        raise InputError("there are no students to distill; give at least one")
+    known: dict[str, str] = {}
+    for name, changes in students.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or len(name) > _LONGEST:
+            raise InputError(
+                f"a student is called {name!r:.{_LONGEST}}; call it by letters, digits, '.', '_', '+' and '-', as a "
+                f"folder, at most {_LONGEST} of them"
+            )
+        other = known.setdefault(name.lower(), name)
+        if kept and other != name:
+            raise InputError(f"the folders '{other}' and '{name}' may be one; call one of the students otherwise")
+        if not isinstance(changes, Mapping):
+            raise InputError(
+                f"of the student '{name}' a {type(changes).__name__} is given; give a mapping of the keywords in which "
+                "it differs, {'loss': 'kd'}"
+            )
+        shared = next((key for key in _SHARED if key in changes), None)
+        if shared is not None:
+            raise InputError(
+                f"the student '{name}' has '{shared}' of its own, which all share; give it once, beside the students"
+            )
 
 
 def refuse_unlike(recipes: Mapping[str, DistillRecipe]) -> None:

@@ -1,6 +1,5 @@
 """The verbs teach and distill, as a caller knows them."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from preceptor.training.callers import given_back
 from preceptor.training.outcome import Result
 from preceptor.training.resolve import Student, completed, distill_job, load_teachers, stack_job, teach_job
 from preceptor.training.samples import load_data
-from preceptor.training.together import refuse_unlike, train_together
+from preceptor.training.together import check_students, refuse_unlike, train_together
 from preceptor.training.train import train
 
 __all__ = ["Result", "Student", "distill", "distill_stack", "distill_together", "teach"]
@@ -154,8 +153,8 @@ def distill_together(
     >>> list(results)
     ['kd', 'wttm']
     """
-    if not students:
-        raise InputError("there are no students to distill; give at least one")
+    check_students(students, kept=folder is not None)
+    place = _folder(folder)
     named = _references(teacher)
     if named:
         keywords = keywords | {"teacher": named}
@@ -167,7 +166,7 @@ def distill_together(
         recipes = {name: make_recipe(DistillRecipe, base, said) for name, (said, _) in each.items()}
         refuse_unlike(recipes)
         shared: dict[str, Any] = {"data": load_data(base, objects.pop("data", None), trust=True)}
-        places = {name: _within(folder, name) for name in recipes}
+        places = {name: None if place is None else place / name for name in recipes}
         if own is None:
             done = {n: completed(made, places[n], **shared, **(objects | each[n][1])) for n, made in recipes.items()}
             complete = {name: result for name, result in done.items() if result is not None}
@@ -209,15 +208,6 @@ def distill_stack(
         return train(job, progress=progress)
 
 
-def _within(folder: Path | str | None, name: str) -> Path | None:
-    """The folder of one of several students."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-        raise InputError(
-            f"a student is called '{name}'; call it by letters, digits, '.', '_', '+' and '-', as a folder"
-        )
-    return None if folder is None else Path(folder) / name
-
-
 def _sorted_apart(keywords: Mapping[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `_sorted`, where a model or a loss is among the keywords; without those that are named or not there."""
     given |= {role: keywords[role] for role in ("model", "loss") if role in keywords}
@@ -226,7 +216,11 @@ def _sorted_apart(keywords: Mapping[str, Any], **given: Any) -> tuple[dict[str, 
 
 
 def _folder(folder: Path | str | None) -> Path | None:
-    return None if folder is None else Path(folder)
+    if folder is None:
+        return None
+    if not isinstance(folder, str | Path):
+        raise InputError(f"the folder is a {type(folder).__name__}; give a path", argument="folder")
+    return Path(folder)
 
 
 def _references(teacher: Any) -> list[dict[str, Any]]:
