@@ -131,9 +131,7 @@ class Captured:
             if next_draws() != draws:
                 raise CannotCapture("it draws random numbers on the host, which a graph would repeat")
             if (name := kept.replaced()) is not None:
-                raise CannotCapture(
-                    f"it puts a new tensor in the place of its buffer '{name}', which a graph would miss"
-                )
+                raise CannotCapture(f"it puts a new tensor in the place of its buffer '{name}', which a graph misses")
             # Other threads may pin the memory of batches meanwhile, which a capture of all threads would not survive.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._output = function(self._batch, self._count)

@@ -58,7 +58,7 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer
         task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
         self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
-        self._channels_last: bool = _is_channels_last(self.raw_model)
+        self._channels_last: bool = is_channels_last(self.raw_model)
         self._captured: Captured | None = None
         self.captures: bool = self._prepare_speed()
 
@@ -233,7 +233,7 @@ def _is_asynchronous(accelerator: Accelerator) -> bool:
     return accelerator.device.type == "cuda" and accelerator.num_processes == 1 and accelerator.scaler is None
 
 
-def _is_channels_last(model: nn.Module) -> bool:
+def is_channels_last(model: nn.Module) -> bool:
     """Whether its convolutions have weights in the layout (output, height, width, input)."""
     kernels = [weight for weight in model.parameters() if weight.ndim == 4 and not weight.is_contiguous()]
     return any(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
