@@ -11,8 +11,11 @@ from torch import Tensor, nn
 import preceptor
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
+from preceptor.models import resnet8
+from preceptor.training.batches import WHOLE
 from preceptor.training.loop import Loop
-from training.toys import RECIPE, snapshot, teach_recipe
+from preceptor.training.together import SharedBatches
+from training.toys import RECIPE, snapshot, teach_recipe, weights
 
 COMMON = RECIPE
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -183,3 +186,143 @@ def test_a_folder_that_is_no_path() -> None:
     for verb in (preceptor.teach, lambda *given: preceptor.distill_together(given[0], {"a": {}}, given[1])):
         with pytest.raises(InputError, match="the folder is a int; give a path"):
             verb(COMMON, 3)
+
+
+# -- what students might do to each other ------------------------------------------------------------------------------
+
+POINTS: dict[str, Any] = {"split": {"heldout": 20}, "epochs": 2, "batch_size": 32, "device": "cpu", "cache": False}
+
+
+def points() -> list[tuple[Tensor, int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(8, generator=generator), label % 3) for label in range(85)]  # the last of three batches has 1
+
+
+class Linear(nn.Linear):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(8, num_classes)
+
+
+class InPlace(Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mul_(3.0) if self.training else input)
+
+
+class Normed(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Linear(8, num_classes), nn.BatchNorm1d(num_classes))
+
+
+def noisy(batch: Any) -> Tensor:
+    return batch["input"][:, :3] + torch.randn(len(batch["input"]), 3)
+
+
+def assert_as_alone(folder: Path, name: str, students: Any, teacher: Any, **keywords: Any) -> None:
+    preceptor.distill_together(None, students, folder / "together", teacher=teacher, **keywords)
+    preceptor.distill(None, folder / "alone", teacher=teacher, **(keywords | students[name]))
+    one, other = weights(folder / "together" / name), weights(folder / "alone")
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_a_student_that_changes_its_inputs_changes_nobody_elses(tmp_path: Path) -> None:
+    students = {"changes": {"model": InPlace, "loss": "kd"}, "other": {"model": Linear, "loss": "kd"}}
+    assert_as_alone(tmp_path, "other", students, nn.Linear(8, 3), data=points(), **POINTS)
+
+
+def test_a_teacher_that_draws_draws_as_for_one_alone(tmp_path: Path) -> None:
+    students = {"a": {"loss": "ttm"}, "b": {"loss": "kd"}}
+    assert_as_alone(tmp_path, "b", students, noisy, data=points(), model=Linear, **POINTS)
+
+
+def test_a_teacher_of_images_answers_in_the_layout_of_each_student(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [(torch.rand(3, 16, 16, generator=generator), label % 3) for label in range(50)]
+    flat = {"model": {"name": "mlp", "hidden": [4]}}
+    students = {"conv": {"model": "resnet8"}, "flat": flat}
+    common = POINTS | {"batch_size": 8, "epochs": 1, "data": images, "loss": "kd"}
+    assert_as_alone(tmp_path, "flat", students, resnet8(num_classes=3), **common)
+
+
+def test_students_of_other_last_batches_are_refused(tmp_path: Path) -> None:
+    students = {"plain": {"model": Linear}, "normed": {"model": Normed}}
+    sentence = "the students 'plain' and 'normed' differ in the last batch of an epoch, for whose 1 sample"
+    with pytest.raises(InputError, match=sentence):
+        preceptor.distill_together(None, students, tmp_path, teacher=nn.Linear(8, 3), data=points(), **POINTS)
+    assert not list(tmp_path.iterdir())
+
+
+class Hint(nn.Module):
+    teacher_taps = ("linear",)
+
+    def forward(self, student: Tensor, teacher: Tensor, *, mask: Tensor, teacher_features: Any) -> Tensor:
+        return (student - teacher_features["linear"]).square().sum(-1)
+
+
+def test_a_loss_that_looks_into_the_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the loss 'Hint' of the student 'hint' looks into the teacher"):
+        together(tmp_path, Counted(), {"kd": STUDENTS["kd"], "hint": {"loss": Hint()}})
+
+
+def test_after_a_sample_that_cannot_be_read_each_student_is_refused_for_it() -> None:
+    class Broken:
+        steps_per_epoch = 3
+
+        def epoch(self, epoch: int, *, start: int = 0, shard: Any = WHOLE) -> Any:
+            for step in range(start, 3):
+                if step == 1:
+                    raise InputError("sample 17 of the data set cannot be read")
+                yield [{"input": torch.zeros(2)}]
+
+    batches = SharedBatches(Broken())  # type: ignore[arg-type]
+    students = [batches.epoch(0), batches.epoch(0)]
+    assert all(next(student) for student in students)
+    for student in students:
+        with pytest.raises(InputError, match="sample 17"):
+            next(student)
+
+
+def test_all_that_are_given_up_are_named(tmp_path: Path) -> None:
+    students = {name: {"loss": "kd", "optimizer": {"lr": 1e30}} for name in ("one", "two")} | {"kd": STUDENTS["kd"]}
+    with pytest.raises(InputError, match=r"the student 'one' \(and 'two'\) was given up, and the others are complete"):
+        together(tmp_path, Counted(), students)
+
+
+def test_an_interruption_before_all_have_gone_on_leaves_their_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stop = Loop._step, 3
+
+    def asked_to_stop(loop: Loop, batches: Any) -> None:
+        whole(loop, batches)
+        if loop.progress.step >= stop:
+            loop.interruption.is_first(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_step", asked_to_stop)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            together(tmp_path, Counted(), training={**COMMON["training"], "keep": "all"})
+    found = sorted(path.name for path in (tmp_path / "long" / "checkpoints").iterdir())
+    assert not [name for name in found if name.startswith("epoch-0000-step-00000000")]
+
+
+def test_an_interruption_saves_all_but_who_has_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Loop.save
+
+    def save(loop: Loop) -> bool:
+        if loop.recipe.loss.name == "wttm":  # type: ignore[union-attr]
+            raise InputError("the logits for sample 3 are not finite")
+        return whole(loop)
+
+    step = Loop._step
+
+    def asked_to_stop(loop: Loop, batches: Any) -> None:
+        step(loop, batches)
+        if loop.progress.step == 2 and loop.recipe.loss.name == "kd":  # type: ignore[union-attr]
+            loop.interruption.is_first(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "save", save)
+    monkeypatch.setattr(Loop, "_step", asked_to_stop)
+    with pytest.raises(Interrupted) as stopped:
+        together(tmp_path, Counted())
+    assert not stopped.value.saved
+    assert list((tmp_path / "long" / "checkpoints").iterdir())

@@ -17,6 +17,9 @@ from preceptor.tasks.teacher import Leaf, Teacher, each_leaf
 Batch = dict[str, Tensor]
 Step = Callable[[Batch, Tensor], dict[str, Tensor]]
 _WARM_UPS = 3  # passes before a capture, in which libraries choose their kernels and allocate
+# Models of one class, such as a Sequential, that are compiled in one process; from its own limit, which is 8, torch
+# runs all further ones as they are.
+_MOST_COMPILED = 256
 
 
 class Compiled(nn.Module):
@@ -50,7 +53,10 @@ class Compiled(nn.Module):
         if self._proven:
             return self._fast(input)
         try:
-            said = self._fast(input)
+            with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED):
+                said = self._fast(input)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of the model, of the compiler or of the compiler's compiler
             self._give_up(error)
             return self.module(input)
@@ -103,33 +109,37 @@ class Captured:
     Args:
         function: from a batch and a count to tensors, among them nothing that the host looks at; it makes gradients.
         batch, count: as it will be called.
-        trained: the parameters that get gradients.
-        buffers: what the passes before the capture change and must not.
+        trained: the parameters that get gradients; they have none.
+        modules: whose buffers the passes before the capture change and must not.
 
     Raises:
-        CannotCapture: the function waits for the device, or draws random numbers on the host.
+        CannotCapture: the function waits for the device, draws random numbers on the host, or puts new tensors in the
+            place of buffers.
     """
 
     def __init__(
-        self, function: Step, batch: Batch, count: Tensor, *, trained: Sequence[Tensor], buffers: Sequence[Tensor]
+        self, function: Step, batch: Batch, count: Tensor, *, trained: Sequence[Tensor], modules: Sequence[nn.Module]
     ) -> None:
         self._batch = {name: tensor.clone() for name, tensor in batch.items()}
         self._count = count.clone()
         self._trained = list(trained)
         self._graph = torch.cuda.CUDAGraph()
-        kept = [buffer.clone() for buffer in buffers]
+        kept = Kept(modules)
         draws = next_draws()
         try:
             self._warm_up(function)
             if next_draws() != draws:
                 raise CannotCapture("it draws random numbers on the host, which a graph would repeat")
-            with torch.cuda.graph(self._graph):
+            if (name := kept.replaced()) is not None:
+                raise CannotCapture(f"it puts a new tensor in the place of its buffer '{name}', which a graph misses")
+            # Other threads may pin the memory of batches meanwhile, which a capture of all threads would not survive.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._output = function(self._batch, self._count)
         except RuntimeError as error:  # torch's, of any kind
+            self._forget_gradients()  # half made, or captured and never computed
             raise CannotCapture(_first_line(error)) from error
         finally:
-            for buffer, before in zip(buffers, kept, strict=True):
-                buffer.copy_(before)
+            kept.put_back()
         self._gradients = [parameter.grad for parameter in self._trained]
 
     def __call__(self, batch: Batch, count: Tensor) -> dict[str, Tensor]:
@@ -151,18 +161,40 @@ class Captured:
     def _warm_up(self, function: Step) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                function(self._batch, self._count)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    function(self._batch, self._count)
+                    self._forget_gradients()
+                with _refusing_to_wait():  # rather here than in a capture, which is not always left as it was found
+                    function(self._batch, self._count)
                 self._forget_gradients()
-            with _refusing_to_wait():  # rather here than in a capture, which is not always left as it was found
-                function(self._batch, self._count)
-            self._forget_gradients()
-        torch.cuda.current_stream().wait_stream(side)
+        finally:  # what is put back now must not be overtaken by what still runs
+            torch.cuda.current_stream().wait_stream(side)
 
     def _forget_gradients(self) -> None:
         for parameter in self._trained:
             parameter.grad = None
+
+
+class Kept:
+    """The buffers of modules as they are now."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        each = [module for one in modules for module in one.modules()]
+        found = [(module, name, buffer) for module in each for name, buffer in module._buffers.items()]
+        self._kept = [(module, name, buffer, buffer.clone()) for module, name, buffer in found if buffer is not None]
+
+    def replaced(self) -> str | None:
+        """The name of one in whose place another tensor is now."""
+        return next((name for module, name, buffer, _ in self._kept if module._buffers.get(name) is not buffer), None)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The same tensors with the same values."""
+        for module, name, buffer, before in self._kept:
+            buffer.copy_(before)
+            module._buffers[name] = buffer
 
 
 @contextlib.contextmanager
@@ -200,7 +232,7 @@ class Answers:
     def _capture(self, batch: Batch) -> None:
         try:
             self._captured = Captured(
-                lambda batch, _: {"logits": self._ask(batch)}, batch, batch["index"], trained=(), buffers=()
+                lambda batch, _: {"logits": self._ask(batch)}, batch, batch["index"], trained=(), modules=()
             )
         except CannotCapture as error:
             note(f"the teacher's answers are not captured as a CUDA graph: {error}")

@@ -108,6 +108,9 @@ class Loop:
             As `run`.
         """
         self._resume()
+        return self._steps()
+
+    def _steps(self) -> Iterator[None]:
         while self.progress.epoch < self.recipe.training.epochs:
             yield from self._epoch()
 
@@ -191,7 +194,7 @@ class Loop:
         first = None if watch is None else watch.first()
         if first is None:
             return
-        self.stepper.watch = None  # made once more, from the same weights, it is refused on the spot
+        self.stepper.look_at_once()  # made once more, from the same weights, it is refused on the spot
         progress.step_in_epoch -= progress.step - first
         progress.step = first
         shard = Shard(0, 1, self.recipe.training.accumulate)

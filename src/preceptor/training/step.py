@@ -58,7 +58,7 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer
         task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
         self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
-        self._channels_last: bool = _is_channels_last(self.raw_model)
+        self._channels_last: bool = is_channels_last(self.raw_model)
         self._captured: Captured | None = None
         self.captures: bool = self._prepare_speed()
 
@@ -66,7 +66,8 @@ class Stepper:
         """Compile the models where the recipe asks for it; whether a step is to be captured, too."""
         training, on_gpu = self.recipe.training, self.accelerator.device.type == "cuda"
         if training.compile is True or (training.compile == "auto" and on_gpu):
-            compile_task(self.task, training.batch_size, required=training.compile is True)
+            size = -(-training.batch_size // training.accumulate)  # of a micro-batch
+            compile_task(self.task, size, required=training.compile is True)
         if not (training.compile and on_gpu):
             return False
         reason = why_not_captured(
@@ -85,7 +86,7 @@ class Stepper:
         Raises:
             NotFinite, InputError: the logits, or the loss, are not finite.
         """
-        self._seed(step)
+        self.seed(step)
         self.task.model.train()
         micro_batches = [self.laid_out(batch) for batch in micro_batches]
         count = self._count(micro_batches)
@@ -95,7 +96,11 @@ class Stepper:
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
 
-    def _seed(self, step: int) -> None:
+    def look_at_once(self) -> None:
+        """From now on look at each loss as soon as it is there, which a captured step cannot."""
+        self.watch, self.captures = None, False
+
+    def seed(self, step: int) -> None:
         """Dropout and the like draw from the global generator: a stream of its own, by step and process."""
         torch.manual_seed(self.streams.seed("dropout", step, self.accelerator.process_index))
 
@@ -149,17 +154,16 @@ class Stepper:
         """The same from one CUDA graph, which is made of the first whole batch, or else said not to be possible."""
         if self._captured is None and len(batch["index"]) == self.recipe.training.batch_size:
             self._captured = self._capture(batch, count)
-            self._seed(step)  # as if the passes before the capture had not been
+            self.seed(step)  # as if the passes before the capture had not been
         if self._captured is None or not self._captured.fits(batch):
             return self._pass(batch, count, last=True)
         return self._captured(batch, count)
 
     def _capture(self, batch: Batch, count: Tensor) -> Captured | None:
-        state = self.task.state
-        buffers = [*self.raw_model.buffers(), *(state.buffers() if state is not None else ())]
+        modules = [each for each in (self.raw_model, self.task.state) if each is not None]
         once = functools.partial(self._pass, last=True)
         try:
-            return Captured(once, batch, count, trained=self.trained, buffers=buffers)
+            return Captured(once, batch, count, trained=self.trained, modules=modules)
         except CannotCapture as error:
             note(f"a step is not captured as a CUDA graph: {error}")
             self.captures = False
@@ -220,7 +224,7 @@ class Stepper:
         for name, value in output.items():
             if name in ("loss", "logits"):
                 continue
-            value = value.to(sum_dtype(value.device)).reshape(-1)
+            value = value.to(sum_dtype(value.device), copy=True).reshape(-1)  # a captured one is overwritten
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
 
@@ -229,7 +233,7 @@ def _is_asynchronous(accelerator: Accelerator) -> bool:
     return accelerator.device.type == "cuda" and accelerator.num_processes == 1 and accelerator.scaler is None
 
 
-def _is_channels_last(model: nn.Module) -> bool:
+def is_channels_last(model: nn.Module) -> bool:
     """Whether its convolutions have weights in the layout (output, height, width, input)."""
     kernels = [weight for weight in model.parameters() if weight.ndim == 4 and not weight.is_contiguous()]
     return any(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)

@@ -13,13 +13,13 @@ from preceptor.interrupts import Interrupted
 from preceptor.recipe import DistillRecipe
 from preceptor.tasks.task import ANSWER, DistillTask
 from preceptor.tasks.teacher import Lookup
-from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches
+from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches, step_sizes
 from preceptor.training.compiling import Answers
 from preceptor.training.job import Job
 from preceptor.training.loop import Loop, lent_generator
 from preceptor.training.outcome import Result
 from preceptor.training.progress import progress_bar
-from preceptor.training.step import Stepper
+from preceptor.training.step import Stepper, is_channels_last
 from preceptor.training.train import opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.
@@ -105,6 +105,7 @@ def train_together(jobs: Mapping[str, Job], *, progress: bool = False) -> dict[s
         InputError: of the first student that was refused, with its name; as `preceptor.training.train.train`.
         Interrupted: Ctrl-C, TERM or HUP; every student has saved its state.
     """
+    _refuse_apart(jobs)
     with contextlib.ExitStack() as held:
         results = {name: held.enter_context(opened(job)) for name, job in jobs.items()}
         left = {name: job for name, job in jobs.items() if results[name] is None}
@@ -113,11 +114,36 @@ def train_together(jobs: Mapping[str, Job], *, progress: bool = False) -> dict[s
         return {name: result for name in jobs if (result := results[name]) is not None}
 
 
+def _refuse_apart(jobs: Mapping[str, Job]) -> None:
+    """Refuse a student whose model or loss wants what the others' batches and answers do not give."""
+    (first, one), *_ = jobs.items()
+    for name, job in jobs.items():
+        tapped = next((each.name for each in job.task.criteria if each.taps("teacher")), None)
+        if tapped is not None:
+            raise InputError(
+                f"the loss '{tapped}' of the student '{name}' looks into the teacher, which is asked for its answers "
+                "alone; distill that student by itself"
+            )
+        if _sizes(job) != _sizes(one):
+            raise InputError(
+                f"the students '{first}' and '{name}' differ in the last batch of an epoch, for whose "
+                f"{min(*_sizes(one), *_sizes(job))} sample(s) not both can be trained; give another batch_size, or "
+                "distill them one by one"
+            )
+
+
+def _sizes(job: Job) -> list[int]:
+    """The samples of each step of an epoch."""
+    assert isinstance(job.batches, Batches)
+    return step_sizes(len(job.batches.indices), job.batches.batch_size, job.batches.smallest)
+
+
 def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
     first = next(iter(jobs.values()))
     prepared = first.prepare()
     teacher = _student(first).teacher  # a table of its answers, if it was asked once for all
-    batches = SharedBatches(first.batches)
+    # A teacher's answers to images in another layout differ in their last bits.
+    shared = {layout: SharedBatches(first.batches) for layout in (False, True)}
     loops: dict[str, Loop] = {}
     total = sum(job.batches.steps_per_epoch * job.recipe.training.epochs for job in jobs.values())
     with progress_bar(f"{len(jobs)} students", enabled=progress) as show:
@@ -128,14 +154,17 @@ def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
         for name, job in jobs.items():
             _student(job).teacher = teacher
             heldout = scored_on_heldout(job, shown=progress)
+            batches = shared[is_channels_last(job.cohort.module)]
             loop = Loop(job.task, batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
             loops[name] = loop
-        if not isinstance(teacher, Lookup):
-            batches.ask = _asking(first, next(iter(loops.values())).stepper)
+            if batches.ask is None and not isinstance(teacher, Lookup):
+                batches.ask = _asking(job, loop.stepper)
         failures = _run(loops, first.accelerator.device)
     results = {name: written_down(jobs[name], loops[name], prepared) for name in jobs if name not in failures}
     for name, failure in failures.items():
-        raise InputError(f"the student '{name}' was given up, and the others are complete: {failure}") from failure
+        others = ", ".join(f"'{other}'" for other in failures if other != name)
+        too = f" (and {others})" if others else ""
+        raise InputError(f"the student '{name}'{too} was given up, and the others are complete: {failure}") from failure
     return results
 
 
@@ -144,26 +173,45 @@ def _run(loops: Mapping[str, Loop], device: torch.device) -> dict[str, InputErro
     one = next(iter(loops.values()))
     for loop in loops.values():
         loop.interruption = one.interruption
-    running, failures = {name: loop.steps() for name, loop in loops.items()}, {}
+    running: dict[str, Iterator[None]] = {}
+    failures: dict[str, InputError] = {}
     with one.interruption.caught(), lent_generator(device):
+        for name, loop in loops.items():  # all of them to where they were, so that those behind are known
+            with _given_up(name, failures):
+                running[name] = loop.steps()
         try:
             while running:
                 behind = min(loops[name].progress.step for name in running)
                 for name in [name for name in running if loops[name].progress.step == behind]:
                     _advance(name, running, failures)
         except Interrupted as stop:
-            saved = [loops[name].save() for name in running]  # each of them, whatever became of the one before
+            saved = [_saved(loops[name]) for name in running]  # each of them, whatever became of the one before
             raise Interrupted(stop.number, saved=all(saved)) from None
     return failures
 
 
 def _advance(name: str, running: dict[str, Iterator[None]], failures: dict[str, InputError]) -> None:
+    at_end = True
+    with _given_up(name, failures):
+        at_end = next(running[name], StopIteration) is StopIteration
+    if at_end:
+        del running[name]
+
+
+@contextlib.contextmanager
+def _given_up(name: str, failures: dict[str, InputError]) -> Iterator[None]:
+    """Go on without a student that is refused."""
     try:
-        if next(running[name], StopIteration) is StopIteration:
-            del running[name]
+        yield
     except InputError as error:
         failures[name] = error
-        del running[name]
+
+
+def _saved(loop: Loop) -> bool:
+    try:
+        return loop.save()
+    except InputError:  # it has diverged since it was looked at, or the disk is full
+        return False
 
 
 def _student(job: Job) -> DistillTask:
@@ -171,15 +219,21 @@ def _student(job: Job) -> DistillTask:
     return job.task
 
 
-def _asking(job: Job, stepper: Stepper) -> Callable[[Batch], Tensor]:
-    """A question to the teacher as a student's own step would put it."""
+def _asking(job: Job, stepper: Stepper) -> Callable[[list[Batch], int], list[Batch]]:
+    """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it."""
     task = _student(job)
 
     def ask(batch: Batch) -> Tensor:
         with torch.no_grad(), job.accelerator.autocast():
             return task.teacher(stepper.laid_out(batch))
 
-    return Answers(ask, job.recipe.training.batch_size) if stepper.captures else ask
+    answer = Answers(ask, job.recipe.training.batch_size) if stepper.captures else ask
+
+    def answered(micro_batches: list[Batch], step: int) -> list[Batch]:
+        stepper.seed(step)
+        return [{**batch, ANSWER: answer(batch)} for batch in micro_batches]
+
+    return answered
 
 
 class SharedBatches:
@@ -191,17 +245,19 @@ class SharedBatches:
         batches: what is shared.
 
     Attributes:
-        ask: from a batch to its teacher's logits, which the batch then brings; None leaves that to each student.
+        ask: from the micro-batches of a step of the run to the same with their teacher's logits; None leaves that to
+            each student.
     """
 
-    ask: Callable[[Batch], Tensor] | None
+    ask: Callable[[list[Batch], int], list[Batch]] | None
 
     def __init__(self, batches: Batches | StackedBatches) -> None:
         self.batches = batches
         self.ask = None
         self._source: Iterator[list[Batch]] = iter(())
         self._held: list[Batch] = []
-        self._at = (-1, -1)  # epoch and step of what is held
+        self._at: tuple[int, int] | None = None  # epoch and step of what is held
+        self._versions: list[int] = []  # of what is held, when it was made
 
     @property
     def steps_per_epoch(self) -> int:
@@ -211,15 +267,19 @@ class SharedBatches:
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches."""
         for step in range(start, self.steps_per_epoch):
-            if self._at != (epoch, step):
+            if self._at != (epoch, step) or self._versions != _versions(self._held):  # a model may work in place
                 self._held = self._made(epoch, step, shard)
-                self._at = (epoch, step)
+                self._at, self._versions = (epoch, step), _versions(self._held)
             yield self._held
 
     def _made(self, epoch: int, step: int, shard: Shard) -> list[Batch]:
         if self._at != (epoch, step - 1) or step == 0:
             self._source = self.batches.epoch(epoch, start=step, shard=shard)
+        self._at = None  # if this fails, the next student starts anew
         micro_batches = next(self._source)
-        if self.ask is None:
-            return micro_batches
-        return [{**batch, ANSWER: self.ask(batch)} for batch in micro_batches]
+        return micro_batches if self.ask is None else self.ask(micro_batches, epoch * self.steps_per_epoch + step)
+
+
+def _versions(batches: list[Batch]) -> list[int]:
+    """How often each tensor was changed in place, as torch counts it."""
+    return [tensor._version for batch in batches for tensor in batch.values() if not tensor.is_inference()]
