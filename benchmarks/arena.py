@@ -147,8 +147,7 @@ CNN = {"name": "cnn", "widths": [4], "hidden": 8}
 SIZES = {
     "cpu": Size(
         data=first_10000, teacher="resnet20", student="resnet8", heldout=1000, seeds=2, longer=5, lr=0.1,
-        teachers=("ce", "ce-stopped", "smoothing", "mse", "soteacher"), losses=("kd", "wttm", "ptloss"),
-        settings=R56_R20,
+        teachers=("ce", "ce-stopped", "smoothing", "mse"), losses=("kd", "wttm", "ptloss"), settings=R56_R20,
         training={"epochs": 10, "batch_size": 64, "precision": "auto"},
     ),
     "gpu": Size(
