@@ -350,8 +350,8 @@ def _pooled(result: Mapping[str, Any]) -> str:
         return ""
     seeds = len(result["seeds"])
     return (
-        f"If all differences of teachers vary alike over seeds, by a standard deviation of {spread:.2f} points ({degrees} "
-        f"degrees of freedom), {seeds} seeds detect {detectable(spread, seeds, degrees):.1f} points."
+        f"If all differences of teachers vary alike over seeds, by a standard deviation of {spread:.2f} points "
+        f"({degrees} degrees of freedom), {seeds} seeds detect {detectable(spread, seeds, degrees):.1f} points."
     )
 
 
