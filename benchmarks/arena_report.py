@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import nct, spearmanr, t
+from scipy.stats import nct, norm, spearmanr, t
 
 from preceptor import assess
 from preceptor.assess import Estimate, mean_interval
@@ -16,7 +16,7 @@ from preceptor.recipe import read_yaml
 from preceptor.runs import read_predictions, read_result
 from preceptor.runs.files import read_json
 from preceptor.study import pictures
-from preceptor.study.text import difference, facts, markdown_table, plus_minus
+from preceptor.study.text import facts, markdown_table, plus_minus
 
 SCHEMA = 1
 STOPPED = "ce-stopped"
@@ -81,22 +81,23 @@ def collect(out: Path, layout: Layout) -> dict[str, Any]:
     furthest = max(ready, key=lambda seed: len(ready[seed]), default=None)
     if not seeds and furthest is not None and ready[furthest]:
         seeds = [furthest]
-    teachers = ready[seeds[0]] if seeds else []
-    return {
+    teachers, complete_seeds = (ready[seeds[0]] if seeds else []), [folders[seed] for seed in seeds]
+    result = {
         "schema_version": SCHEMA,
         "seeds": seeds,
         "unfinished": [seed for seed in ready if seed not in seeds],
         "missing": [name for name in layout.teachers if name not in teachers],
         "epochs": layout.epochs,
         "longer": layout.longer,
-        "teachers": {name: _over([_teacher(folders[s], name, layout) for s in seeds]) for name in teachers},
+        "teachers": {name: _over([_teacher(each, name, layout) for each in complete_seeds]) for name in teachers},
         "students": {
-            name: {loss: _over([_student(folders[s], name, loss) for s in seeds]) for loss in layout.losses}
+            name: {loss: _over([_scores(_run(each, name, loss)) for each in complete_seeds]) for loss in layout.losses}
             for name in teachers
         },
-        "alone": _alone([folders[s] for s in seeds], layout.epochs),
-        "alone_longer": _alone([folders[s] for s in seeds], layout.longer),
+        "alone": _alone(complete_seeds, layout.epochs),
+        "alone_longer": _alone(complete_seeds, layout.longer),
     }
+    return result | {"test_images": _test_images(result, complete_seeds) if teachers else {}}
 
 
 def _ready(folder: Path, layout: Layout) -> list[str]:
@@ -113,10 +114,6 @@ def _run(folder: Path, teacher: str, loss: str) -> Path:
 def _alone(folders: Sequence[Path], epochs: int) -> dict[str, list[float]]:
     runs = [folder / alone_name(epochs) for folder in folders]
     return _over([_scores(run) for run in runs]) if all(map(complete, runs)) else {}
-
-
-def _student(folder: Path, teacher: str, loss: str) -> dict[str, float]:
-    return _scores(_run(folder, teacher, loss))
 
 
 def _scores(run: Path) -> dict[str, float]:
@@ -144,6 +141,25 @@ def _teacher(folder: Path, name: str, layout: Layout) -> dict[str, float]:
     }
 
 
+def _test_images(result: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, float]:
+    """For each claim its standard error, in points, as the test images are drawn; the seeds are as they are."""
+
+    def hits(runs: Sequence[Path]) -> np.ndarray:
+        """100 where an image is classified right, (seeds, images)."""
+        stored = [read_predictions(run) for run in runs]
+        return np.array([100.0 * (each["test/last"].argmax(-1) == each["test/labels"]).numpy() for each in stored])
+
+    names, losses = list(result["students"]), _losses(result)
+    became = np.array([[hits([_run(each, n, loss) for each in folders]) for loss in losses] for n in names])
+    alone = {key: hits([each / alone_name(result[key]) for each in folders]) for key in ("epochs", "longer")}
+    found = contrasts(result, became, alone["epochs"], alone["longer"]) if all(map(len, alone.values())) else {}
+    return {
+        label: float(values.mean(0).std(ddof=1) / math.sqrt(values.shape[-1]))
+        for group in found.values()
+        for label, values in group.items()
+    }
+
+
 def _over(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """One list a key, a value a seed."""
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
@@ -158,8 +174,14 @@ def accuracies(result: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
 
 
 def judged(result: Mapping[str, Any]) -> list[str]:
-    """The teachers that held-out labels say something of."""
-    return [name for name, scores in result["teachers"].items() if scores]
+    """The teachers that held-out labels say something of, each once."""
+    return [name for name in distinct(result) if result["teachers"][name]]
+
+
+def distinct(result: Mapping[str, Any]) -> list[str]:
+    """The teachers, without the early stopped one where no seed stopped early."""
+    students = result["students"]
+    return [name for name in students if name != STOPPED or students[name] != students.get("ce")]
 
 
 def correlation(result: Mapping[str, Any], guess: str) -> Estimate:
@@ -198,24 +220,40 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 def claims(result: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """Paired differences in points of accuracy, one a seed: of teachers, of losses, and from the baselines."""
-    names, losses = list(result["students"]), list(next(iter(result["students"].values()), {}))
+    names = list(result["students"])
     if not names:
         return {}
-    became = accuracies(result, names)
+    alone, longer = (100 * np.array(result[key].get("accuracy", [])) for key in ("alone", "alone_longer"))
+    return contrasts(result, accuracies(result, names), alone, longer)
+
+
+def contrasts(
+    result: Mapping[str, Any], became: np.ndarray, alone: np.ndarray, longer: np.ndarray
+) -> dict[str, dict[str, np.ndarray]]:
+    """The claims' differences, whatever the axes after the first ones are.
+
+    Args:
+        became: (teachers, losses, seeds, ...), what students became.
+        alone, longer: (seeds, ...), of the students of the labels; empty where they are not complete.
+    """
+    names, losses = list(result["students"]), _losses(result)
     of = dict(zip(names, became.mean(1), strict=True))
-    under = dict(zip(losses, became.mean(0), strict=True))
-    found = {
+    under = dict(zip(losses, became[[names.index(name) for name in distinct(result)]].mean(0), strict=True))
+    kd = became[names.index("ce"), losses.index("kd")] if "ce" in names and "kd" in losses else None
+    baselines = {"alone": alone, f"alone, {result['longer']} epochs": longer}
+    return {
         "teachers": {f"{CLAIMS[n]} over CE": of[n] - of["ce"] for n in names if n != "ce" and "ce" in of},
         "losses": {f"{loss} over kd": under[loss] - under["kd"] for loss in losses if loss != "kd" and "kd" in under},
+        "distilling": {
+            f"student of CE by kd over the student {label}": kd - values
+            for label, values in baselines.items()
+            if kd is not None and len(values)
+        },
     }
-    baselines = {"alone": result["alone"], f"alone, {result['longer']} epochs": result["alone_longer"]}
-    kd = became[names.index("ce"), losses.index("kd")] if "ce" in names and "kd" in losses else became[0, 0]
-    found["distilling"] = {
-        f"student of CE by kd over the student {label}": kd - 100 * np.array(scores["accuracy"])
-        for label, scores in baselines.items()
-        if scores
-    }
-    return found
+
+
+def _losses(result: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(result["students"].values()), {}))
 
 
 def detectable(spread: float, seeds: int, degrees: int) -> float:
@@ -253,8 +291,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def _students(result: Mapping[str, Any]) -> str:
     """What held-out labels said of each teacher, and what its students became."""
-    losses = list(next(iter(result["students"].values())))
-    rows = []
+    losses, rows = _losses(result), []
     for name, scores in result["teachers"].items():
         said = (
             [f"{np.mean(scores[key]):.3f}" for key in ("brier", "brier_recalibrated", "nll")] if scores else ["–"] * 3
@@ -281,27 +318,41 @@ def _guesses(result: Mapping[str, Any]) -> str:
 
 
 def _claims(result: Mapping[str, Any]) -> str:
-    rows = []
-    for group in claims(result).values():
-        for label, values in group.items():
-            least = (
-                detectable(float(np.std(values, ddof=1)), len(values), len(values) - 1) if len(values) > 1 else math.nan
-            )
-            rows.append([label, difference(mean_interval(values)), f"{least:.1f}" if math.isfinite(least) else "–"])
-    return markdown_table(["claim", "points of test accuracy", "detectable"], rows)
+    images = result["test_images"]
+    rows = [
+        [label, *_claim(values, images.get(label, math.nan))]
+        for group in claims(result).values()
+        for label, values in group.items()
+    ]
+    return markdown_table(["claim", "points of test accuracy", "of the test images", "detectable"], rows)
+
+
+def _claim(values: np.ndarray, of_images: float) -> list[str]:
+    """A paired difference with its margin over seeds, that of the test images, and what could have been detected."""
+    if not values.any():
+        return ["the same students", "–", "–"]
+    over_seeds, margin = mean_interval(values), norm.isf((1 - LEVEL) / 2) * of_images
+    beyond = over_seeds.excludes_zero and not abs(over_seeds.value) < margin
+    spread, degrees = pooled([values])
+    limits = [detectable(spread, len(values), degrees) if degrees else math.nan, (margin + norm.ppf(POWER) * of_images)]
+    shown = plus_minus(over_seeds, sign=True)
+    least = max(limits)
+    return [
+        f"**{shown}**" if beyond else shown,
+        f"± {margin:.2f}" if math.isfinite(margin) else "–",
+        f"{least:.1f}" if math.isfinite(least) else "–",
+    ]
 
 
 def _pooled(result: Mapping[str, Any]) -> str:
-    seeds, sentences = len(result["seeds"]), []
-    for name in ("teachers", "losses"):
-        spread, degrees = pooled(list(claims(result)[name].values()))
-        if degrees:
-            least = detectable(spread, seeds, degrees)
-            sentences.append(
-                f"a paired difference of {name} has a standard deviation of {spread:.2f} points over seeds, pooled "
-                f"over the claims ({degrees} degrees of freedom): {least:.1f} points could have been detected"
-            )
-    return f"With {seeds} seeds {'; '.join(sentences)}." if sentences else ""
+    spread, degrees = pooled(list(claims(result)["teachers"].values()))
+    if not degrees:
+        return ""
+    seeds = len(result["seeds"])
+    return (
+        f"If all differences of teachers vary alike over seeds, by a standard deviation of {spread:.2f} points "
+        f"({degrees} degrees of freedom), {seeds} seeds detect {detectable(spread, seeds, degrees):.1f} points."
+    )
 
 
 def _made(result: Mapping[str, Any]) -> str:
@@ -312,8 +363,9 @@ def _made(result: Mapping[str, Any]) -> str:
         f"Made by `{result['command']}`; {made}.{lacking}{begun} Teachers: held-out scores, before any student. "
         "Students: test accuracy in per cent after the last epoch. Spearman: over a seed's teachers, mean of losses. "
         "Claims on teachers are means over the losses, those on losses means over the teachers. ±: half the 95 % "
-        "Student-t interval over seeds, bold where it excludes 0; none with one seed. Detectable: the smallest true "
-        "difference that this claim's test at 5 % finds with 80 % power."
+        "Student-t interval over seeds, none with one; of the test images: half the 95 % interval as they are drawn, "
+        "the networks as they are; bold where both exclude 0. Detectable: the smallest true difference that a test at "
+        "5 % finds with 80 % power, by the seeds or by the test images, whichever is larger."
     )
 
 

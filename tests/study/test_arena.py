@@ -6,12 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.stats import ttest_1samp
 
 import arena
-from arena_report import STOPPED, claims, correlation, detectable, markdown, pooled, regret, students_of
+from arena_report import STOPPED, claims, correlation, detectable, judged, markdown, pooled, regret, students_of
 
 FEW = ["--quick", "--device", "cpu", "--teachers", "ce", STOPPED, "two", "--losses", "kd", "ptloss"]
+
+SEEDS = {
+    "seeds": [0, 1],
+    "epochs": 3,
+    "missing": [],
+    "unfinished": [],
+    "command": "arena",
+    "circumstances": {},
+    "test_images": {},
+}
 
 
 def run(out: Path, *arguments: str) -> dict[str, Any]:
@@ -46,8 +57,17 @@ def test_the_tables_are_of_the_runs_and_a_second_call_adds_seeds(
                 assert both["teachers"][name][score][number] == pytest.approx(teacher["heldout"][weights][score])
         longer = json.loads((folder / "alone-4" / "result.json").read_text())
         assert both["alone_longer"]["accuracy"][number] == longer["test"]["last"]["accuracy"]
+    right = {name: [_right(finished, seed, name) for seed in (3, 4)] for name in ("ce", "two")}
+    away = 100 * np.mean([two - ce for two, ce in zip(right["two"], right["ce"], strict=True)], axis=(0, 1))
+    assert both["test_images"]["an ensemble of two over CE"] == pytest.approx(np.std(away, ddof=1) / 10)  # 100 images
     assert "an ensemble of two over CE" in capsys.readouterr().out
     assert (finished / "arena.png").stat().st_size > 0
+
+
+def _right(out: Path, seed: int, teacher: str) -> np.ndarray:
+    """Where the students of a teacher are right, (losses, images)."""
+    stored = [load_file(out / f"seed-{seed}/students/{teacher}/{loss}/predictions.safetensors") for loss in FEW[-2:]]
+    return np.array([each["test/last"].argmax(1) == each["test/labels"] for each in stored], dtype=float)
 
 
 def test_a_budget_that_is_spent_leaves_a_report_of_what_is_there(
@@ -115,6 +135,18 @@ def test_statistics_by_hand() -> None:
     spread, degrees = pooled(list(found["teachers"].values()))
     two = np.array([3.5, 3.0])
     assert (spread, degrees) == (pytest.approx(np.sqrt((8.0 + two.var(ddof=1)) / 2)), 2)
+
+
+def test_a_teacher_that_was_not_stopped_early_is_not_counted_twice() -> None:
+    scores = {"ce": [0.3, 0.2], STOPPED: [0.3, 0.2], "mse": [0.2, 0.3]}
+    of_ce, of_mse = {"kd": [0.5, 0.6], "ttm": [0.5, 0.62]}, {"kd": [0.5, 0.6], "ttm": [0.54, 0.6]}
+    same = made(scores, {"ce": of_ce, STOPPED: of_ce, "mse": of_mse})
+    assert judged(same) == ["ce", "mse"]
+    assert claims(same)["losses"]["ttm over kd"] == pytest.approx([2.0, 1.0])
+    assert not claims(same)["teachers"]["stopped early (best held-out Brier score) over CE"].any()
+    assert "| the same students | – |" in markdown({**same, **SEEDS})
+    other = made(scores, {"ce": of_ce, STOPPED: of_mse, "mse": of_mse})
+    assert judged(other) == ["ce", STOPPED, "mse"]
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
