@@ -1,5 +1,8 @@
 """Gradients in closed form: right wherever autograd and torch.func may take them, and where their memory is used up."""
 
+import importlib
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -237,3 +240,59 @@ def test_kd_at_a_large_temperature_near_its_teacher():
     for temperature in (16.0, 100.0, 1000.0):
         expected = oracles.kd(student.double().numpy(), teacher.double().numpy(), temperature=temperature)
         np.testing.assert_allclose(kd(student, teacher, temperature=temperature), expected, rtol=1e-6, atol=1e-7)
+
+
+# -- the compiled kernel of a GPU, whose compiler is stood in for ------------------------------------------------------
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """What the kernel was compiled to, or an error that the next compilation raises."""
+    made, whole = [], torch.compile
+
+    def backend(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend=backend, **options))
+    _closed._compiled.cache_clear()
+    yield made
+    _closed._compiled.cache_clear()
+    torch.compiler.reset()
+
+
+def on_gpu(name, dtype=torch.float32, *, masked=False):
+    """The losses as they are computed on a GPU, their gradient, and what both should be."""
+    module = {"kd": "kd", "ttm": "ttm", "wttm": "ttm"}[name]
+    found = vars(importlib.import_module(f"preceptor.losses.{module}"))
+    kernel, plain = (partial(found.get(f"_{name}{of}", found.get(of)), temperature=3.0) for of in ("_kernel", "_plain"))
+    student, teacher, _ = random_batch(7, 10, dtype=torch.float32)
+    student, mask, into = student.to(dtype), torch.arange(7) < 5 if masked else None, torch.empty(7, 10, dtype=dtype)
+    return _closed._on_gpu(student, teacher, mask, None, kernel, plain, into), plain(student, teacher, mask, None)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_gpu_compiles_more_forms_of_the_losses_than_torch_would(compiler):
+    for name in ("kd", "ttm", "wttm"):
+        for dtype in (torch.float32, torch.bfloat16):
+            for masked in (False, True):
+                found, expected = on_gpu(name, dtype, masked=masked)
+                torch.testing.assert_close(found, expected)
+    assert len(compiler) == 12
+
+
+def test_a_gpu_without_compiler_is_not_asked_to_compile_twice(monkeypatch):
+    asked = []
+
+    def refusing(*_):
+        asked.append(1)
+        raise RuntimeError("Cannot find a working triton installation")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: refusing)
+    _closed._compiled.cache_clear()
+    with pytest.warns(UserWarning, match="could not be compiled for this GPU .RuntimeError"):
+        found, expected = on_gpu("kd")
+    torch.testing.assert_close(found, expected)
+    on_gpu("ttm")
+    _closed._compiled.cache_clear()
+    assert asked == [1]

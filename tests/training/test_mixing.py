@@ -1,5 +1,6 @@
 """Mixed samples: their loss, partners that are a function of seed, epoch and sample, and what is refused."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, cutmix, mixup, partners
 from preceptor.errors import InputError
 from preceptor.tasks import DistillTask, Lookup, TeachTask
-from preceptor.teaching import cross_entropy
+from preceptor.teaching import confidence_penalty, cross_entropy, label_smoothing, mse, tolerant
 from preceptor.training.batches import Batches, Shard
+from preceptor.training.evaluate import refuse_input_not_finite
 from preceptor.training.streams import Streams
 from training.toys import distill_recipe, snapshot, stopped_at, teach_recipe
 
@@ -149,6 +151,82 @@ def test_a_teacher_is_asked_for_what_is_mixed() -> None:
 def test_where_nothing_can_be_mixed(call: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         call()
+
+
+class Masked(torch.utils.data.Dataset[Any]):
+    """Samples of which every third does not count, and has no label."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        counts = index % 3 > 0
+        return {"input": torch.full((2,), float(index)), "label": index % 2 if counts else -100, "mask": counts}
+
+
+def test_a_sample_whose_partner_does_not_count_stays_as_it_is() -> None:
+    source = Batches(Indexed(Masked(), num_classes=2), torch.arange(30), 30, Streams(1), mixing=mixup(alpha=1.0))
+    [[batch]] = source.epoch(0)
+    counts = batch[PARTNER] % 3 > 0
+    own = batch["index"].float()
+    assert 0 < int(counts.sum()) < 30
+    assert torch.equal(batch["input"][~counts, 0], own[~counts])
+    assert batch[OWN_SHARE][~counts].eq(1).all()
+    assert batch[PARTNER_LABEL].ge(0).all()
+    assert (batch["input"][counts, 0] - own[counts]).abs().max() > 1
+    loss = TeachTask(nn.Linear(2, 2), cross_entropy)(batch)["loss"]
+    assert loss.isfinite()
+
+
+def test_an_input_that_is_not_finite_may_be_the_partners() -> None:
+    batch = {"input": torch.tensor([[0.0], [torch.inf]]), "index": torch.tensor([3, 5]), PARTNER: torch.tensor([3, 41])}
+    with pytest.raises(InputError, match="the input of sample 5, or of 41, mixed with it, holds inf"):
+        refuse_input_not_finite(batch)
+
+
+def cross_entropy_to(z: Tensor, soft: Tensor, **options: Any) -> Tensor:
+    return F.cross_entropy(z, soft, reduction="none", **options)
+
+
+def certainty(z: Tensor) -> Tensor:
+    return (z.softmax(-1) * z.log_softmax(-1)).sum(-1)
+
+
+def top_gap(z: Tensor) -> Tensor:
+    first, *others = z.softmax(-1).topk(3).values.unbind(-1)
+    return first - sum(others) / 2
+
+
+@pytest.mark.parametrize(
+    ("objective", "of_soft"),
+    [
+        (mse, lambda z, soft: 2.5 * (z.softmax(-1) - soft).square().sum(-1)),
+        (partial(mse, on="logit", reduction="mean"), lambda z, soft: (z - soft).square().mean(-1)),
+        (partial(label_smoothing, smoothing=0.2), partial(cross_entropy_to, label_smoothing=0.2)),
+        (partial(confidence_penalty, weight=0.3), lambda z, soft: cross_entropy_to(z, soft) + 0.3 * certainty(z)),
+        (partial(tolerant, eta=0.55, k=3), lambda z, soft: 0.55 * cross_entropy_to(z, soft) + 0.45 * top_gap(z)),
+    ],
+)
+def test_gradients_are_those_of_the_mixed_label(objective: Any, of_soft: Any) -> None:
+    torch.manual_seed(0)
+    logits, own, other = torch.randn(7, 5, requires_grad=True), torch.arange(7) % 5, torch.arange(7) * 2 % 5
+    share = torch.rand(7)
+    batch = {"input": torch.zeros(7), "label": own, PARTNER_LABEL: other, OWN_SHARE: share, PARTNER: own}
+    loss = TeachTask(Given(logits), objective)(batch)["loss"]
+    soft = share[:, None] * F.one_hot(own, 5) + (1 - share[:, None]) * F.one_hot(other, 5)
+    [found], [expected] = (torch.autograd.grad(x, logits) for x in (loss, of_soft(logits, soft).mean()))
+    torch.testing.assert_close(found, expected)
+
+
+class Given(nn.Module):
+    """A model that says the same to everybody."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.logits
 
 
 def test_those_that_are_not_trained_on_are_nobodys_partner() -> None:

@@ -22,6 +22,8 @@ _SMALL_ENTRIES = 1 << 13
 _SMALL_LOSS = 0.05
 # On a GPU without compiler, so many entries at once.
 _EAGER_GPU_ENTRIES = 1 << 24
+# Forms of the compiled kernel in one process, one for each loss, dtype, mask...; torch's own limit is 8.
+_MOST_FORMS = 256
 
 
 class Rows(NamedTuple):
@@ -254,14 +256,16 @@ def _on_gpu(
     """The losses by the plain formula, which rounds small ones well, and the closed gradient `into` its place."""
     if into is None:
         return plain(student, teacher, mask, shared)
-    try:
-        losses, gradient = _compiled()(student, teacher, mask, shared, kernel, plain)
-        into.copy_(gradient)
-        return losses
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        _note_uncompiled(type(error).__name__)
+    compiled = _compiled()
+    if compiled.works:
+        try:
+            losses, gradient = compiled(student, teacher, mask, shared, kernel, plain)
+            into.copy_(gradient)
+            return losses
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            compiled.give_up(error)
     step = max(1, _EAGER_GPU_ENTRIES // student.shape[-1])
     losses = []
     for start in range(0, len(student), step):
@@ -282,18 +286,29 @@ def _fused(
     return losses, gradient if mask is None else gradient.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
-@cache
-def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_fused, fullgraph=True)
+class _Compiled:
+    """`_fused`, compiled for each loss, dtype and mask that there is, until that fails: trying anew takes longer."""
+
+    def __init__(self) -> None:
+        self.works = True
+        self._function = torch.compile(_fused, fullgraph=True)
+
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._dynamo.config.patch(recompile_limit=_MOST_FORMS):
+            return self._function(*arguments)
+
+    def give_up(self, error: Exception) -> None:
+        self.works = False
+        warnings.warn(
+            f"the losses could not be compiled for this GPU ({type(error).__name__}) and run uncompiled, several times "
+            "slower; with Triton installed they are compiled.",
+            stacklevel=2,
+        )
 
 
 @cache
-def _note_uncompiled(reason: str) -> None:
-    warnings.warn(
-        f"the losses could not be compiled for this GPU ({reason}) and run uncompiled, several times slower; "
-        "with Triton installed they are compiled.",
-        stacklevel=2,
-    )
+def _compiled() -> _Compiled:
+    return _Compiled()
 
 
 # -- what kernels are made of --------------------------------------------------------------------------------

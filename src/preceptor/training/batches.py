@@ -186,8 +186,13 @@ class Mixed:
         halves = slice(size), slice(size, None)
         batch, partner = ({name: tensor[half] for name, tensor in both.items()} for half in halves)
         mixed, share = self.mixing.mix(batch["input"], partner["input"], self.draws[batch["index"]])
-        more = {PARTNER: partner["index"], PARTNER_LABEL: partner["label"], OWN_SHARE: share}
-        return batch | {"input": mixed} | more
+        counts = partner["mask"]  # a sample whose partner does not count stays as it is
+        return batch | {
+            "input": torch.where(counts.view(-1, *[1] * (mixed.ndim - 1)), mixed, batch["input"]),
+            PARTNER: partner["index"],
+            PARTNER_LABEL: partner["label"].masked_fill(~counts, 0),
+            OWN_SHARE: torch.where(counts, share, 1.0),
+        }
 
 
 def _masked(batch: Batch, mask: Tensor) -> Batch:

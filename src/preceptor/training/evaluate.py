@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from preceptor import assess
 from preceptor.data.dataset import Indexed
+from preceptor.data.mixing import PARTNER
 from preceptor.errors import InputError
 from preceptor.outputs import read_logits
 from preceptor.outputs.asking import as_table, ask
@@ -67,8 +68,9 @@ def refuse_input_not_finite(batch: Mapping[str, Tensor], what: str = "sample") -
         sample = int(index[(*source, row)])
         value = inputs[(*source, row)]
         found = value[~value.isfinite()].flatten()[0].item()
+        mixed = f", or of {int(batch[PARTNER][(*source, row)])}, mixed with it," if PARTNER in batch else ""
         raise InputError(
-            f"the input of {what} {sample} holds {found}; mend it or leave it out, as inputs must be finite"
+            f"the input of {what} {sample}{mixed} holds {found}; mend it or leave it out, as inputs must be finite"
         )
 
 
