@@ -126,12 +126,10 @@ def _teacher(folder: Path, name: str, layout: Layout) -> dict[str, float]:
     """What held-out labels say of a teacher; nothing of ``auto``, whose mixture and transform they have fitted."""
     if name == "auto":
         return {}
-    outputs = []
-    for part in layout.teachers[name]:
-        run, _, weights = part.partition(":")
-        stored = read_predictions(folder / "teachers" / run)
-        outputs.append(stored[f"heldout/{weights or 'last'}"])
-        labels = stored["heldout/labels"]
+    parts = [part.partition(":") for part in layout.teachers[name]]
+    stored = [read_predictions(folder / "teachers" / run) for run, _, _ in parts]
+    labels = stored[0]["heldout/labels"]
+    outputs = [each[f"heldout/{weights or 'last'}"] for each, (_, _, weights) in zip(stored, parts, strict=True)]
     seen = assess.forecast(average_probabilities(outputs) if len(outputs) > 1 else outputs[0])
     return {
         "brier": float(assess.brier(seen, labels).mean()),
@@ -215,7 +213,8 @@ def _predicted(result: Mapping[str, Any], guess: str) -> np.ndarray:
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
+    found: Any = spearmanr(x, y) if np.ptp(x) > 0 and np.ptp(y) > 0 else None
+    return 0.0 if found is None else float(found.statistic)
 
 
 def claims(result: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
@@ -267,7 +266,8 @@ def detectable(spread: float, seeds: int, degrees: int) -> float:
     if degrees < 1:
         return math.nan
     least = t.ppf((1 + LEVEL) / 2, degrees)
-    return float(brentq(lambda away: nct.sf(least, degrees, away) - POWER, 0, 100)) * spread / math.sqrt(seeds)
+    away: Any = brentq(lambda away: nct.sf(least, degrees, away) - POWER, 0, 100)
+    return away * spread / math.sqrt(seeds)
 
 
 def pooled(differences: Sequence[np.ndarray]) -> tuple[float, int]:
@@ -358,7 +358,7 @@ def _pooled(result: Mapping[str, Any]) -> str:
 def _made(result: Mapping[str, Any]) -> str:
     lacking = f" Not complete: {', '.join(result['missing'])}." if result["missing"] else ""
     begun = f" Begun seeds: {', '.join(map(str, result['unfinished']))}." if result["unfinished"] else ""
-    made = "; ".join(f"{name} {value}" for name, value in facts(result | {"time_total": None}).items())
+    made = "; ".join(f"{name} {value}" for name, value in facts({**result, "time_total": None}).items())
     return (
         f"Made by `{result['command']}`; {made}.{lacking}{begun} Teachers: held-out scores, before any student. "
         "Students: test accuracy in per cent after the last epoch. Spearman: over a seed's teachers, mean of losses. "
