@@ -218,6 +218,7 @@ def test_dkd_of_a_student_that_rules_out_all_but_the_target(temperature):
     assert not grad.isnan().any()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
