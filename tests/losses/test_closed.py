@@ -10,7 +10,10 @@ from torch import nn
 
 from losses import oracles
 from losses.oracles import EPS, LOSSES, random_batch, value_and_grad
-from preceptor.losses import _closed, dist, dkd, kd, ptloss, ttm, wttm
+from preceptor.losses import _closed, _common, dist, dkd, kd, ptloss, ttm, wttm
+from preceptor.outputs import transformed
+from preceptor.schema import VectorScaling
+from preceptor.training.preprocessing import conversion
 
 CLOSED = ["kd", "ttm", "wttm", "ptloss"]
 every_loss = pytest.mark.parametrize("name", CLOSED)
@@ -297,3 +300,22 @@ def test_a_gpu_without_compiler_is_not_asked_to_compile_twice(monkeypatch):
     on_gpu("ttm")
     _closed._compiled.cache_clear()
     assert asked == [1]
+
+
+def test_a_gpu_is_sent_a_constant_once(monkeypatch):
+    """To send one waits for the GPU. The device "meta" stands in for it."""
+    monkeypatch.setattr(_common, "_ARE_WAITED_FOR", {"meta"})
+    _common._sent.cache_clear()
+    logits = torch.zeros(2, 3, device="meta")
+    scaling = VectorScaling(scale=(1.0, 2.0, 3.0), bias=(0.0, 0.0, 0.5))
+    plain, other = ({"divide_by": 1.0, "mean": [0.0], "std": [std]} for std in (1.0, 2.0))
+    convert = conversion(plain, (3,), other, (3,))
+    for _ in range(3):
+        ptloss(logits, logits, coefficients=[0.5, 0.25])
+        transformed(logits, scaling)
+        convert(logits)
+    assert (_common._sent.cache_info().misses, _common._sent.cache_info().hits) == (5, 10)
+    first, second = (_common._sent((1.0, 2.0), (2,), torch.float64, torch.device("cpu")) for _ in range(2))
+    assert first is second
+    assert torch.equal(first, torch.tensor([1.0, 2.0], dtype=torch.float64))
+    _common._sent.cache_clear()

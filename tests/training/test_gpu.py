@@ -34,10 +34,10 @@ def data() -> Data:
     return Data(ArrayDataset(pixels, torch.arange(400) % 5, transform=NORMALIZE), None, tuple("abcde"))
 
 
-def student(folder: Path | None = None, teacher: Any = None, **training: Any) -> Any:
+def student(folder: Path | None = None, teacher: Any = None, *, loss: Any = "wttm", **training: Any) -> Any:
     recipe = RECIPE | {"training": RECIPE["training"] | training}
     given = resnet8(num_classes=5) if teacher is None else teacher
-    return preceptor.distill(recipe, folder, teacher=given, data=data(), loss="wttm")
+    return preceptor.distill(recipe, folder, teacher=given, data=data(), loss=loss)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,10 @@ def test_a_gpu_trains_as_a_cpu_does(teacher: nn.Module, tmp_path: Path) -> None:
     assert_near(tmp_path / "gpu", tmp_path / "cpu", 0.05)
 
 
-def test_a_compiled_and_captured_run_is_the_same_to_rounding(
-    teacher: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    student(tmp_path / "plain", teacher)
-    result = student(tmp_path / "fast", teacher, compile="auto")
+@pytest.mark.parametrize("loss", ["wttm", {"name": "ptloss", "coefficients": [0.5, 0.25]}, "dkd", "dist"])
+def test_a_compiled_and_captured_run_is_the_same_to_rounding(loss: Any, teacher: nn.Module, tmp_path: Path) -> None:
+    student(tmp_path / "plain", teacher, loss=loss)
+    result = student(tmp_path / "fast", teacher, loss=loss, compile="auto")
     assert not [each for each in result["notes"] if "captured" in each or "compiled" in each]
     assert_near(tmp_path / "fast", tmp_path / "plain", 0.05)
 

@@ -1,10 +1,13 @@
 """What every loss shares: checks of its inputs, working precision, clean masking, and KL in log space."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+_ARE_WAITED_FOR = {"cuda"}
 
 
 def refused(message: str) -> ValueError:
@@ -87,6 +90,20 @@ def prepare(
 def zero_where_masked(losses: Float[Tensor, "*batch"], mask: Bool[Tensor, "*batch"] | None) -> Float[Tensor, "*batch"]:
     """Exactly 0 at masked positions."""
     return losses if mask is None else torch.where(mask, losses, 0.0)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small constant on a device. A GPU is sent each once, as sending waits for the GPU, which no CUDA graph may."""
+    constant = tensor.device.type == "cpu" and not tensor.requires_grad and not torch.compiler.is_compiling()
+    if device.type not in _ARE_WAITED_FOR or not constant or torch._C._are_functorch_transforms_active():
+        return tensor.to(device)
+    return _sent(tuple(tensor.reshape(-1).tolist()), tuple(tensor.shape), tensor.dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _sent(values: tuple[float, ...], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else no later loss could keep it for its gradient
+        return torch.tensor(values, dtype=dtype).reshape(shape).to(device)
 
 
 def kl_divergence(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from preceptor.losses._closed import Rows, closed_form, divergence, softened
-from preceptor.losses._common import check_inputs, prepare, refused, zero_where_masked
+from preceptor.losses._common import check_inputs, prepare, refused, sent, zero_where_masked
 from preceptor.losses._softened import accurate_kl
 
 Coefficients = Float[Tensor, "*classes degree"] | Sequence[float] | Sequence[Sequence[float]]
@@ -49,7 +49,7 @@ def ptloss(
         tensor([0.8278])
     """
     check_inputs(student_logits, teacher_logits, mask)
-    eps = coefficient_tensor(coefficients, num_classes=student_logits.shape[-1]).to(student_logits.device)
+    eps = sent(coefficient_tensor(coefficients, num_classes=student_logits.shape[-1]), student_logits.device)
     return closed_form(student_logits, teacher_logits, mask, kernel=_kernel, plain=_plain, shared=eps)
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.losses._common import sent
 from preceptor.outputs.proxy import proxy_teacher
 from preceptor.schema import Proxy, Temperature, Transform, VectorScaling
 
@@ -58,4 +59,4 @@ def _per_class(values: tuple[float, ...], like: Tensor) -> Tensor:
             f"the vector scaling is for {len(values)} classes and the teacher has {like.shape[-1]}; "
             "fit it on the same classes"
         )
-    return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return sent(torch.tensor(values, dtype=like.dtype), like.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
+from preceptor.losses._common import sent
 from preceptor.notices import note
 from preceptor.tasks.teacher import Function, Leaf, Lookup, Teacher, TeacherFn, each_leaf, leaves
 from preceptor.training.callers import modules_in
@@ -176,7 +177,8 @@ def _of_numbers(theirs: Preprocessing, ours: Preprocessing) -> tuple[Convert | N
 
     def convert(inputs: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (inputs.ndim - 2)
-        return inputs * scale.to(inputs).reshape(shape) + shift.to(inputs).reshape(shape)
+        by, plus = (sent(each.to(inputs.dtype), inputs.device).reshape(shape) for each in (scale, shift))
+        return inputs * by + plus
 
     return (
         convert,
