@@ -339,7 +339,7 @@ def test_every_key_of_a_recipe_that_is_a_name_is_seen() -> None:
     """Should a recipe get one more, it is trusted like the others."""
     for kind in (TeachRecipe, DistillRecipe):
         keys = [key for key, field in kind.model_fields.items() if "Component" in str(field.annotation)]
-        assert set(Recipe.model_fields) & {*keys} == {"data", "model", "augmentation"}
+        assert set(Recipe.model_fields) & {*keys} == {"data", "model", "augmentation", "mixing"}
         raw = {key: f"mine:{key}" for key in keys}
         assert names.named_in(kind.model_validate(raw)) == {f"mine:{key}" for key in keys}
 

@@ -112,8 +112,8 @@ def rater_frequencies(counts: Array, shape: tuple[int, ...]) -> tuple[np.ndarray
     wrong = ~(np.isfinite(values) & (values >= 0) & (values == np.floor(values))).all(-1)
     if wrong.any():
         raise InputError(
-            f"Row {first_row(wrong)} of the counts is {shortened(values[wrong][0].tolist())}: counts are whole numbers "
-            "of raters (for a known distribution use squared_distance)."
+            f"Row {first_row(wrong)} of the counts is [{shortened(values[wrong][0].tolist())}]: counts are whole "
+            "numbers of raters (for a known distribution use squared_distance)."
         )
     raters = values.sum(-1).astype(np.float64)
     if not raters.all():

@@ -27,8 +27,6 @@ _DATA = ("data", "num_classes", "split", "augmentation", "mixing")
 _TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
-
-
 # What is said once, for all.
 _SHARED = ("data", "teacher", "teacher_model", "trust", "folder", "progress", "choice", "recipe")
 _LONGEST = 100  # letters of a name, which a file system takes
