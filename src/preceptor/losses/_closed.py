@@ -17,7 +17,7 @@ from preceptor.losses._common import check_inputs, prepare
 # On a CPU, rows are worked on in blocks of so many entries a thread: their temporaries stay in its cache.
 _BLOCK_ENTRIES = 1 << 16
 # Up to so many entries float64 costs what float32 does: the time of a call goes into starting operations.
-_SMALL_ENTRIES = 1 << 13
+_SMALL_ENTRIES = 1 << 11
 # A smaller loss is the difference of larger numbers, of which float32 has too few digits: float64 has them.
 _SMALL_LOSS = 0.05
 # On a GPU without compiler, so many entries at once.
