@@ -401,6 +401,23 @@ def test_recipes_are_free_of_torch() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT to a child is a POSIX affair")
+def test_students_of_a_file_are_distilled_side_by_side(teacher: Path, tmp_path: Path) -> None:
+    company = tmp_path / "students.yaml"
+    company.write_text("kd: {loss: kd}\nwttm: {loss: {name: wttm, temperature: 2.0}, training: {epochs: 1}}\n")
+    command = ["distill-together", "distill-digits", company, *QUICK, "--teacher", teacher, "--out", tmp_path / "c"]
+    results = json.loads(run(*command, "--json").stdout)
+    assert list(results) == ["kd", "wttm"]
+    alone = run("distill", "distill-digits", *QUICK, "loss=kd", "--teacher", teacher, "--out", tmp_path / "s", "--json")
+    assert json.loads(alone.stdout)["heldout"] == results["kd"]["heldout"]
+    shown = run(*command).stdout
+    assert "c/kd" in shown
+    assert "c/wttm" in shown
+    company.write_text("kd: {los: kd}\n")
+    assert "did you mean 'loss'" in refused(*command)
+    assert "cannot read" in refused("distill-together", "distill-digits", tmp_path / "none.yaml")
+    assert "auto chooses for one student" in refused(*command[:3], "--teacher", "auto")
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "preceptor", "teach", "teach-digits", "training.epochs=400", "--out", str(out)]

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
-from preceptor.cli.run import distill, teach
+from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
@@ -18,7 +18,7 @@ from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
 UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
-_SAVING = ("teach", "distill", "generations", "study", "quickstart")
+_SAVING = ("teach", "distill", "distill-together", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
@@ -83,7 +83,7 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (teach, distill, assess, generations, study, quickstart, report, verify):
+for _verb in (teach, distill, distill_together, assess, generations, study, quickstart, report, verify):
     app.command()(_verb)
 
 
