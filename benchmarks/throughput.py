@@ -391,7 +391,8 @@ def parsed() -> argparse.Namespace:
 
 def machine(device: str) -> str:
     """What the figures are of."""
-    named = torch.cuda.get_device_name() if device == "cuda" else torch.cpu.get_capabilities().get("cpu_name", "CPU")
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not know
+    named = torch.cuda.get_device_name() if device == "cuda" else has.get("cpu_name", "CPU")
     return f"{named}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

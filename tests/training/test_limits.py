@@ -13,6 +13,7 @@ import preceptor
 from preceptor.errors import InputError
 from preceptor.training import limits
 from preceptor.training.batches import useful_workers
+from preceptor.training.device import fast_precision
 from training.toys import teach_recipe, weights
 
 
@@ -87,3 +88,14 @@ def test_loading_that_limits_is_said_once(capsys: pytest.CaptureFixture[str], mo
     one = preceptor.teach(data=Slow(0.0), num_workers="auto", **given)
     assert "reading samples" not in capsys.readouterr().err
     assert one["heldout"] == preceptor.teach(data=Slow(0.0), **given)["heldout"]
+
+
+@pytest.mark.parametrize(("has", "expected"), [({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32"), (None, "fp32")])
+def test_bf16_is_taken_where_the_processor_is_known_to_have_it(
+    has: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has is None:  # a torch that cannot say
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert fast_precision("cpu") == expected

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from preceptor.data.augment import Augmentation
 from preceptor.data.dataset import Indexed
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, Mixing, partners
 from preceptor.errors import InputError
@@ -16,13 +17,6 @@ from preceptor.training.resident import resident
 from preceptor.training.streams import Streams
 
 Batch = dict[str, Tensor]
-
-
-class Augmentation(Protocol):
-    """Random changes of the inputs, drawn by sample for a whole epoch (`preceptor.data.augment`)."""
-
-    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor: ...
-    def apply(self, inputs: Tensor, parameters: Tensor) -> Tensor: ...
 
 
 class Source(Protocol):

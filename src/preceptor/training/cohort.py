@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from preceptor.data.augment import Augmentation
 from preceptor.data.dataset import Data, Indexed
 from preceptor.data.mixing import Mixing
 from preceptor.errors import InputError
@@ -15,7 +16,7 @@ from preceptor.names import call
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack
-from preceptor.training.batches import Augmentation, Batches, StackedBatches
+from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.samples import Samples
 from preceptor.training.streams import Streams
 

@@ -13,8 +13,8 @@ from preceptor.notices import note
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, Task
 from preceptor.tasks.teacher import Leaf, Teacher, each_leaf
+from preceptor.training.batches import Batch
 
-Batch = dict[str, Tensor]
 Step = Callable[[Batch, Tensor], dict[str, Tensor]]
 _WARM_UPS = 3  # passes before a capture, in which libraries choose their kernels and allocate
 # Models of one class, such as a Sequential, that are compiled in one process; from its own limit, which is 8, torch

@@ -67,7 +67,7 @@ def make_accelerator(training: Training, folder: Path | None = None) -> Accelera
 
 
 def fast_precision(device: str) -> str:
-    """``bf16`` where the processor computes in it, else ``fp32``.
+    """``bf16`` where the processor computes in it, else ``fp32``; so too where an older torch does not know its CPU.
 
     Args:
         device: a type of device: ``cpu``, ``cuda``...
@@ -75,7 +75,7 @@ def fast_precision(device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "cpu":
-        has = torch.cpu.get_capabilities()
+        has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else "fp32"
     return "fp32"
 
