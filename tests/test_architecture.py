@@ -24,7 +24,7 @@ FLOORS = [
     ["outputs"],
     ["data", "models", "tensors"],
     ["recipe"],
-    ["losses", "schema"],
+    ["losses", "schema", "inputs"],
     ["errors", "interrupts", "notices", "_renamed"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -49,7 +49,8 @@ class Data:
     parts of a split (`train`, `heldout`, `transfer`, `test`), the indices (n,) of the samples of `train` that the part
     is drawn from: all of them, unless the recipe gives it a size. Parts may share a pool; those without one are drawn
     from the samples that are in none (`with_heldout` adds a validation set so). `origin` is the entry of the recipe
-    that these data were loaded by; None for data that somebody made by hand.
+    that these data were loaded by; None for data that somebody made by hand. `collate_fn` makes a batch of a list of
+    samples, where they cannot just be stacked (`Indexed`).
     """
 
     train: Dataset[Any]
@@ -58,6 +59,7 @@ class Data:
     preprocessing: dict[str, JSON] = field(default_factory=dict)
     pools: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
     origin: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    collate_fn: Callable[[list[Any]], Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", as_names(self.class_names))
@@ -69,8 +71,12 @@ class Data:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input, without a batch axis (the first training sample is read)."""
+        """The shape of one input, without a batch axis (the first training sample is read); () for arrays by name,
+        which have no one shape.
+        """
         value, _ = input_and_label(self.train[0])
+        if isinstance(value, Mapping):
+            return ()
         if not isinstance(value, Tensor | np.ndarray):
             raise InputError(
                 f"the input of training sample 0 is a {type(value).__name__}, not a tensor; give the data "

@@ -1,6 +1,6 @@
 """Any map-style data set as a source of whole batches, in which each sample is known by its index."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from preceptor.data.by_name import named_inputs, tensors_by_name, without_text
 from preceptor.data.generators import preserved_generators, seed_generators
 from preceptor.data.labels import check_labels, one_number, refuse_masked
 from preceptor.data.streams import require_map_style
 from preceptor.errors import InputError
+from preceptor.inputs import described, tensors_of
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors by name, samples first; ``input`` may be a mapping of several."""
 
 _NUMBERS = Tensor | np.ndarray | np.generic | int | float
 
@@ -26,7 +29,8 @@ class Indexed(Dataset[Batch]):
     set with a vectorised `fetch(index) -> (inputs, labels)` is asked once a batch (`is_vectorised`), any other once a
     sample.
     Samples that are mappings may bring a `mask` and further tensors or numbers by name (other things are left out);
-    `index` is always the position.
+    `index` is always the position. An input may be a mapping of arrays, which a model gets as keyword arguments; a
+    mapping with `label` or `labels` and without `input` is such a sample, all of whose arrays are inputs.
 
     Before each sample that is asked for alone, the global generators of torch (CPU), NumPy and `random` are
     seeded from (seed, epoch, index), and afterwards restored: a user's random transforms give the same
@@ -39,6 +43,8 @@ class Indexed(Dataset[Batch]):
         num_classes: refuse labels outside [0, num_classes).
         seed: of the samples' own randomness.
         checked: the labels are known to be classes; on a GPU to look at them would wait for it.
+        collate_fn: from a list of samples to (inputs, labels), or to a mapping with `label` or `labels`, such as the
+            collators of transformers, which pad sequences of unlike length.
 
     Raises:
         InputError: an iterable-style data set; a label that is not a class; a sample that cannot be read or has no
@@ -49,14 +55,23 @@ class Indexed(Dataset[Batch]):
     {'input': [[1.0, 1.0]], 'label': [1], 'index': [1], 'mask': [True]}
     """
 
-    def __init__(self, dataset: Any, *, num_classes: int | None = None, seed: int = 0, checked: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        num_classes: int | None = None,
+        seed: int = 0,
+        checked: bool = False,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
         require_map_style(dataset)
         self.dataset = dataset
         self.num_classes = num_classes
         self.seed = seed
         self.checked = checked
+        self.collate_fn = collate_fn
         self.epoch = 0
-        self.is_vectorised: bool = is_vectorised(dataset)
+        self.is_vectorised: bool = collate_fn is None and is_vectorised(dataset)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
@@ -89,16 +104,48 @@ class Indexed(Dataset[Batch]):
 
     def _collate(self, indices: list[int]) -> Batch:
         with preserved_generators():
+            if self.collate_fn is not None:
+                return self._collated(indices)
             samples = [self._sample(index) for index in indices]
         try:
             return default_collate(samples)
         except (RuntimeError, TypeError, KeyError) as error:
-            raise InputError(f"samples {shortened(indices)} cannot be stacked into one batch: {error}") from error
+            remedy = ""
+            if isinstance(samples[0]["input"], Mapping):
+                remedy = "; give a collate_fn that pads them, such as transformers.DataCollatorWithPadding(tokenizer)"
+            raise InputError(
+                f"samples {shortened(indices)} cannot be stacked into one batch: {error}{remedy}"
+            ) from error
+
+    def _collated(self, indices: list[int]) -> Batch:
+        """Somebody's way to make one batch of some samples; what it draws follows from the first of them."""
+        assert self.collate_fn is not None
+        samples = []
+        for index in indices:
+            seed_generators(self.seed, self.epoch, index)
+            samples.append(without_text(sample_of(self.dataset, index)))
+        seed_generators(self.seed, self.epoch, indices[0])
+        try:
+            made = self.collate_fn(samples)
+            value, label = input_and_label(made)
+        except Exception as error:  # somebody else's code
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            raise InputError(f"collate_fn cannot make a batch of samples {shortened(indices)}: {reason}") from error
+        value = tensors_by_name(value, indices)
+        short = next((t for t in tensors_of(value) if t.ndim == 0 or len(t) != len(indices)), None)
+        if short is not None or len(torch.as_tensor(label)) != len(indices):
+            raise InputError(
+                f"collate_fn makes a batch of {described(value)} and {len(torch.as_tensor(label))} labels of "
+                f"{len(indices)} samples; give one row and one label for each"
+            )
+        return {"input": value, "label": torch.as_tensor(label)}
 
     def _sample(self, index: int) -> dict[str, Any]:
         seed_generators(self.seed, self.epoch, index)
         sample = sample_of(self.dataset, index)
         value, label = input_and_label(sample, index)
+        if isinstance(value, Mapping):
+            return {"input": tensors_by_name(value, [index]), "label": one_number(label)}
         refuse_masked(value, f"input of sample {index}")
         if not isinstance(value, _NUMBERS):
             raise InputError(
@@ -143,6 +190,8 @@ def input_and_label(sample: Any, index: int | None = None) -> tuple[Any, Any]:
     """The two parts that every sample has, be it a pair or a mapping; an error names its `index`."""
     if isinstance(sample, Mapping) and "input" in sample and "label" in sample:
         return sample["input"], sample["label"]
+    if isinstance(sample, Mapping) and "input" not in sample and (named := named_inputs(sample)):
+        return named, sample["label" if "label" in sample else "labels"]
     if isinstance(sample, tuple | list) and len(sample) == 2:
         return sample[0], sample[1]
     found = f"a {type(sample).__name__}"

@@ -10,6 +10,7 @@ from preceptor.data.dataset import ArrayDataset, Gathered
 from preceptor.data.indexed import Indexed
 from preceptor.data.normalize import Normalize
 from preceptor.errors import InputError
+from preceptor.inputs import equal
 
 _MOST = 128
 
@@ -56,13 +57,8 @@ def first_changed(dataset: Indexed, indices: Tensor, labels: Tensor, *, epoch: i
                         f"the label of sample {index} is {int(labels[index])} in one reading and {int(label)} in "
                         "another; give each sample one label, and draw what is random in an objective or a loss"
                     )
-            if not _equal(before["input"], after["input"]):
+            if not equal(before["input"], after["input"]):
                 return index
     finally:
         dataset.epoch = kept
     return None
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Where both are NaN they are equal."""
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())

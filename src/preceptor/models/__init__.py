@@ -1,5 +1,6 @@
 """Model families: `models.<name>(*, num_classes, input_shape, **options) -> nn.Module`, logits out."""
 
+from preceptor.models.classifiers import image_classifier, text_classifier
 from preceptor.models.cnn import cnn
 from preceptor.models.encoder import text_encoder
 from preceptor.models.mlp import mlp
@@ -23,6 +24,7 @@ from preceptor.models.wrn import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
     "cnn",
+    "image_classifier",
     "mlp",
     "mobilenet_v2",
     "ngram_bag",
@@ -38,6 +40,7 @@ __all__ = [
     "resnet110",
     "shufflenet_v1",
     "shufflenet_v2",
+    "text_classifier",
     "text_encoder",
     "vgg8",
     "vgg11",

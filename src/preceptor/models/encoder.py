@@ -6,10 +6,8 @@ comes with one is run.
 
 import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.models.hub import loaded, place_of, refuse_missing
 from preceptor.models.texts import head, require_bytes, text_length, to_texts
 
 ABSENT = -1
@@ -171,7 +170,7 @@ class Encoder:
         table, done = torch.empty(len(tokens), self.width), 0
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             for chunk in _of_like_length([len(each) for each in tokens]):
-                ids = _rectangle([tokens[i] for i in chunk]).to(device)
+                ids = rectangle([tokens[i] for i in chunk]).to(device)
                 table[chunk] = self.pooled(self.module, ids).cpu()
                 done += len(chunk)
                 if report is not None:
@@ -242,7 +241,7 @@ class TrainedEncoder(nn.Module):
     def prepare(self, input: Tensor) -> Tensor:
         """The part without trained weights: bytes (..., B, L) to token numbers (..., B, T), -1 after shorter ones."""
         require_bytes(input)
-        return _rectangle(self.text.tokens(to_texts(input.flatten(0, -2)))).to(input.device).view(*input.shape[:-1], -1)
+        return rectangle(self.text.tokens(to_texts(input.flatten(0, -2)))).to(input.device).view(*input.shape[:-1], -1)
 
     def forward(self, input: Tensor, prepared: bool = False) -> Tensor:
         """Logits (B, C) of bytes (B, L), or with `prepared` of what `prepare` gave for them."""
@@ -272,7 +271,7 @@ def _of_like_length(lengths: Sequence[int]) -> Iterator[list[int]]:
         order = order[size:]
 
 
-def _rectangle(tokens: Sequence[Sequence[int]]) -> Tensor:
+def rectangle(tokens: Sequence[Sequence[int]]) -> Tensor:
     """Token numbers (B, T), int64, `ABSENT` after those of shorter texts."""
     longest = max(map(len, tokens), default=0)
     return torch.tensor([[*each, *[ABSENT] * (longest - len(each))] for each in tokens], dtype=torch.int64)
@@ -283,7 +282,7 @@ def _rectangle(tokens: Sequence[Sequence[int]]) -> Tensor:
 
 def _shared(pretrained: str, pooling: str, max_tokens: int, precision: Precision) -> Encoder:
     """A frozen encoder, the same for all who ask for it while its file stays as it is."""
-    file = Path(_place(pretrained)) / "model.safetensors"
+    file = Path(place_of(pretrained)) / "model.safetensors"
     return _kept(pretrained, pooling, max_tokens, precision, file.stat().st_mtime_ns if file.is_file() else 0)
 
 
@@ -292,84 +291,24 @@ def _kept(pretrained: str, pooling: str, max_tokens: int, precision: Precision, 
     return Encoder(pretrained, pooling, max_tokens, precision)
 
 
-def _place(pretrained: str) -> str:
-    """`pretrained`, or the folder that "package:folder" stands for; the package is looked up, not imported."""
-    there = Path(pretrained).expanduser()
-    if there.is_dir():
-        return str(there)
-    package, colon, folder = pretrained.partition(":")
-    if not colon or not package.isidentifier() or len(package) == 1:  # one letter: a drive of Windows
-        return pretrained
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the encoder '{pretrained}' is in the package '{package}', which is not installed; install it, or give "
-            "the encoder's folder or its name on the Hugging Face hub"
-        )
-    return str(Path(spec.submodule_search_locations[0]) / folder)
-
-
 def _load(pretrained: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and encoder, in eval mode."""
-    try:
-        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
-        from safetensors import SafetensorError
-    except ImportError:
-        raise InputError("the model 'text_encoder' needs transformers; run pip install 'preceptor[text]'") from None
-    place = _place(pretrained)
-    try:
-        with _quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
-            try:
-                tokenizer, module, report = _read(place, dtype, local_files_only=True)
-            except OSError:
-                if Path(place).is_dir():
-                    raise
-                tokenizer, module, report = _read(place, dtype, local_files_only=False)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise InputError(
-            f"the encoder '{pretrained}' cannot be loaded ({_first_sentence(error)}); give a folder with config.json, "
-            "a tokenizer and model.safetensors, or, with a network, a name on the Hugging Face hub"
-        ) from error
+    needs = "config.json, a tokenizer and model.safetensors"
+    read = functools.partial(_read, dtype=dtype)
+    tokenizer, module, report = loaded(pretrained, read, what="encoder", needs=needs, model="text_encoder")
     if getattr(module, "pooler", None) is not None:
         module.pooler = None  # not used, and often not in the file
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise InputError(
-            f"the encoder '{pretrained}' lacks {len(missing)} of its weights (the first: '{missing[0]}'); give one "
-            "that was saved whole"
-        )
+    refuse_missing((name for name in report["missing_keys"] if not name.startswith("pooler.")), pretrained, "encoder")
     return tokenizer, module
 
 
-def _read(place: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any, dict[str, Any]]:
+def _read(place: str, dtype: torch.dtype, **safe: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Tokenizer, encoder, and what transformers reports about its weights."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
 
-    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_files_only}
     config = AutoConfig.from_pretrained(place, **safe)  # first: without a network it waits once, the others longer
     tokenizer = AutoTokenizer.from_pretrained(place, config=config, **safe)
     module, report = AutoModel.from_pretrained(
         place, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True, **safe
     )
     return tokenizer, module, report
-
-
-def _first_sentence(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words.partition(". ")[0].rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without its progress bar, which would be in the way of ours."""
-    from transformers.utils import logging  # pyright: ignore[reportMissingImports]
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from preceptor.inputs import Inputs, call, each
+
 
 def own_memory_(model: nn.Module) -> None:
     """Give each parameter and buffer whose entries share memory (made by `expand`) a copy that can be written to.
@@ -28,7 +30,7 @@ def _overlaps(tensor: Tensor) -> bool:
     return tensor.numel() > reach + 1
 
 
-def to_channels_last_(model: nn.Module, inputs: Tensor) -> None:
+def to_channels_last_(model: nn.Module, inputs: Inputs) -> None:
     """Put the weights of convolutions into the layout in which they run about twice as fast on a CPU.
 
     A model that can be trained on `inputs` (B, ...) only as it was, because it takes its activations apart by `view`,
@@ -48,7 +50,7 @@ def _lay_out(weights: Sequence[nn.Parameter], layout: torch.memory_format) -> No
         weight.data = weight.data.contiguous(memory_format=layout)
 
 
-def trains_on_one(model: nn.Module, inputs: Tensor) -> bool:
+def trains_on_one(model: nn.Module, inputs: Inputs) -> bool:
     """Whether a batch of one sample can be trained on: batch normalisation may need two.
 
     Args:
@@ -58,18 +60,21 @@ def trains_on_one(model: nn.Module, inputs: Tensor) -> bool:
     >>> trains_on_one(nn.BatchNorm1d(3), torch.zeros(2, 3)), trains_on_one(nn.LayerNorm(3), torch.zeros(2, 3))
     (False, True)
     """
-    return _trains(model, inputs[:1]) or not _trains(model, inputs[:2])
+    return _trains(model, each(inputs, lambda rows: rows[:1])) or not _trains(
+        model, each(inputs, lambda rows: rows[:2])
+    )
 
 
-def _trains(model: nn.Module, inputs: Tensor) -> bool:
+def _trains(model: nn.Module, inputs: Inputs) -> bool:
     """Whether a forward pass in eval mode, and one in training mode with the backward pass, go through."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         with _left_as_it_was(model), torch.random.fork_rng(devices=[]):
             with torch.no_grad():
-                model.eval()(inputs)
+                call(model.eval(), inputs)
             with torch.enable_grad():
-                output = model.train()(inputs)
+                output = call(model.train(), inputs)
+                output = output if isinstance(output, Tensor) else getattr(output, "logits", None)
                 if isinstance(output, Tensor) and output.requires_grad:
                     torch.autograd.grad(output.sum().abs(), trained, allow_unused=True)
     except Exception:  # whatever a model of somebody's raises

@@ -1,17 +1,19 @@
 """Asking a model or a teacher for all its outputs: in one place, whoever wants them."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from preceptor.data.dataset import Indexed
+from preceptor.inputs import batch_to
 from preceptor.outputs.logits import logits_of
 
 
 @torch.no_grad()
 def ask(
-    speaker: Callable[[Mapping[str, Tensor]], Tensor],
+    speaker: Callable[[Mapping[str, Any]], Tensor],
     dataset: Indexed,
     indices: Tensor,
     device: torch.device | str,
@@ -32,13 +34,13 @@ def ask(
     outputs, labels = [], []
     for columns in torch.arange(indices.shape[-1]).split(batch_size):
         batch = _batch(dataset, indices[..., columns])
-        said = logits_of(speaker({name: tensor.to(device) for name, tensor in batch.items()}))
+        said = logits_of(speaker(batch_to(batch, device)))
         outputs.append(said.float().cpu())
         labels.append(batch["label"].cpu())
     return torch.cat(outputs, -2), torch.cat(labels, -1)
 
 
-def _batch(dataset: Indexed, indices: Tensor) -> dict[str, Tensor]:
+def _batch(dataset: Indexed, indices: Tensor) -> dict[str, Any]:
     if indices.ndim == 1:
         return dataset[indices.tolist()]
     batches = [dataset[row.tolist()] for row in indices]

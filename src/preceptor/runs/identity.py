@@ -96,6 +96,8 @@ def parts(thing: Any) -> Iterator[Any]:
             yield from (thing.train, thing.test, *thing.class_names)
             if thing.pools:
                 yield thing.pools
+            if thing.collate_fn is not None:
+                yield thing.collate_fn
         case Subset():
             yield from (thing.dataset, list(thing.indices))
         case ConcatDataset():

@@ -19,7 +19,7 @@ SCHEMA = 2
 """The format of runs that this version writes, and the newest that it reads."""
 RESULT, CHOICE, TEACHING = "result.json", "choice.json", "teaching.safetensors"
 # What a run writes; whatever else lies in its folder, a tracker's logs say, is not ours to vouch for.
-WRITTEN = ("recipe.yaml", "*.json", "*.jsonl", "*.safetensors", "checkpoints/*/*")
+WRITTEN = ("recipe.yaml", "*.json", "*.jsonl", "*.safetensors", "checkpoints/*/*", "pretrained/*")
 Files = dict[str, dict[str, Any]]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
+from preceptor.inputs import call
 from preceptor.outputs import logits_of
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
 from preceptor.tasks.stack import Stack
@@ -69,11 +70,12 @@ class Task:
         """Whether a criterion is a statement about a batch."""
         return any(each.batch_level for each in self.criteria)
 
-    def __call__(self, batch: Mapping[str, Tensor], count: Tensor | None = None) -> Output:
+    def __call__(self, batch: Mapping[str, Any], count: Tensor | None = None) -> Output:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
 
         Args:
-            batch: ``input``, ``label`` (int64), and where there are any ``mask`` (bool, False on padding) and
+            batch: ``input`` (a tensor, or keyword arguments of the model by name), ``label`` (int64), and where there
+                are any ``mask`` (bool, False on padding) and
                 ``index`` (int64, the samples' places in their data set).
             count: examples of the whole optimizer step, one number for each model of a stack; by default those of
                 this batch, for a loop that makes a step of each.
@@ -83,15 +85,16 @@ class Task:
         """
         batch = self._whole(batch)
         if count is None:
-            count = batch["mask"].flatten(self.lead).sum(-1).clamp(min=1)
+            mask: Tensor = batch["mask"]
+            count = mask.flatten(self.lead).sum(-1).clamp(min=1)
         with self._taps as features:
-            logits = logits_of(self.model(batch["input"]))
+            logits = logits_of(call(self.model, batch["input"]))
         return self._losses(batch, logits, features, count) | {"logits": logits}
 
-    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
         raise NotImplementedError
 
-    def _whole(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _whole(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch of somebody else's loop with a mask of all True, where it has none."""
         for each in self.criteria:
             if "index" in each.needs and "index" not in batch:
@@ -150,7 +153,7 @@ class TeachTask(Task):
         self.objective: Criterion = objective if isinstance(objective, Criterion) else of_objective(objective)
         super().__init__(model, [self.objective], num_samples=num_samples, num_classes=num_classes)
 
-    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
         # Masked labels may be anything; the objective must not trip over them.
         labels = batch["label"].masked_fill(~batch["mask"], 0)
         given = {**batch, "logits": logits, "labels": labels, "student_features": features}
@@ -209,7 +212,7 @@ class DistillTask(Task):
         self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
         self._teacher_taps = teacher_taps(self.teacher, self.criteria)
 
-    def _losses(self, batch: Mapping[str, Tensor], logits: Tensor, features: Any, count: Tensor) -> Output:
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
         mask = batch["mask"]
         known = mask if self.labelled is None else mask & self._labelled(batch["index"])
         labels = batch["label"].masked_fill(~known, 0)

@@ -14,10 +14,11 @@ from torch.nn.parameter import is_lazy
 
 from preceptor.data.labels import dense_tensor
 from preceptor.errors import InputError
+from preceptor.inputs import Inputs, call, each
 from preceptor.outputs import average_probabilities, logits_of, read_logits, transformed
 from preceptor.schema import Transform
 
-Batch: TypeAlias = Mapping[str, Tensor]
+Batch: TypeAlias = Mapping[str, Any]
 TeacherFn: TypeAlias = Callable[[Batch], Tensor]
 TeacherLike: TypeAlias = nn.Module | TeacherFn | Sequence["TeacherLike | tuple[TeacherLike, float]"]
 
@@ -26,7 +27,8 @@ class Teacher:
     """A model as a teacher: asked in eval mode and without gradient, and left as it was but for its device.
 
     Args:
-        model: maps ``batch["input"]`` to logits (..., C), alone or under the name ``logits``.
+        model: maps ``batch["input"]``, a tensor or keyword arguments, to logits (..., C), alone or under the name
+            ``logits``.
         distribution: how logits become the teacher's distribution; ``clip`` is for models trained by squared
             error on the logits (clip to [0, 1], renormalise); ``probabilities`` for models that give these.
         temperature: divides the logits (post-hoc calibration).
@@ -81,18 +83,21 @@ class Teacher:
         """What the model itself says to a batch, before any of it is read."""
         inputs = batch["input"] if self.convert is None else self.convert(batch["input"])
         with in_eval_mode(self.model):
-            return _floating(logits_of(self.model(_as_weights(inputs, self.model)), "the teacher"))
+            return _floating(logits_of(call(self.model, _as_weights(inputs, self.model)), "the teacher"))
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         return read_logits(self.answer(batch), self.distribution, self.temperature, self.transform)
 
 
-def _as_weights(inputs: Tensor, model: nn.Module) -> Tensor:
+def _as_weights(inputs: Inputs, model: nn.Module) -> Inputs:
     """Inputs in the precision of a model that is in half precision throughout."""
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     half = len(dtypes) == 1 and dtypes <= {torch.float16, torch.bfloat16}
-    return inputs.to(dtype=dtypes.pop()) if half and inputs.is_floating_point() else inputs
+    if not half:
+        return inputs
+    [dtype] = dtypes
+    return each(inputs, lambda tensor: tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor)
 
 
 def _floating(logits: Tensor) -> Tensor:
@@ -251,9 +256,9 @@ def of_probabilities(teacher: TeacherFn) -> TeacherFn:
 def as_teacher(teacher: TeacherLike) -> TeacherFn:
     """Any form of teacher as one callable from a batch to logits or log-probabilities.
 
-    A module is given ``batch["input"]``, in eval mode and without gradient, a function the whole batch; of what they
-    return the ``logits`` are taken. A sequence (of teachers, or of pairs with a weight) becomes the mean of their
-    probabilities.
+    A module is given ``batch["input"]`` (tensors by name as keyword arguments), in eval mode and without gradient, a
+    function the whole batch; of what they return the ``logits`` are taken. A sequence (of teachers, or of pairs with a
+    weight) becomes the mean of their probabilities.
 
     Raises:
         InputError: an empty list, a weight that is not positive, or something that cannot be called.
@@ -297,4 +302,14 @@ def _of_module(model: nn.Module) -> Teacher:
             "model on one and train it before it teaches",
             argument="teacher",
         )
-    return Teacher(model, **vars(model).get("_as_teacher", {}))
+    reading = {"class_names": _named_classes(model), **vars(model).get("_as_teacher", {})}
+    return Teacher(model, **reading)
+
+
+def _named_classes(model: nn.Module) -> tuple[str, ...]:
+    """The class names in the configuration of a model of transformers; none where it has just numbered them."""
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(named, Mapping):
+        return ()
+    names = tuple(str(named.get(number)) for number in range(len(named)))
+    return () if names == tuple(f"LABEL_{number}" for number in range(len(named))) else names

@@ -13,10 +13,11 @@ from preceptor.data.augment import Augmentation
 from preceptor.data.dataset import Indexed
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, Mixing, partners
 from preceptor.errors import InputError
+from preceptor.inputs import batch_to
 from preceptor.training.resident import resident
 from preceptor.training.streams import Streams
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 class Source(Protocol):
@@ -114,7 +115,7 @@ class Batches:
 
     def _augmented(self, batch: Batch, draws: Tensor | None) -> Batch:
         """A batch on its device, its inputs changed."""
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        batch = batch_to(batch, self.device, non_blocking=True)
         if draws is not None and self.augmentation is not None:
             batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
         return batch

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from preceptor.data.dataset import Batch, Indexed
 from preceptor.data.readings import known_to_repeat
+from preceptor.inputs import batch_to, device_of, equal
 from preceptor.notices import note, say
 from preceptor.tasks.teacher import Leaf, TeacherFn, leaves
-from preceptor.training.probe import drawing_nothing, on_device, spread
+from preceptor.training.probe import drawing_nothing, spread
 
 _BATCH = 256
 _LONG = 10.0  # seconds from which on a reading is announced
@@ -46,7 +47,7 @@ def steady(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.
     """
     few = spread(indices, 4)
     for one, other in pairwise(few):
-        alone, pair = (on_device(dataset[list(rows)], device) for rows in ([one], [one, other]))
+        alone, pair = (batch_to(dataset[list(rows)], device) for rows in ([one], [one, other]))
         for part in leaves(teacher):
             if not _repeats(part, alone, pair):
                 note(
@@ -60,7 +61,7 @@ def steady(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.
 def _repeats(part: Leaf, alone: Batch, pair: Batch) -> bool:
     """Whether the first sample of both batches has one answer; a batch that is refused is none."""
     try:
-        with drawing_nothing(alone["input"].device):
+        with drawing_nothing(device_of(alone["input"])):
             first, second, again = (part.answer(batch)[0] for batch in (alone, pair, alone))
     except (RuntimeError, ValueError):
         return False
@@ -94,9 +95,7 @@ def _read(dataset: Indexed, rows: list[int], epoch: int) -> Batch:
 
 def _equal(one: Batch, other: Batch) -> bool:
     """Whether two batches are the same in all that a teacher can read."""
-    if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
-        return False
-    return all(bool(((one[name] == other[name]) | (one[name] != one[name])).all()) for name in one)
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
 
 
 def _announce(seconds: float, samples: int) -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.inputs import Inputs, call
 from preceptor.notices import note
 from preceptor.tasks.reaching import reached
 from preceptor.tasks.teacher import Function, Mixture, Teacher, TeacherFn, Transformed, leaves
 from preceptor.training.probe import drawing_nothing
 
 
-def refuse_shared(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> None:
+def refuse_shared(student: nn.Module, teacher: TeacherFn, inputs: Inputs) -> None:
     """Refuse a student whose training would change the model that teaches it; frozen parts may be shared.
 
     Args:
@@ -34,7 +35,7 @@ def refuse_shared(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> Non
         )
 
 
-def moves_with(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> bool:
+def moves_with(student: nn.Module, teacher: TeacherFn, inputs: Inputs) -> bool:
     """Whether a function that teaches uses what is being trained, such as the student itself; noted."""
     used = [module for leaf in leaves(teacher) if isinstance(leaf, Function) for module in modules_in(leaf.function)]
     if any(module.training and _acts_in_training(module) for module in used if module is not student):
@@ -48,7 +49,7 @@ def moves_with(student: nn.Module, teacher: TeacherFn, inputs: Tensor) -> bool:
     return name is not None
 
 
-def shared_tensor(student: nn.Module, others: Iterable[nn.Module], inputs: Tensor) -> str | None:
+def shared_tensor(student: nn.Module, others: Iterable[nn.Module], inputs: Inputs) -> str | None:
     """The name of a tensor that training the student changes and that another model has, too."""
     theirs = {place for other in others for _, tensor in _tensors(other) if (place := _place(tensor))}
     for name, parameter in student.named_parameters():
@@ -103,14 +104,14 @@ def _place(tensor: Tensor) -> int:
         return 0
 
 
-def _updated(student: nn.Module, names: list[str], inputs: Tensor) -> list[str]:
+def _updated(student: nn.Module, names: list[str], inputs: Inputs) -> list[str]:
     """Those of some buffers that a pass in training mode changes."""
     try:
         trained = copy.deepcopy(student).train()
     except Exception:  # in doubt all of them
         return names
     with drawing_nothing("cpu"):
-        trained(inputs)
+        call(trained, inputs)
     return [name for name in names if not torch.equal(trained.get_buffer(name), student.get_buffer(name))]
 
 

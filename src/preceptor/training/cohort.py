@@ -1,6 +1,6 @@
 """The models of a run and the samples that each of them sees; a single model is a cohort of one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -69,7 +69,7 @@ class Cohort:
         assert used is not None
         rows = self._joined([s.parts["heldout"] if part == "heldout" else s.test_indices for s in self.samples])
         # An `Indexed` of its own: random transforms of a data set are the same here in every epoch and run.
-        return Indexed(used.dataset, num_classes=used.num_classes), rows
+        return Indexed(used.dataset, num_classes=used.num_classes, collate_fn=used.collate_fn), rows
 
     def by_model(self, values: Tensor) -> Tensor:
         """One row for each model of one for each source."""
@@ -100,6 +100,12 @@ class Cohort:
         Raises:
             InputError: every batch would have parts of one sample, on which the model cannot be trained.
         """
+        if (recipe.augmentation or recipe.mixing) and isinstance(self.samples[0].train[[0]]["input"], Mapping):
+            key = "augmentation" if recipe.augmentation else "mixing"
+            raise InputError(
+                f"{key} changes inputs of one tensor, and those of the data go by name; set {key} to null and let the "
+                "data set change its samples"
+            )
         augmentation: Augmentation | None = None
         if recipe.augmentation:  # of a recipe that is to be trained: what it names is imported
             augmentation = call("augmentation", recipe.augmentation, trust=True)
@@ -128,7 +134,7 @@ class Cohort:
         if batch_size > parts and not 0 < rest <= parts:
             return 1
         model = self.module.template if isinstance(self.module, Stack) else self.module
-        if trains_on_one(model, Indexed(self.data.train)[[0, 1]]["input"]):
+        if trains_on_one(model, Indexed(self.data.train, collate_fn=self.data.collate_fn)[[0, 1]]["input"]):
             return 1
         if batch_size <= parts:
             cut = f" and cut into {parts} parts" if parts > 1 else ""

@@ -1,7 +1,7 @@
 """Models compiled for the shape that they are trained at, and a whole step captured as one CUDA graph."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +47,13 @@ class Compiled(nn.Module):
         self._fast: Callable[..., Any] | None = torch.compile(module, dynamic=False)
         self._proven = False
 
-    def forward(self, input: Tensor) -> Any:
-        if self._fast is None or len(input) != self.batch_size:
+    def forward(self, *args: Tensor, **named: Tensor) -> Any:
+        if named and self._fast is not None:  # sequences padded to their batch: each length would be compiled anew
+            self._give_up(TypeError("its inputs go by name"))
+        if self._fast is None:
+            return self.module(*args, **named)
+        [input] = args
+        if len(input) != self.batch_size:
             return self.module(input)
         if self._proven:
             return self._fast(input)
@@ -120,6 +125,8 @@ class Captured:
     def __init__(
         self, function: Step, batch: Batch, count: Tensor, *, trained: Sequence[Tensor], modules: Sequence[nn.Module]
     ) -> None:
+        if isinstance(batch["input"], Mapping):
+            raise CannotCapture("its inputs go by name, and may be of another length in each batch")
         self._batch = {name: tensor.clone() for name, tensor in batch.items()}
         self._count = count.clone()
         self._trained = list(trained)

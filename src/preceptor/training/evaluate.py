@@ -11,6 +11,7 @@ from preceptor import assess
 from preceptor.data.dataset import Indexed
 from preceptor.data.mixing import PARTNER
 from preceptor.errors import InputError
+from preceptor.inputs import call, tensors_of
 from preceptor.outputs import read_logits
 from preceptor.outputs.asking import as_table, ask
 from preceptor.tasks.teacher import TeacherFn, moved
@@ -47,19 +48,24 @@ def refuse_not_finite(logits: Tensor, index: Tensor, mask: Tensor | None = None)
         raise NotFinite(f"the logits{of} for sample {sample} are not finite", sample)
 
 
-def refuse_input_not_finite(batch: Mapping[str, Tensor], what: str = "sample") -> None:
+def refuse_input_not_finite(batch: Mapping[str, Any], what: str = "sample") -> None:
     """Refuse a batch with an input that is NaN or infinite, which nothing that is computed from it can survive.
 
     Args:
-        batch: ``input`` (..., B, *shape) and ``index`` of B samples; a stack's leading axes are ignored.
+        batch: ``input`` (..., B, *shape), or several by name, and ``index`` of B samples; a stack's leading axes are
+            ignored.
         what: what an error calls a sample.
 
     Raises:
         InputError: naming the sample.
     """
-    inputs, index = batch["input"], batch["index"]
-    if not inputs.is_floating_point():
-        return
+    for inputs in tensors_of(batch["input"]):
+        if inputs.is_floating_point():
+            _refuse_not_finite(inputs, batch, what)
+
+
+def _refuse_not_finite(inputs: Tensor, batch: Mapping[str, Any], what: str) -> None:
+    index = batch["index"]
     lead = index.ndim - 1
     bad = ~inputs.isfinite().flatten(lead + 1).all(-1) if inputs.ndim > lead + 1 else ~inputs.isfinite()
     if bad.any():
@@ -88,7 +94,7 @@ def predict(model: nn.Module, dataset: Indexed, indices: Tensor, accelerator: Ac
 
     def speaker(batch: Any) -> Tensor:
         with accelerator.autocast():
-            return model(batch["input"])
+            return call(model, batch["input"])
 
     return ask(speaker, dataset, indices, accelerator.device)
 

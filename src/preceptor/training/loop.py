@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from preceptor.errors import InputError
+from preceptor.inputs import tensors_of
 from preceptor.interrupts import Interrupted, Interruption
 from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
@@ -166,7 +167,8 @@ class Loop:
             raise self._out_of_memory() from error
         except NotFinite as error:
             raise self._diverged(
-                error, largest=max(float(batch["input"].abs().max()) for batch in micro_batches)
+                error,
+                largest=max(float(each.abs().max()) for batch in micro_batches for each in tensors_of(batch["input"])),
             ) from None
         except LossNotFinite as error:
             raise InputError(

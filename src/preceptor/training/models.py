@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from preceptor import names
 from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
+from preceptor.inputs import Inputs, call, described, tensors_of
 from preceptor.models.preparation import own_memory_, to_channels_last_
 from preceptor.recipe import Recipe
 from preceptor.training.streams import Streams
@@ -27,7 +28,7 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
     generation = [recipe.generation] if recipe.generation else []
     supplied = {"num_classes": data.num_classes, "input_shape": data.input_shape}
     name = model_name(recipe, model)
-    inputs = Indexed(data.train)[[0, 1]]["input"]
+    inputs = Indexed(data.train, collate_fn=data.collate_fn)[[0, 1]]["input"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("initialization", *generation))
         if model is not None:
@@ -63,7 +64,7 @@ def _made_by(model: Callable[..., nn.Module], supplied: dict[str, Any], name: st
         ) from error
 
 
-def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
+def _said(model: nn.Module, inputs: Inputs, name: str) -> Any:
     """What a model in eval mode makes of two inputs.
 
     Raises:
@@ -72,12 +73,14 @@ def _said(model: nn.Module, inputs: Tensor, name: str) -> Any:
     was_training = model.training
     try:
         with torch.no_grad():
-            return model.eval()(inputs)
+            return call(model.eval(), inputs)
+    except InputError:
+        raise
     except Exception as error:  # somebody else's code
         remedy = "; give the data set inputs in float32, such as array.astype('float32')"
         raise InputError(
-            f"the model '{name}' cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
-            f"{remedy if inputs.dtype == torch.float64 else ''}"
+            f"the model '{name}' cannot take inputs of {described(inputs)}: {error}"
+            f"{remedy if any(each.dtype == torch.float64 for each in tensors_of(inputs)) else ''}"
         ) from error
     finally:
         model.train(was_training)

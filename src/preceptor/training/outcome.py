@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from preceptor import runs
+from preceptor.models.hub import is_pretrained, save_pretrained
 from preceptor.outputs import fit_temperature
-from preceptor.runs.files import atomic_path, save_tensors
+from preceptor.runs.files import atomic_path, remove, save_tensors
 from preceptor.training.evaluate import Evaluator, score
 from preceptor.training.job import Job
 from preceptor.training.loop import Loop
@@ -33,6 +34,10 @@ def finish(job: Job, loop: Loop) -> Result:
     loop.raw_model.load_state_dict(states["last"])
     if job.folder and job.accelerator.is_main_process:
         _save(job, job.folder, states, predictions, temperatures)
+        if is_pretrained(loop.raw_model):
+            remove(job.folder / "pretrained")  # of a process that was killed here
+            with atomic_path(job.folder / "pretrained") as temporary:
+                save_pretrained(loop.raw_model, temporary, job.cohort.data.class_names)
     return {
         "schema_version": runs.SCHEMA,
         "verb": job.verb,

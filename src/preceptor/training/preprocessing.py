@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
+from preceptor.inputs import device_of, tensors_of
 from preceptor.losses._common import sent
 from preceptor.notices import note
 from preceptor.tasks.teacher import Function, Leaf, Lookup, Teacher, TeacherFn, each_leaf, leaves
@@ -130,12 +131,14 @@ def _is_given(model: nn.Module, leaf: Teacher | Function, batch: Mapping[str, Te
         lambda _, args, kwargs: given.extend([*args, *kwargs.values()]), with_kwargs=True
     )
     try:
-        with drawing_nothing(batch["input"].device):
+        with drawing_nothing(device_of(batch["input"])):
             leaf.answer(batch)
     finally:
         handle.remove()
-    own = batch["input"].reshape(-1)
-    return any(torch.equal(each.reshape(-1), own.to(each)) for each in given if isinstance(each, Tensor))
+    own = [tensor.reshape(-1) for tensor in tensors_of(batch["input"])]
+    return any(
+        torch.equal(each.reshape(-1), tensor.to(each)) for each in given if isinstance(each, Tensor) for tensor in own
+    )
 
 
 def _conversion(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from preceptor.assess.forecasts import forecast, refuse_probabilities
 from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
+from preceptor.inputs import Inputs, batch_to, call, described, device_of, each, taken
 from preceptor.notices import note
 from preceptor.outputs import logits_of
 from preceptor.outputs.logits import others_in
@@ -27,15 +28,24 @@ def check_output(model: nn.Module, data: Data, name: str, *, distribution: str =
         InputError: it fails, gives no logits, another number of them, or probabilities.
     """
     whose = f"the model '{name}'"
-    few = Indexed(data.train)[list(range(min(_FEW, len(data.train))))]  # type: ignore[arg-type]
+    few = Indexed(data.train, collate_fn=data.collate_fn)[list(range(min(_FEW, len(data.train))))]  # type: ignore[arg-type]
     was_training = model.training
     said = logits_of(_answer(model.eval(), few["input"], whose), whose)
     model.train(was_training)
+    _say_what_is_left_out(model, few["input"], whose)
     _check_kind(said, whose)
     _check_shape(said, few["label"], data.num_classes, whose)
     if distribution == "softmax":
         _refuse_scale(said, f"The outputs of {whose}", "leave its softmax out")
     _check_training(model, few, data, whose)
+
+
+def _say_what_is_left_out(model: nn.Module, inputs: Inputs, whose: str) -> None:
+    """Note inputs by name that a model's forward does not take."""
+    if isinstance(inputs, Mapping):
+        out = [name for name in inputs if name not in taken(model, inputs)]
+        if out:
+            note(f"{whose} takes no {', '.join(out)} of the inputs, and is not given it")
 
 
 def check_parts(model: nn.Module, samples: Samples, name: str) -> None:
@@ -44,18 +54,25 @@ def check_parts(model: nn.Module, samples: Samples, name: str) -> None:
     Raises:
         InputError: it fails, with the part, the shape and the type of its inputs.
     """
-    expected, was_training = _first(samples.train, samples.parts["train"]), model.training
+    expected, was_training = _kind(_first(samples.train, samples.parts["train"])), model.training
     parts = {"held-out": _first(samples.train, samples.parts["heldout"])}
     if samples.test is not None:
         parts["test"] = _first(samples.test, samples.test_indices)
     for part, inputs in parts.items():
-        if (inputs.shape, inputs.dtype) != (expected.shape, expected.dtype):
+        if _kind(inputs) != expected:
             _answer(model.eval(), inputs, f"the model '{name}', asked for a {part} sample,")
     model.train(was_training)
 
 
-def _first(dataset: Indexed, indices: Tensor) -> Tensor:
+def _first(dataset: Indexed, indices: Tensor) -> Inputs:
     return dataset[indices[:1].tolist()]["input"]
+
+
+def _kind(inputs: Inputs) -> Any:
+    """What a model may depend on; the length of sequences, which go by name, is not of it."""
+    if isinstance(inputs, Mapping):
+        return {name: (tensor.ndim, tensor.dtype) for name, tensor in inputs.items()}
+    return inputs.shape, inputs.dtype
 
 
 def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, whose: str) -> None:
@@ -64,7 +81,7 @@ def _check_training(model: nn.Module, few: Mapping[str, Tensor], data: Data, who
         learner = copy.deepcopy(model).train()
     except Exception:  # such as a tensor of a graph in it: the first step will tell
         return
-    said = _answer(learner, few["input"][:2], f"{whose} in training mode", gradient=True)
+    said = _answer(learner, each(few["input"], lambda tensor: tensor[:2]), f"{whose} in training mode", gradient=True)
     logits = logits_of(said, f"{whose} in training mode")
     _check_shape(logits, few["label"][:2], data.num_classes, whose)
     if not logits.requires_grad:
@@ -91,7 +108,7 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
                 f"the teacher's table has {part.table.shape[-2]} rows and the data set {len(samples.train)} "
                 "samples; give one row for each sample"
             )
-    batch = on_device(samples.train[spread(samples.for_students, _FEW)], device)
+    batch = batch_to(samples.train[spread(samples.for_students, _FEW)], device)
     for position, part in enumerate(parts):
         said = _ask(part.answer, batch)
         _check_kind(said, "the teacher")
@@ -99,11 +116,6 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
         _check_shape(said, batch["label"], samples.data.num_classes, "the teacher")
         _check_scale(part, said, f"teacher {position}" if len(parts) > 1 else "the teacher")
     _ask(teacher, batch)  # what is done to their outputs must fit, too
-
-
-def on_device(batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """A batch, moved."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def spread(indices: Tensor, count: int) -> list[int]:
@@ -120,19 +132,19 @@ def drawing_nothing(device: torch.device | str) -> Iterator[None]:
         yield
 
 
-def _answer(model: nn.Module, inputs: Tensor, whose: str, *, gradient: bool = False) -> Any:
+def _answer(model: nn.Module, inputs: Inputs, whose: str, *, gradient: bool = False) -> Any:
     try:
         with drawing_nothing("cpu"), torch.set_grad_enabled(gradient):
-            return model(inputs)
+            return call(model, inputs)
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(
-            f"{whose} cannot take inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
-        ) from error
+        raise InputError(f"{whose} cannot take inputs of {described(inputs)}: {error}") from error
 
 
-def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
+def _ask(teacher: Callable[[Any], Tensor], batch: Mapping[str, Any]) -> Tensor:
     try:
-        with drawing_nothing(batch["input"].device):
+        with drawing_nothing(device_of(batch["input"])):
             return teacher(batch)
     except InputError:
         raise
@@ -141,9 +153,9 @@ def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
             f"the teacher asks the batch for {error}, and it has {', '.join(batch)}; give a function of these"
         ) from error
     except Exception as error:
-        shape, reason = tuple(batch["input"].shape[1:]), str(error).partition("\n")[0]
+        shapes, reason = described(each(batch["input"], lambda t: t[0])), str(error).partition("\n")[0]
         raise InputError(
-            f"the teacher cannot read the data set's inputs of shape {shape} ({reason}); distill on the data set that "
+            f"the teacher cannot read the data set's inputs of {shapes} ({reason}); distill on the data set that "
             "the teacher was trained for"
         ) from error
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from preceptor import runs
 from preceptor.data.dataset import Data, require_index
 from preceptor.errors import InputError
+from preceptor.inputs import batch_to
 from preceptor.names import Trust, refuse_made, trusting
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
@@ -145,7 +146,7 @@ def distill_job(
     refuse_shared(student, bare, few)
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
-    refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
+    refuse_unconverted(given, found, batch_to(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, criterion)
@@ -300,6 +301,10 @@ def _module(
     probe.check_parts(models[0], samples[0], name)
     if not stacked:
         return models[0]
+    if isinstance(samples[0].train[[0]]["input"], Mapping):
+        raise InputError(
+            f"the model '{name}' cannot be trained as a stack, as its inputs go by name; train one model a run"
+        )
     try:
         return Stack(models, source_of)
     except ValueError as error:

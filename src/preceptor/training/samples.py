@@ -114,7 +114,9 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
     test, of_test = (data.train, labels) if "test" in parts else (None, None)
     if data.test is not None:
         test, of_test = data.test, labels_of(data.test, data.num_classes)
-    indexed = functools.partial(Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"))
+    indexed = functools.partial(
+        Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"), collate_fn=data.collate_fn
+    )
     return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts, labels, of_test)
 
 

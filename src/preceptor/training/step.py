@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.inputs import each
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack, clip_each
@@ -106,9 +107,10 @@ class Stepper:
 
     def laid_out(self, batch: Batch) -> Batch:
         """Images in the layout of the model's convolutions, so that a teacher computes in it, too."""
-        if not self._channels_last or batch["input"].ndim != 4:
+        if not self._channels_last:
             return batch
-        return {**batch, "input": batch["input"].contiguous(memory_format=torch.channels_last)}
+        lay_out = lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t  # noqa: E731
+        return {**batch, "input": each(batch["input"], lay_out)}
 
     def means(self) -> dict[str, Any]:
         """The mean over the epoch's steps of each part of the loss: a number, or one per model."""

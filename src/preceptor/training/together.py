@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.inputs import tensors_of
 from preceptor.interrupts import Interrupted
 from preceptor.recipe import DistillRecipe
 from preceptor.tasks.task import ANSWER, DistillTask
@@ -280,4 +281,5 @@ class SharedBatches:
 
 def _versions(batches: list[Batch]) -> list[int]:
     """How often each tensor was changed in place, as torch counts it."""
-    return [tensor._version for batch in batches for tensor in batch.values() if not tensor.is_inference()]
+    tensors = [tensor for batch in batches for value in batch.values() for tensor in tensors_of(value)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]

@@ -1,11 +1,13 @@
 """The verbs teach and distill, as a caller knows them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from preceptor.data.dataset import as_data
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.notices import notes_kept
@@ -25,6 +27,7 @@ from preceptor.training.train import train
 __all__ = ["Result", "Student", "distill", "distill_stack", "distill_together", "teach"]
 
 _PLAIN = str | list | tuple | Mapping  # what the options of a name may be
+Collate = Callable[[list[Any]], Any]
 Named = Component | str | Mapping[str, Any]
 
 
@@ -36,6 +39,7 @@ def teach(
     model: Factory | Named | None = None,
     objective: Callable[..., Tensor] | Named | None = None,
     seeds: Sequence[int] = (),
+    collate_fn: Collate | None = None,
     progress: bool = False,
     **keywords: Any,
 ) -> Result:
@@ -50,6 +54,7 @@ def teach(
             or a mapping of its ``name`` and options, as in a recipe.
         model: your own factory ``(num_classes, input_shape) -> nn.Module``, or a name or mapping likewise.
         objective: your own objective (`preceptor.tasks.Criterion`), or a name or mapping likewise.
+        collate_fn: makes a batch of a list of samples of `data`, such as a collator of transformers that pads them.
         seeds: train a stack, one model for each seed; ``recipe.seed`` is not used then.
         progress: show a progress bar.
         keywords: laid over the recipe: its keys, nested ones as mappings, and those of ``training`` and ``optimizer``
@@ -66,7 +71,7 @@ def teach(
     >>> 0 < result["heldout"]["last"]["brier"] < 2
     True
     """
-    keywords, objects = _sorted(keywords, data=data, model=model, objective=objective)
+    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, objective=objective)
     made = make_recipe(TeachRecipe, recipe, keywords)
     with notes_kept():
         return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
@@ -83,6 +88,7 @@ def distill(
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
+    collate_fn: Collate | None = None,
     progress: bool = False,
     **keywords: Any,
 ) -> Result:
@@ -104,7 +110,7 @@ def distill(
     if named:
         keywords = keywords | {"teacher": named}
     own: Any = None if named else teacher
-    keywords, objects = _sorted(keywords, data=data, model=model, loss=loss)
+    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss)
     made = make_recipe(DistillRecipe, recipe, keywords)
     with notes_kept(), given_back(own):
         done = completed(made, _folder(folder), **objects) if own is None else None
@@ -124,6 +130,7 @@ def distill_together(
     data: Any = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
+    collate_fn: Collate | None = None,
     progress: bool = False,
     **keywords: Any,
 ) -> dict[str, Result]:
@@ -137,7 +144,7 @@ def distill_together(
         recipe: what they have in common, as of `distill`.
         students: by name, the keywords of `distill` in which each differs; ``model`` and ``loss`` may be objects.
         folder: where each student gets the folder of its name; None keeps nothing.
-        teacher, data, teacher_model, trust, progress, keywords: as of `distill`, for all.
+        teacher, data, teacher_model, trust, collate_fn, progress, keywords: as of `distill`, for all.
 
     Returns:
         Each student's result, by name.
@@ -160,7 +167,7 @@ def distill_together(
         keywords = keywords | {"teacher": named}
     own: Any = None if named else teacher
     with notes_kept(), given_back(own):
-        common, objects = _sorted_apart(keywords, data=data)
+        common, objects = _sorted_apart(keywords, data=_collated(data, collate_fn))
         base = make_recipe(DistillRecipe, recipe, common)
         each = {name: _sorted_apart(changes) for name, changes in students.items()}
         recipes = {name: make_recipe(DistillRecipe, base, said) for name, (said, _) in each.items()}
@@ -213,6 +220,19 @@ def _sorted_apart(keywords: Mapping[str, Any], **given: Any) -> tuple[dict[str, 
     given |= {role: keywords[role] for role in ("model", "loss") if role in keywords}
     said, objects = _sorted({key: value for key, value in keywords.items() if key not in given}, **given)
     return said, {role: thing for role, thing in objects.items() if thing is not None}
+
+
+def _collated(data: Any, collate_fn: Collate | None) -> Any:
+    """The data that were handed over, with what makes batches of them."""
+    if collate_fn is None:
+        return data
+    if data is None or isinstance(data, str | Mapping | Component):
+        raise InputError(
+            "collate_fn makes batches of samples that are handed over; give data= a data set, or let the function that "
+            "the recipe names return Data(..., collate_fn=...)",
+            argument="data",
+        )
+    return replace(as_data(data), collate_fn=collate_fn)
 
 
 def _folder(folder: Path | str | None) -> Path | None:

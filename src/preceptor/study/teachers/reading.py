@@ -211,7 +211,7 @@ class _Loader:
         data = self._data_of(recipe, reference)
         teacher = runs.load_teacher(reference, model=self.model, trust=self.trust)
         accelerator = make_accelerator(recipe.training)
-        dataset = Indexed(data.train, num_classes=data.num_classes)
+        dataset = Indexed(data.train, num_classes=data.num_classes, collate_fn=data.collate_fn)
         indices = torch.cat(list(parts.values()))
         logits, labels = predict(teacher.model.to(accelerator.device), dataset, indices, accelerator)
         refuse_not_finite(logits, indices)
