@@ -99,6 +99,16 @@ def one_by_one(folder: Path, texts: list[str], pooling: str, max_tokens: int) ->
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_tokenizer_that_pads_on_the_left_changes_no_vector(folder: Path, tmp_path: Path, pooling: Any) -> None:
+    """`cls` would read a pad token there."""
+    left = shutil.copytree(folder, tmp_path / "left")
+    transformers.AutoTokenizer.from_pretrained(left, padding_side="left").save_pretrained(left)
+    assert transformers.AutoTokenizer.from_pretrained(left).padding_side == "left"
+    found, expected = (embed(TEXTS, pretrained=str(each), pooling=pooling) for each in (left, folder))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("max_tokens", [5, 24])
 def test_embed_is_transformers_one_text_at_a_time(folder: Path, pooling: Any, max_tokens: int) -> None:
     found = embed(TEXTS * 30, pretrained=str(folder), pooling=pooling, max_tokens=max_tokens)
