@@ -88,11 +88,14 @@ class Teacher:
         return read_logits(self.answer(batch), self.distribution, self.temperature, self.transform)
 
 
-def _as_weights(inputs: Tensor, model: nn.Module) -> Tensor:
-    """Inputs in the precision of a model that is in half precision throughout."""
+def _as_weights(inputs: Any, model: nn.Module) -> Any:
+    """Inputs, a tensor or several by name, in the precision of a model that is in half precision throughout."""
+    if isinstance(inputs, Mapping):
+        return {name: _as_weights(value, model) for name, value in inputs.items()}
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     half = len(dtypes) == 1 and dtypes <= {torch.float16, torch.bfloat16}
-    return inputs.to(dtype=dtypes.pop()) if half and inputs.is_floating_point() else inputs
+    floats = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    return inputs.to(dtype=dtypes.pop()) if half and floats else inputs
 
 
 def _floating(logits: Tensor) -> Tensor:
