@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer
 
 from integrations.toys import (
     arguments,
@@ -149,20 +149,26 @@ def test_adapters_of_peft_learn_alone(tmp_path: Path) -> None:
     assert relative_error(trainer.gradients[0], gradient) < 1e-6
 
 
-def test_labels_of_a_language_model_are_shifted(tmp_path: Path) -> None:
-    def gpt(seed: int) -> Any:
-        torch.manual_seed(seed)
-        sizes = {"vocab_size": 40, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.5}
-        return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+def language_model(llama: bool, seed: int) -> Any:
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 40, "initializer_range": 0.5, "bos_token_id": 1, "eos_token_id": 2}
+    if llama:
+        more = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return LlamaForCausalLM(LlamaConfig(**sizes, **more, num_key_value_heads=2))
+    more = {"n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **more, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
 
+
+@pytest.mark.parametrize("llama", [True, False])  # of the other, Trainer itself counts one label a row too many
+def test_labels_of_a_language_model_are_shifted(llama: bool, tmp_path: Path) -> None:
     data = [{**row, "labels": row["input_ids"].masked_fill(row["attention_mask"] == 0, -100)} for row in rows()]
     batch = batch_of(data)
     labels = batch.pop("labels")[:, 1:]
-    student, teacher, counts = gpt(0), gpt(1), labels != -100
+    student, teacher, counts = language_model(llama, 0), language_model(llama, 1), labels != -100
     logits = student(**batch).logits[:, :-1][counts]
     answer = teacher.eval()(**batch).logits[:, :-1][counts].detach()
     (0.3 * F.cross_entropy(logits, labels[counts]) + 0.7 * kd_formula(logits, answer, 4.0).mean()).backward()
     gradient = {name: each.grad for name, each in student.named_parameters() if each.grad is not None}
     args = arguments(tmp_path, per_device_train_batch_size=3, gradient_accumulation_steps=3)
-    trainer = distilled(tmp_path, data, args=args, student=gpt(0), teacher=gpt(1))
+    trainer = distilled(tmp_path, data, args=args, student=language_model(llama, 0), teacher=teacher)
     assert relative_error(trainer.gradients[0], gradient) < 1e-6

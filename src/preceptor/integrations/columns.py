@@ -45,10 +45,14 @@ def of_columns(teacher: TeacherFn) -> TeacherFn:
 
 def columns_of(model: nn.Module) -> tuple[set[str], bool]:
     """The columns that the ``forward`` of a module, or of the one within PEFT's, names, and whether it takes any."""
-    get_base = getattr(model, "get_base_model", None)
-    base = model if get_base is None else get_base()
-    names, anything = options_of(base.forward)
+    names, anything = options_of(base_of(model).forward)
     return names - set(LABELS), anything
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model within one of PEFT, or the one that there is."""
+    get_base = getattr(model, "get_base_model", None)
+    return model if get_base is None else get_base()
 
 
 def columns_read(teacher: TeacherFn) -> list[str]:

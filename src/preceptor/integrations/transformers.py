@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.integrations.columns import LABELS, columns_of, columns_read
+from preceptor.integrations.columns import LABELS, base_of, columns_of, columns_read
 from preceptor.integrations.distillation import UNLABELLED, Distillation, Named, teacher_of
 from preceptor.notices import note
 from preceptor.outputs import logits_of
@@ -90,6 +90,7 @@ class _Distilled:
         options["label_loss"] = _smoothed(label_loss, trainer.args.label_smoothing_factor)
         self.distillation = Distillation(teacher, loss, num_classes=_num_classes(trainer), **options)
         _refuse_itself(self.distillation, trainer.model)
+        self._shifts: bool = _shifts(trainer)
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
         self._answer: Tensor | None = None
@@ -121,7 +122,7 @@ class _Distilled:
         assert teacher is not None
         if self._shifted is not None:
             labels = self._shifted
-        elif getattr(trainer, "_loss_shifts_labels", False):
+        elif self._shifts:
             labels = torch.nn.functional.pad(labels[..., 1:], (0, 1), value=UNLABELLED)
         count = num_items_in_batch
         if count is None:  # nobody counted the whole step: as if all its micro-batches were like this one
@@ -155,8 +156,16 @@ class _Distilled:
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         parent: Any = super()
         if getattr(self, "compute_loss_func", None) is not None:
-            batch_samples = [self._with_labels(batch) for batch in batch_samples]
+            batch_samples = [self._counted(self._with_labels(batch)) for batch in batch_samples]
         return parent._get_num_items_in_batch(batch_samples, device)
+
+    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch whose labels are those that count: Trainer does not know of every model that it shifts them."""
+        if not self._shifts or "shift_labels" in batch:
+            return batch
+        labels = batch["labels"].clone()
+        labels[..., 0] = UNLABELLED
+        return {**batch, "labels": labels}
 
     def _with_labels(self, inputs: Any) -> dict[str, Any]:
         """A batch with labels; where it has none, and none are needed, with some that nobody looks at."""
@@ -216,6 +225,14 @@ def _smoothed(label_loss: Named | None, smoothing: float) -> Named | None:
             f"label_smoothing_factor is {smoothing} beside a label_loss of its own, and would do nothing; leave one out"
         )
     return {"name": "label_smoothing", "smoothing": smoothing}
+
+
+def _shifts(trainer: Any) -> bool:
+    """Whether position t of the student's logits speaks of label t + 1, as of a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = type(base_of(trainer.model)).__name__
+    return getattr(trainer, "_loss_shifts_labels", False) or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def _num_classes(trainer: Any) -> int | None:
