@@ -201,7 +201,7 @@ class Measuring(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, inputs, True, **more)
         self.seen = outputs.logits.shape
         return (loss, outputs) if return_outputs else loss
 

@@ -127,7 +127,7 @@ class Distillation:
 
         Returns:
             ``loss``, and without gradient ``ce``, the loss to the labels, and ``distill``: each the sum over examples,
-            by `count`.
+            by `count`. With ``ce_weight=0`` labels are not looked at but for -100, and there is no ``ce``.
 
         Raises:
             InputError: the classes of the teacher are not the student's, or the labels are not one class number for
@@ -142,9 +142,14 @@ class Distillation:
             count = mask.sum().clamp(min=1)
         given: dict[str, Any] = {"logits": logits, "teacher_logits": teacher_logits, "mask": mask}
         given["labels"] = labels.masked_fill(~mask, 0).long()
-        parts = [reduce(_on_device(each, logits)(given), mask, torch.as_tensor(count), 0) for each in (hard, soft)]
-        loss = self.ce_weight * parts[0] + self.distill_weight * parts[1]
-        return {"loss": loss, "ce": parts[0].detach(), "distill": parts[1].detach()}
+        wanted = {"ce": (hard, self.ce_weight), "distill": (soft, self.distill_weight)}
+        if self.ce_weight == 0:
+            del wanted["ce"]
+        loss, parts = logits.new_zeros(()), {}
+        for name, (criterion, weight) in wanted.items():
+            part = reduce(_on_device(criterion, logits)(given), mask, torch.as_tensor(count), 0)
+            loss, parts[name] = loss + weight * part, part.detach()
+        return {"loss": loss, **parts}
 
     @property
     def batch_level(self) -> bool:

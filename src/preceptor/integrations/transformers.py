@@ -139,8 +139,9 @@ class _Distilled:
             scale = trainer.accelerator.num_processes // trainer.get_tp_size()
         if not self._parts:
             self._parts_since = trainer.state.global_step
-        for name in ("ce", "distill"):
-            self._parts[name] = self._parts.get(name, 0) + parts[name] * scale
+        for name, part in parts.items():
+            if name != "loss":
+                self._parts[name] = self._parts.get(name, 0) + part * scale
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's log, with the parts of the loss beside the loss."""
