@@ -27,7 +27,7 @@ def net(width):
 
 def trained(make_task, model, epochs):
     data = DataLoader(TensorDataset(images[:1000], labels[:1000]), batch_size=25, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     model, optimizer, data = accelerator.prepare(model, optimizer, data)
     task = make_task(model)
     for _ in range(epochs):
@@ -47,9 +47,9 @@ def accuracy(model):
 
 accelerator = Accelerator(cpu=not torch.cuda.is_available())
 torch.manual_seed(0)
-teacher = trained(lambda model: TeachTask(model, cross_entropy), net(128), 10)
+teacher = trained(lambda model: TeachTask(model, cross_entropy), net(64), 5)
 loss = partial(wttm, temperature=2.0)
-student = trained(lambda model: DistillTask(model, teacher, loss, ce_weight=0.3, distill_weight=0.7), net(16), 20)
+student = trained(lambda model: DistillTask(model, teacher, loss, ce_weight=0.3, distill_weight=0.7), net(16), 8)
 accelerator.print(
     f"{accelerator.num_processes} processes: accuracy of the teacher {accuracy(teacher):.2f}, "
     f"of the student {accuracy(student):.2f}"

@@ -40,11 +40,11 @@ def accuracy(trainer):
 
 
 torch.manual_seed(0)
-taught = Trainer(model=vit(48), args=arguments(15), train_dataset=train)
+taught = Trainer(model=vit(48), args=arguments(10), train_dataset=train)
 taught.train()
 student = Distilled(Trainer)(
     model=vit(16),
-    args=arguments(15),
+    args=arguments(10),
     train_dataset=train,
     teacher=taught.model,
     loss={"name": "wttm", "temperature": 4.0},

@@ -13,7 +13,7 @@ from preceptor.integrations.transformers import Distilled
 
 # Sentences of two kinds, and a tokenizer of their words; yours come from AutoTokenizer.from_pretrained(...).
 WORDS = {"good": "fine great lovely superb warm", "bad": "dull awful broken cold grim"}
-COMMON = "the film plot actor was and very".split()
+COMMON = ["the", "film", "plot", "actor", "was", "and", "very"]
 words = {word: n for n, word in enumerate(["[PAD]", "[UNK]", *COMMON, *" ".join(WORDS.values()).split()])}
 core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
 core.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
