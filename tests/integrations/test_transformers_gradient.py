@@ -11,7 +11,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+)
 
 from integrations.toys import (
     arguments,
@@ -171,4 +181,30 @@ def test_labels_of_a_language_model_are_shifted(llama: bool, tmp_path: Path) -> 
     gradient = {name: each.grad for name, each in student.named_parameters() if each.grad is not None}
     args = arguments(tmp_path, per_device_train_batch_size=3, gradient_accumulation_steps=3)
     trainer = distilled(tmp_path, data, args=args, student=language_model(llama, 0), teacher=teacher)
+    assert relative_error(trainer.gradients[0], gradient) < 1e-6
+
+
+@pytest.mark.parametrize("given", [True, False])  # whether the batch brings what the decoder reads
+def test_a_decoder_reads_the_labels_before_its_own(given: bool, tmp_path: Path) -> None:
+    def model(seed: int) -> Any:
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": 40, "d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+        return T5ForConditionalGeneration(T5Config(**sizes, dropout_rate=0.0, decoder_start_token_id=0))
+
+    data = rows()
+    for row in data:
+        row["labels"] = row["input_ids"].flip(0).masked_fill(row["attention_mask"] == 0, -100)
+    before = [torch.cat([torch.zeros(1, dtype=torch.int64), row["labels"][:-1].clamp(min=0)]) for row in data]
+    batch = batch_of(data)
+    labels = batch.pop("labels")
+    student, teacher, counts = model(0), model(1), labels != -100
+    logits, answer = (each(**batch, decoder_input_ids=torch.stack(before)).logits for each in (student, teacher.eval()))
+    soft = kd_formula(logits[counts], answer[counts].detach(), 4.0).mean()
+    (0.3 * F.cross_entropy(logits[counts], labels[counts]) + 0.7 * soft).backward()
+    gradient = {name: each.grad for name, each in student.named_parameters() if each.grad is not None}
+    if given:
+        data = [{**row, "decoder_input_ids": first} for row, first in zip(data, before, strict=True)]
+    args = arguments(tmp_path, Seq2SeqTrainingArguments, per_device_train_batch_size=3, gradient_accumulation_steps=3)
+    options = {"teacher": teacher, "temperature": 4.0, **WEIGHTS}
+    trainer = trained(Distilled(Seq2SeqTrainer), tmp_path, data, model(0), args=args, **options)
     assert relative_error(trainer.gradients[0], gradient) < 1e-6

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -201,7 +202,7 @@ class Measuring(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, True, **more)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.seen = outputs.logits.shape
         return (loss, outputs) if return_outputs else loss
 
@@ -299,10 +300,27 @@ def test_what_cannot_be_is_said_in_one_sentence(case: str, tmp_path: Path) -> No
     assert "\n" not in str(error.value)
 
 
+# PEFT asks for what transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_student_is_not_its_own_teacher(tmp_path: Path) -> None:
     student = bert(0)
-    with pytest.raises(InputError, match="the teacher is the student itself"):
+    with pytest.raises(InputError, match="the teacher has parameters that the student trains"):
         trained(Distilled(Trainer), tmp_path, rows(), student, teacher=student)
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    adapted = get_peft_model(student, config)  # puts its adapters into the model that it is given
+    with pytest.raises(InputError, match="the teacher has parameters that the student trains"):
+        trained(Distilled(Trainer), tmp_path, rows(), adapted, teacher=student)
+    trained(Distilled(Trainer), tmp_path, rows(), bert(0), teacher=[bert(1), bert(2)])
+
+
+def test_a_run_of_a_model_of_ones_own_is_given_loaded(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))  # noqa: E731
+    preceptor.teach(data="digits", model=make, epochs=1, device="cpu", folder=run)
+    options: dict[str, Any] = {"data": pictures(classes=10), "student": Own(10)}
+    with pytest.raises(InputError, match=re.escape(f"teacher=preceptor.load('{run}', model=...)")):
+        trained(Distilled(Trainer), tmp_path, **options, teacher=str(run))
+    trained(Distilled(Trainer), tmp_path, **options, teacher=preceptor.load(run, model=make))
 
 
 def test_a_function_with_its_options_is_a_loss(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def batch_of(found: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {name: torch.stack([torch.as_tensor(row[name]) for row in found]) for name in found[0]}
 
 
-def arguments(folder: Path, **options: Any) -> TrainingArguments:
+def arguments(folder: Path, kind: type[TrainingArguments] = TrainingArguments, **options: Any) -> Any:
     """Plain gradient descent without schedule, clipping or anything written; the rows in their order."""
     given: dict[str, Any] = {
         "optim": "sgd",
@@ -67,7 +67,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
         "logging_strategy": "no",
         "disable_tqdm": True,
     }
-    return TrainingArguments(output_dir=str(folder), **(given | options))
+    return kind(output_dir=str(folder), **(given | options))
 
 
 class Gradients(TrainerCallback):

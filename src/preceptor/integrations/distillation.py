@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.integrations.columns import of_columns
 from preceptor.names import options_of
+from preceptor.recipe import TeacherRef
 from preceptor.runs import load_teacher
 from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
@@ -164,12 +165,24 @@ def teacher_of(teacher: Any) -> TeacherFn:
         InputError: as `preceptor.tasks.as_teacher`; no such run, or one of a model of somebody's own.
     """
     if isinstance(teacher, str | Path):
-        loaded = [(load_teacher(each), each.weight) for each in teacher_references(str(teacher))]
+        loaded = [(_loaded(each, str(teacher)), each.weight) for each in teacher_references(str(teacher))]
         return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
     if isinstance(teacher, list | tuple):
         pairs: list[Any] = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
         return as_teacher([(teacher_of(part), weight) for part, weight in pairs])
     return as_teacher(teacher)
+
+
+def _loaded(reference: TeacherRef, name: str) -> TeacherFn:
+    try:
+        return load_teacher(reference)
+    except InputError as error:
+        if "trust" not in (error.argument or ()):
+            raise
+        raise InputError(
+            f"the run '{name}' has a model of somebody's own, which is not imported unasked; give the model, "
+            f"teacher=preceptor.load('{name}', model=...) with the function that makes it, or trust=True"
+        ) from None
 
 
 def _with_temperature(loss: Named, temperature: float | None) -> Named:

@@ -94,6 +94,8 @@ class _Distilled:
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
         self._answer: Tensor | None = None
+        self._shifted: Tensor | None = None
+        self._said = False
         trainer.compute_loss_func = self._distilled_loss
 
     # --- Training -------------------------------------------------------------------------------------------------
@@ -104,10 +106,11 @@ class _Distilled:
         if getattr(self, "compute_loss_func", None) is None:
             return trainer.compute_loss(model, inputs, *args, **kwargs)
         self._note_batch_level()
-        labelled = self._with_labels(inputs)
-        self._shifted = labelled.get("shift_labels")
-        self._answer = self.distillation.ask(inputs, labelled["labels"].device)
-        found = trainer.compute_loss(model, self._own(labelled), *args, **kwargs)
+        labels = self._with_labels(inputs)["labels"]
+        inputs = _with_decoder_inputs(self._student(), inputs, labels)
+        self._shifted = inputs.get("shift_labels")
+        self._answer = self.distillation.ask(inputs, labels.device)
+        found = trainer.compute_loss(model, self._own({**inputs, "labels": labels}), *args, **kwargs)
         if self._answer is not None:
             raise InputError(
                 f"{type(self).__mro__[2].__name__}.compute_loss makes a loss without asking Trainer's, which is where "
@@ -183,8 +186,12 @@ class _Distilled:
     def _note_batch_level(self) -> None:
         trainer: Any = self
         batches, processes = trainer.args.gradient_accumulation_steps, trainer.accelerator.num_processes
-        if self.distillation.batch_level and batches * processes > 1 and trainer.state.global_step == 0:
-            self._said = getattr(self, "_said", False) or _say_batch_level(batches, processes)
+        if self.distillation.batch_level and batches * processes > 1 and not self._said:
+            self._said = True
+            note(
+                f"the loss speaks of a batch, and sees one micro-batch at a time: with {processes} process(es) x "
+                f"{batches} micro-batch(es) the gradient is not that of the whole batch"
+            )
 
     # --- Evaluation and columns -------------------------------------------------------------------------------------
 
@@ -210,10 +217,15 @@ class _Distilled:
         missing = [name for name in self._teacher_columns if name not in trainer._signature_columns]
         trainer._signature_columns = [*trainer._signature_columns, *missing]
 
+    def _student(self) -> Any:
+        """The model without what several processes or PEFT have put around it."""
+        trainer: Any = self
+        return base_of(trainer.accelerator.unwrap_model(trainer.model))
+
     def _own(self, inputs: Any) -> dict[str, Any]:
         """A batch without the columns that only the teacher reads."""
         trainer: Any = self
-        names, _ = columns_of(trainer.accelerator.unwrap_model(trainer.model))
+        names, _ = columns_of(self._student())
         others = set(self._teacher_columns) - names - set(LABELS) - set(trainer.label_names)
         return {name: value for name, value in inputs.items() if name not in others}
 
@@ -242,14 +254,19 @@ def _num_classes(trainer: Any) -> int | None:
     return getattr(getattr(trainer.model, "config", None), "num_labels" if words is None else "vocab_size", None)
 
 
+def _with_decoder_inputs(student: Any, inputs: Any, labels: Tensor) -> Any:
+    """A batch with what a decoder reads: encoder-decoders make it of the labels, which they are not given here."""
+    make = getattr(student, "prepare_decoder_input_ids_from_labels", None)
+    if make is None or inputs.get("decoder_input_ids") is not None:
+        return inputs
+    return {**inputs, "decoder_input_ids": make(labels=labels)}
+
+
 def _refuse_itself(distillation: Distillation, student: torch.nn.Module) -> None:
-    if any(isinstance(leaf, Teacher) and leaf.model is student for leaf in leaves(distillation.teacher)):
-        raise InputError("the teacher is the student itself; give a model of its own, such as copy.deepcopy(student)")
-
-
-def _say_batch_level(batches: int, processes: int) -> bool:
-    note(
-        f"the loss speaks of a batch, and sees one micro-batch at a time: with {processes} process(es) x {batches} "
-        "micro-batch(es) the gradient is not that of the whole batch"
-    )
-    return True
+    trained = {id(each) for each in student.parameters() if each.requires_grad}
+    models = [leaf.model for leaf in leaves(distillation.teacher) if isinstance(leaf, Teacher)]
+    if any(id(each) in trained for model in models for each in model.parameters()):
+        raise InputError(
+            "the teacher has parameters that the student trains, and would change with it; give a model of its own, "
+            "such as copy.deepcopy of it before the student is made"
+        )
