@@ -106,7 +106,16 @@ def test_parts_are_means_over_the_steps_since_the_last_log(tmp_path: Path) -> No
     )
     trainer = distilled(tmp_path, data, args=args)
     steps = [expected(data[start : start + 8])[1] for start in (0, 8, 16, 24)]
-    for log, (first, second) in zip(trainer.state.log_history, [steps[:2], steps[2:]], strict=False):
+    check_means(trainer, [steps[:2], steps[2:]])
+    trainer.args.max_steps = 3  # the third is not logged, and must not be in the next training's first
+    trainer.train()
+    check_means(trainer, [steps[:2]])
+    trainer.train()
+    check_means(trainer, [steps[:2]])
+
+
+def check_means(trainer: Any, windows: Any) -> None:
+    for log, (first, second) in zip(trainer.state.log_history, windows, strict=False):
         means = {name: (first[name] + second[name]) / 2 for name in first}
         assert {name: log[name] for name in means} == pytest.approx(means, rel=1e-5)
 

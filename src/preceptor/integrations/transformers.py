@@ -93,6 +93,7 @@ class _Distilled:
         self._shifts: bool = _shifts(trainer)
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
+        self._parts_of: Any = None
         self._answer: Tensor | None = None
         self._shifted: Tensor | None = None
         self._said = False
@@ -140,6 +141,8 @@ class _Distilled:
         scale = 1
         if trainer.args.average_tokens_across_devices and counted is not None:
             scale = trainer.accelerator.num_processes // trainer.get_tp_size()
+        if self._parts_of is not trainer.state:  # trained again, after steps that were not logged
+            self._parts, self._parts_of = {}, trainer.state
         if not self._parts:
             self._parts_since = trainer.state.global_step
         for name, part in parts.items():
