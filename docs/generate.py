@@ -68,6 +68,10 @@ ROOMS = {
     "preceptor.data.augment": "Augmentation",
     "preceptor.data.mixing": "Mixing",
     "preceptor.models": "Models",
+    "preceptor.integrations": "Trainers of others",
+    "preceptor.integrations.transformers": "transformers",
+    "preceptor.integrations.lightning": "Lightning",
+    "preceptor.integrations.timm": "timm",
 }
 
 

@@ -1,0 +1,88 @@
+"""Teachers that are asked with a batch of columns by name, as loaders of transformers make them: each takes its own."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.names import options_of
+from preceptor.tasks import Teacher
+from preceptor.tasks.teacher import Function, Leaf, TeacherFn, each_leaf, leaves
+
+LABELS = ("labels", "label", "label_ids")
+_MAIN = ("pixel_values", "input_ids", "input_values", "input_features", "inputs_embeds")
+"""The column that a model reads which knows nothing of names."""
+
+
+def of_columns(teacher: TeacherFn) -> TeacherFn:
+    """A teacher whose ``batch["input"]`` is a mapping of columns, as a student of transformers is called with.
+
+    A module is called with those that its ``forward`` names, but no labels: it is to make no loss. One that names none
+    of them is given the main one (``pixel_values``, ``input_ids``, ...) as it is. A function is given the mapping.
+    """
+
+    def change(leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, Teacher):
+            return Function(lambda batch: leaf(_mapping(batch)))
+        convert = leaf.convert
+        changed = copy.copy(leaf).with_model(_ByName(leaf.model))
+        names, anything = columns_of(leaf.model)
+
+        def pick(columns: Any) -> Any:
+            if convert is not None:
+                return convert(_main(columns))
+            inputs = {name: value for name, value in columns.items() if name not in LABELS}
+            mine = {name: value for name, value in inputs.items() if name in names}
+            return mine or (inputs if anything else _main(columns))
+
+        changed.convert = pick
+        return changed
+
+    return each_leaf(teacher, change)
+
+
+def columns_of(model: nn.Module) -> tuple[set[str], bool]:
+    """The columns that the ``forward`` of a module, or of the one within PEFT's, names, and whether it takes any."""
+    names, anything = options_of(base_of(model).forward)
+    return names - set(LABELS), anything
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model within one of PEFT, or the one that there is."""
+    get_base = getattr(model, "get_base_model", None)
+    return model if get_base is None else get_base()
+
+
+def columns_read(teacher: TeacherFn) -> list[str]:
+    """The columns that a teacher's modules name; what a function reads is its own business."""
+    models = [leaf.model for leaf in leaves(teacher) if isinstance(leaf, Teacher) and leaf.convert is None]
+    return sorted({name for model in models for name in columns_of(model)[0]})
+
+
+def _mapping(batch: Mapping[str, Any]) -> Any:
+    return batch["input"]
+
+
+class _ByName(nn.Module):
+    """A model called by keywords, where it is given several."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: nn.Module = model
+
+    def forward(self, inputs: Any) -> Any:
+        return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+
+
+def _main(columns: Mapping[str, Any]) -> Tensor:
+    tensors = {name: value for name, value in columns.items() if isinstance(value, Tensor) and name not in LABELS}
+    found = [name for name in _MAIN if name in tensors] or list(tensors)
+    if len(found) == 1 or (found and found[0] in _MAIN):
+        return tensors[found[0]]
+    raise InputError(
+        f"the teacher names none of the batch's columns {', '.join(columns)}; give a function of the batch, such as "
+        "lambda batch: teacher(batch['image'])",
+        argument="teacher",
+    )

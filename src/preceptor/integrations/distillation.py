@@ -1,0 +1,268 @@
+"""What a student learns from a teacher in somebody else's loop: the loss of a micro-batch, and its named parts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+from preceptor.integrations.columns import of_columns
+from preceptor.names import options_of
+from preceptor.recipe import TeacherRef
+from preceptor.runs import load_teacher
+from preceptor.runs.references import teacher_references
+from preceptor.schema import Component
+from preceptor.tasks import Criterion, TeacherLike, as_teacher
+from preceptor.tasks.task import check_match, reduce
+from preceptor.tasks.teacher import TeacherFn, moved
+from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective
+
+Named: TypeAlias = str | Mapping[str, Any] | Callable[..., Tensor]
+"""A name, a mapping of a name and its options, or the function or module itself."""
+UNLABELLED = -100
+"""The label of what does not count, as in `torch.nn.CrossEntropyLoss`."""
+
+
+class Distillation:
+    """``ce_weight`` times a loss to the labels + ``distill_weight`` times one to the teacher, for anybody's loop.
+
+    It is no `torch.nn.Module`: as an attribute of a model or a `LightningModule` it adds nothing to its parameters, its
+    state dict or its checkpoints. The teacher is asked in eval mode and without gradient, in its own dtype, on the
+    device that the student's logits are on.
+
+    Args:
+        teacher: a module, a function from the batch to logits or log-probabilities, a run folder by name
+            (docs/teachers.md), a `preceptor.tasks.Teacher`, or a list of these or of ``(teacher, weight)``, whose
+            probabilities are averaged.
+        loss: to the teacher: a name of `preceptor.losses`, a mapping of one and its options, or a function or module
+            ``loss(student_logits, teacher_logits, *, mask=None)`` that gives one value per example.
+        temperature: an option of the loss, for short.
+        label_loss: to the labels, cross-entropy if None: a name of `preceptor.teaching`, a mapping, or a function
+            ``label_loss(logits, labels, *, mask=None)`` with one value per example; without `mask` it is called on what
+            counts alone, as in ``nn.CrossEntropyLoss(weight=..., reduction="none")``.
+        ce_weight, distill_weight: of the two, both as they are given.
+        num_classes: C, to try both losses at once and not when the first logits are there.
+
+    Raises:
+        InputError: a teacher, loss or weight that cannot be; a loss with parameters or a memory, which a loop would
+            have to know of.
+
+    >>> distillation = Distillation(nn.Linear(2, 3), "wttm", temperature=4.0)
+    >>> inputs, labels, student = torch.zeros(4, 2), torch.tensor([0, 1, 2, -100]), nn.Linear(2, 3)
+    >>> sorted(distillation(inputs, student(inputs), labels))
+    ['ce', 'distill', 'loss']
+    """
+
+    def __init__(
+        self,
+        teacher: TeacherLike | str | Path | Sequence[Any],
+        loss: Named = "kd",
+        *,
+        temperature: float | None = None,
+        label_loss: Named | None = None,
+        ce_weight: float = 0.1,
+        distill_weight: float = 0.9,
+        num_classes: int | None = None,
+    ) -> None:
+        for name, weight in (("ce_weight", ce_weight), ("distill_weight", distill_weight)):
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"{name} is {weight}; give a number of at least 0")
+        self.teacher: TeacherFn = teacher_of(teacher)
+        self.ce_weight: float = ce_weight
+        self.distill_weight: float = distill_weight
+        self._loss = _with_temperature(loss, temperature)
+        self._label_loss: Named = "cross_entropy" if label_loss is None else label_loss
+        self._num_classes = num_classes
+        self._device: torch.device | None = None
+        self._of_columns: TeacherFn | None = None
+        if num_classes is not None:
+            _ = self.criteria
+
+    @cached_property
+    def criteria(self) -> tuple[Criterion, Criterion]:
+        """The loss to the labels and the one to the teacher, tried on two examples."""
+        assert self._num_classes is not None
+        hard = _criterion(self._label_loss, new_objective, as_objective, self._num_classes)
+        return hard, _criterion(self._loss, new_loss, as_loss, self._num_classes)
+
+    def __call__(self, inputs: Any, logits: Tensor, labels: Tensor, count: Tensor | None = None) -> dict[str, Tensor]:
+        """Ask the teacher, and give what `losses` gives.
+
+        Args:
+            inputs: what the student was given: a tensor, or a mapping that the teacher is a function of.
+            logits, labels, count: as of `losses`.
+        """
+        return self.losses(logits, self.ask(inputs, logits.device), labels, count)
+
+    def ask(self, inputs: Any, device: torch.device) -> Tensor:
+        """What the teacher says to a batch: logits or log-probabilities (..., C), without gradient.
+
+        Args:
+            inputs: a tensor, which a module is given and a function as ``batch["input"]``; or a mapping of columns by
+                name, of which a module is given those that its ``forward`` names, and a function all.
+            device: where the teacher is to be.
+        """
+        if self._device != device:
+            self.teacher, self._of_columns, self._device = moved(self.teacher, device), None, device
+        asked = self.teacher
+        if isinstance(inputs, Mapping):
+            self._of_columns = asked = self._of_columns or of_columns(self.teacher)
+        with torch.no_grad():
+            batch: Any = {"input": inputs}
+            return asked(batch).to(device)
+
+    def losses(
+        self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, count: Tensor | float | None = None
+    ) -> dict[str, Tensor]:
+        """The loss of a micro-batch, a scalar to differentiate, with its parts.
+
+        Args:
+            logits: the student's, (B, C), or (B, T, C) for tokens.
+            teacher_logits: logits or log-probabilities of the same shape.
+            labels: class numbers (B,) or (B, T); -100 where an example does not count, for either loss.
+            count: examples of the whole optimizer step; by default those of this batch, for a loop that makes a step of
+                each, or averages over micro-batches of one size.
+
+        Returns:
+            ``loss``, and without gradient ``ce``, the loss to the labels, and ``distill``: each the sum over examples,
+            by `count`. With ``ce_weight=0`` labels are not looked at but for -100, and there is no ``ce``.
+
+        Raises:
+            InputError: the classes of the teacher are not the student's, or the labels are not one class number for
+                each row of logits.
+        """
+        check_match(logits, teacher_logits)
+        _check_labels(labels, logits)
+        self._num_classes = self._num_classes or logits.shape[-1]
+        hard, soft = self.criteria
+        mask = labels != UNLABELLED
+        if count is None:
+            count = mask.sum().clamp(min=1)
+        given: dict[str, Any] = {"logits": logits, "teacher_logits": teacher_logits, "mask": mask}
+        given["labels"] = labels.masked_fill(~mask, 0).long()
+        wanted = {"ce": (hard, self.ce_weight), "distill": (soft, self.distill_weight)}
+        if self.ce_weight == 0:
+            del wanted["ce"]
+        loss, parts = logits.new_zeros(()), {}
+        for name, (criterion, weight) in wanted.items():
+            part = reduce(_on_device(criterion, logits)(given), mask, torch.as_tensor(count), 0)
+            loss, parts[name] = loss + weight * part, part.detach()
+        return {"loss": loss, **parts}
+
+    @property
+    def batch_level(self) -> bool:
+        """Whether the loss to the teacher is a statement about a batch, of which it sees one micro-batch at a time."""
+        return self._num_classes is not None and self.criteria[1].batch_level
+
+
+def teacher_of(teacher: Any) -> TeacherFn:
+    """Any form of teacher, also runs by name, as one callable from a batch to logits or log-probabilities.
+
+    Raises:
+        InputError: as `preceptor.tasks.as_teacher`; no such run, or one of a model of somebody's own.
+    """
+    if isinstance(teacher, str | Path):
+        loaded = [(_loaded(each, str(teacher)), each.weight) for each in teacher_references(str(teacher))]
+        return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
+    if isinstance(teacher, list | tuple):
+        pairs: list[Any] = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
+        return as_teacher([(teacher_of(part), weight) for part, weight in pairs])
+    return as_teacher(teacher)
+
+
+def _loaded(reference: TeacherRef, name: str) -> TeacherFn:
+    try:
+        return load_teacher(reference)
+    except InputError as error:
+        if "trust" not in (error.argument or ()):
+            raise
+        raise InputError(
+            f"the run '{name}' has a model of somebody's own, which is not imported unasked; give the model, "
+            f"teacher=preceptor.load('{name}', model=...) with the function that makes it, or trust=True"
+        ) from None
+
+
+def _with_temperature(loss: Named, temperature: float | None) -> Named:
+    if temperature is None:
+        return loss
+    if callable(loss):
+        raise InputError(
+            f"the loss is a function, and temperature={temperature} an option of a named one; give the function with "
+            f"it, functools.partial(loss, temperature={temperature})"
+        )
+    options = {"name": loss} if isinstance(loss, str) else dict(loss)
+    if "temperature" in options:
+        raise InputError(
+            f"the temperature is {options['temperature']} in the loss and {temperature} beside it; give it once"
+        )
+    return {**options, "temperature": temperature}
+
+
+def _criterion(
+    given: Named, new: Callable[..., Criterion], own: Callable[..., Criterion], num_classes: int
+) -> Criterion:
+    """A named loss or somebody's own, which must be a function of one micro-batch."""
+    if callable(given):
+        made = own(_unmasked(given), num_classes)
+    else:
+        made = new(Component.model_validate({"name": given} if isinstance(given, str) else dict(given)), num_classes)
+    needs = [f"a method {each}" for each in ("bind", "penalty", "observe", "start_epoch") if made.has(each)]
+    needs += [f"an argument {each}" for each in made.more]
+    if made.module is not None and any(True for _ in made.module.parameters()):
+        needs.append("parameters")
+    if needs:
+        raise InputError(
+            f"the loss '{made.name}' has {needs[0]}, which only Preceptor's own loop can serve; train with "
+            "preceptor.distill, or give a function of logits"
+        )
+    if made.module is not None:  # a function was tried when it was made
+        _try(made, num_classes)
+    return made
+
+
+def _try(criterion: Criterion, num_classes: int) -> None:
+    logits = torch.arange(2.0 * num_classes).view(2, num_classes).sin()
+    given = {"logits": logits, "teacher_logits": logits, "labels": torch.tensor([0, num_classes - 1])}
+    _on_device(criterion, logits)({**given, "mask": torch.tensor([True, True])})
+
+
+def _unmasked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that knows no mask, called on what counts alone."""
+    known, anything = options_of(function.forward if isinstance(function, nn.Module) else function)
+    return function if anything or "mask" in known else _Unmasked(function)
+
+
+class _Unmasked(nn.Module):
+    """A loss without `mask` on the rows that count; 0 elsewhere."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function: Callable[..., Tensor] = function
+
+    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor) -> Tensor:
+        values = self.function(logits[mask], target[mask])
+        if values.shape != (int(mask.sum()),):
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            raise InputError(
+                f"the loss '{name}' gives shape {tuple(values.shape)} for {int(mask.sum())} examples; return one value "
+                "per example, such as with reduction='none'"
+            )
+        return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def _on_device(criterion: Criterion, logits: Tensor) -> Criterion:
+    """A criterion whose buffers (weights of classes) are where the logits are."""
+    if criterion.module is not None:
+        criterion.module.to(logits.device)
+    return criterion
+
+
+def _check_labels(labels: Tensor, logits: Tensor) -> None:
+    if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"the labels have shape {tuple(labels.shape)} and {labels.dtype} where the student's logits have shape "
+            f"{tuple(logits.shape)}; give one class number for each row of logits, or -100 where it does not count"
+        )
