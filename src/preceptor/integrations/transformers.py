@@ -63,6 +63,8 @@ class _Distilled:
     processes, scaling, labels kept from the model) is left to it; the teacher is asked here, and parts are kept.
     """
 
+    loss_is_scaled_for_ga = True  # for accumulation, whatever the class below says of its own loss
+
     def __init__(
         self,
         *args: Any,
