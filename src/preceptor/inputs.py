@@ -49,8 +49,9 @@ def taken(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def _named(model: nn.Module) -> nn.Module:
-    """The model below wrappers that pass on whatever they get: several processes', a compiler's."""
-    inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+    """The model below wrappers that pass on whatever they get: several processes', a compiler's, PEFT's."""
+    base = getattr(model, "get_base_model", None)  # of PEFT
+    inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None) or (base and base())
     kinds = {each.kind for each in inspect.signature(model.forward).parameters.values()}
     passes_on = kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     return _named(inner) if passes_on and isinstance(inner, nn.Module) else model

@@ -272,7 +272,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "weight": ("ce_weight is -1; give a number of at least 0", {"ce_weight": -1}),
     "run": ("there is no run folder or file 'runs/none'", {"teacher": "runs/none"}),
     "no column": (
-        "names none of the batch's columns left, right, labels; give a function of the batch",
+        "names none of the batch's columns left, right; give a function of the batch",
         {"teacher": nn.Linear(2, 4), "model": None, "data": None},
     ),
     "smoothed twice": ("label_smoothing_factor is 0.1 beside a label_loss", {"label_loss": "cross_entropy"}),

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.inputs import taken
 from preceptor.names import options_of
 from preceptor.tasks import Teacher
 from preceptor.tasks.teacher import Function, Leaf, TeacherFn, each_leaf, leaves
@@ -19,23 +20,20 @@ _MAIN = ("pixel_values", "input_ids", "input_values", "input_features", "inputs_
 def of_columns(teacher: TeacherFn) -> TeacherFn:
     """A teacher whose ``batch["input"]`` is a mapping of columns, as a student of transformers is called with.
 
-    A module is called with those that its ``forward`` names, but no labels: it is to make no loss. One that names none
-    of them is given the main one (``pixel_values``, ``input_ids``, ...) as it is. A function is given the mapping.
+    A module is called with those that its ``forward`` names (`preceptor.inputs.call`), but no labels: it is to make no
+    loss. One that names none of them is given the main one (``pixel_values``, ``input_ids``, ...) as it is. A function is given the mapping.
     """
 
     def change(leaf: Leaf) -> Leaf:
         if not isinstance(leaf, Teacher):
             return Function(lambda batch: leaf(_mapping(batch)))
-        convert = leaf.convert
-        changed = copy.copy(leaf).with_model(_ByName(leaf.model))
-        names, anything = columns_of(leaf.model)
+        convert, changed = leaf.convert, copy.copy(leaf)
 
         def pick(columns: Any) -> Any:
-            if convert is not None:
-                return convert(_main(columns))
             inputs = {name: value for name, value in columns.items() if name not in LABELS}
-            mine = {name: value for name, value in inputs.items() if name in names}
-            return mine or (inputs if anything else _main(columns))
+            if convert is not None:
+                return convert(_main(inputs))
+            return inputs if taken(leaf.model, inputs) else _main(inputs)
 
         changed.convert = pick
         return changed
@@ -65,19 +63,8 @@ def _mapping(batch: Mapping[str, Any]) -> Any:
     return batch["input"]
 
 
-class _ByName(nn.Module):
-    """A model called by keywords, where it is given several."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: nn.Module = model
-
-    def forward(self, inputs: Any) -> Any:
-        return self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
-
-
 def _main(columns: Mapping[str, Any]) -> Tensor:
-    tensors = {name: value for name, value in columns.items() if isinstance(value, Tensor) and name not in LABELS}
+    tensors = {name: value for name, value in columns.items() if isinstance(value, Tensor)}
     found = [name for name in _MAIN if name in tensors] or list(tensors)
     if len(found) == 1 or (found and found[0] in _MAIN):
         return tensors[found[0]]
