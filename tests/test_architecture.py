@@ -15,7 +15,7 @@ SRC = Path(preceptor.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["study"],
+    ["study", "serving"],
     ["training"],
     ["runs"],
     ["tasks"],

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from preceptor import __version__
 from preceptor.cli.assess import assess
 from preceptor.cli.run import distill, distill_together, teach
+from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
@@ -60,10 +61,15 @@ class Verbs(TyperGroup):
         """How a verb spells a Python argument: its functions name their options as Python does."""
         verb = self.get_command(ctx, ctx.invoked_subcommand or "")
         flags = {option.name: option.opts[0] for option in verb.params} if verb else {}
+        refusals = (
+            {option.name: option.secondary_opts[0] for option in verb.params if option.secondary_opts} if verb else {}
+        )
         found = []
         for each in (argument,) if isinstance(argument, str) else argument or ():
             name, space, value = each.partition(" ")
             flag = flags.get({"loss": "losses"}.get(name, name), "")  # assess takes one or more
+            if value == "False":
+                flag, space, value = refusals.get(name, ""), "", ""
             found += [flag + space + value] if flag.startswith("--") else []
         return f" (on the command line: {' or '.join(found)})" if found else ""
 
@@ -83,7 +89,19 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (teach, distill, distill_together, assess, generations, study, quickstart, report, verify):
+for _verb in (
+    teach,
+    distill,
+    distill_together,
+    assess,
+    generations,
+    study,
+    quickstart,
+    report,
+    export,
+    predict,
+    verify,
+):
     app.command()(_verb)
 
 
