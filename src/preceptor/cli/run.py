@@ -79,7 +79,8 @@ def distill(
         str | None,
         typer.Option(
             "--teacher",
-            help="A teacher as assess names them (RUN, RUN:best, A+B...), or auto: chosen among the RUNs that follow.",
+            help="A teacher as assess names them (RUN, RUN:best, A+B, A:0.7+B:0.3...), or auto: chosen among the RUNs "
+            "that follow.",
         ),
     ] = None,
     folder: Folder = None,
