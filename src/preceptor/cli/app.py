@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
+from preceptor.cli.recipes import recipes
 from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
@@ -86,7 +87,6 @@ app: typer.Typer = typer.Typer(
     name="preceptor",
     cls=Verbs,
     help="Teach, assess, distill: knowledge distillation whose teachers are measured and chosen for their students.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _verb in (
@@ -103,6 +103,7 @@ for _verb in (
     verify,
 ):
     app.command()(_verb)
+app.add_typer(recipes, name="recipes")
 
 
 @app.callback(invoke_without_command=True)

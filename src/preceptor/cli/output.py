@@ -29,13 +29,19 @@ def show_recipe(recipe: Any) -> None:
     typer.echo(dump(recipe).rstrip())
 
 
-def show_table(table: Any, *, to_stderr: bool = False) -> None:
-    """A table, as wide as the terminal; piped into a file there is no width to ask for: as wide as it needs to be."""
+def show_table(table: Any, *, to_stderr: bool = False, wrap: bool = False) -> None:
+    """A table, as wide as the terminal; piped into a file there is no width to ask for: as wide as it needs to be.
+
+    Args:
+        table: of rich.
+        to_stderr: print it there.
+        wrap: its cells are sentences, which may go on on the next line.
+    """
     from rich.console import Console
 
     console = Console(stderr=to_stderr, markup=False, emoji=False)  # a path may hold brackets
     width = console.width if console.is_terminal else max(120, _width(table))
-    left_out = _narrowed(table, width)
+    left_out = [] if wrap else _narrowed(table, width)
     Console(width=width, stderr=to_stderr, markup=False, emoji=False).print(table)
     if left_out:
         say(f"note: too narrow for {', '.join(left_out)}; widen the window, or use --json")

@@ -80,12 +80,16 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
-    shipped = Path(__file__).parents[1] / "recipes"
-    found = shipped / f"{name}.yaml"
-    if found.is_file():
-        return found
-    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    hint = did_you_mean(name, shipped)
     raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that ship with Preceptor, by name."""
+    return {file.stem: file for file in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
 def text_override(key: str, text: str | Path) -> str:
