@@ -80,7 +80,23 @@ def _say_usage(error: Any, command: str = "preceptor") -> None:
     said = error.format_message()
     command = error.ctx.command_path if error.ctx else command
     remedy = "" if said.endswith("?") else f"; {command} --help says what it takes"  # else one was meant
+    if (key := _meant(command, getattr(error, "option_name", None))) and remedy:
+        remedy = f"; did you mean {key}=VALUE?"
     say(f"error: {said[:1].lower()}{said[1:].removesuffix('.')}{remedy}")
+
+
+def _meant(command: str, option: str | None) -> str | None:
+    """The key of the recipe that an option would be, such as ``--lr``."""
+    if not option:
+        return None
+    from preceptor.recipe import DistillRecipe, TeachRecipe
+    from preceptor.recipe.nearest import meant
+
+    kinds = {"teach": TeachRecipe, "distill": DistillRecipe, "distill-together": DistillRecipe}
+    kind, name = kinds.get(command.rpartition(" ")[2]), option.lstrip("-").replace("-", "_")
+    if kind is None or name in kind.model_fields:
+        return None if kind is None else name
+    return meant(kind, [], name)
 
 
 app: typer.Typer = typer.Typer(

@@ -117,7 +117,7 @@ def assess(
         show_json(assessment.to_dict())
         return
     for comparison in assessment:
-        show_table(comparison.table())
+        show_table(comparison.table(), keep=2)
     for note in assessment.remarks:
         say(f"note: {note}")
 

@@ -26,7 +26,7 @@ def show_columns(columns: Columns, most: int) -> None:
         table.add_column(Text(name), justify="left" if name == "file" or name.startswith("class") else "right")
     for row in list(zip(*columns.values(), strict=True))[:most]:
         table.add_row(*(Text(f"{cell:.4f}" if isinstance(cell, float) else str(cell)) for cell in row))
-    show_table(table)
+    show_table(table, keep=2 if "file" in columns else 1)
 
 
 def check_columns(out: str) -> None:

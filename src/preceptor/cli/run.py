@@ -161,7 +161,7 @@ def distill_together(
         show_json(results)
         return
     for name, result in results.items():
-        show_table(score_table(result, folder / name))
+        show_table(score_table(result, folder / name), keep=2)
 
 
 def _is_run(argument: str) -> bool:
@@ -174,7 +174,7 @@ def _show(result: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         show_json(result)
     else:
-        show_table(score_table(result, folder))
+        show_table(score_table(result, folder), keep=2)
 
 
 def _check_choice(recipe: "TeachRecipe") -> None:

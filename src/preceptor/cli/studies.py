@@ -144,7 +144,7 @@ def _report_run(folder: Path, as_json: bool, markdown: bool, picture: Path | Non
     if as_json:
         show_json(report.result)
     else:
-        show_table(score_table(report.result, folder))
+        show_table(score_table(report.result, folder), keep=2)
     say(f"report: {path}")
 
 
