@@ -45,8 +45,9 @@ def teacher_references(name: str) -> list[TeacherRef]:
     terms = terms_of(name)
     if any(len(term.sources) > 1 for term in terms):
         raise InputError(
-            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or let "
-            "teacher=auto choose"
+            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or have one "
+            "chosen",
+            argument=f"teacher auto {name}",
         )
     found: list[TeacherRef] = []
     for source, share in (each for term in terms for each in term.weighted):

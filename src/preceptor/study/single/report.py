@@ -58,7 +58,7 @@ def read_report(folder: Path) -> Report:
     if result.get("members"):
         raise InputError(
             f"'{folder}' is a stack of {result['members']} models, and a report is of one; give a run of one, or score "
-            f"them by preceptor assess {folder}:member-0 {folder}:member-1"
+            f"each by preceptor assess {folder}:member-0"
         )
     lines = checked(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return Report(folder, recipe, result, tuple(json.loads(line) for line in lines))
