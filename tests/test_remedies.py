@@ -1,4 +1,4 @@
-"""Remedies work when typed: each sentence that names a command, a flag or a key=value is provoked, and what it says done.
+"""Remedies work when typed: a sentence that names a command, a flag or a key=value is provoked, and what it says done.
 
 `CASES` are run; `test_every_remedy_has_a_case` finds in the source the sentences that no case provokes.
 """
@@ -33,35 +33,87 @@ TEACH, DISTILL = "teach teach-digits training.epochs=1", "distill distill-digits
 CASES: list[tuple[str, str, str]] = [
     (f"{TEACH} --select best", "training.select=brier", f"{TEACH} training.select=brier -o c1"),
     (f"{DISTILL} t", "write runs to choose from after --teacher auto", f"{DISTILL} --teacher auto t -o c2"),
-    (f"{TEACH} --select teaching", "train for two epochs or more", "teach teach-digits training.epochs=2 --select teaching -o c3"),
+    (
+        f"{TEACH} --select teaching",
+        "train for two epochs or more",
+        "teach teach-digits training.epochs=2 --select teaching -o c3",
+    ),
     (f"{DISTILL} teacher=t --teacher auto t", "leave one of the two out", f"{DISTILL} teacher=t -o c4"),
     (f"{TEACH} optimizer.lr", "write it as key.key=value, e.g. «optimizer.lr=0.1»", f"{TEACH} {{}} -o c5"),
     (f"{TEACH} training.keep=all -o t", "leave training.keep=all out", f"{TEACH} -o t"),
-    (f"{TEACH} seed=5 -o t", "give another folder, or remove that one (on the command line: «--out»)", f"{TEACH} seed=5 {{}} c6"),
-    (f"{DISTILL} --teacher kept:epochs", "(on the command line: «--teacher auto kept:epochs»)", f"{DISTILL} {{}} -o c7"),
-    ("assess t:epochs", "train with «training.keep=all»", "teach teach-digits training.epochs=2 {} -o c8; assess c8:epochs"),
-    ("assess t:epoch-7", "train with «training.keep=all» to keep every epoch", "teach teach-digits training.epochs=7 {} -o c9; assess c9:epoch-6"),
-    (f"{DISTILL} --teacher t:calibrated", "teach it with «calibrate=true»", f"{TEACH} {{}} -o c10; {DISTILL} --teacher c10:calibrated -o c11"),
+    (
+        f"{TEACH} seed=5 -o t",
+        "give another folder, or remove that one (on the command line: «--out»)",
+        f"{TEACH} seed=5 {{}} c6",
+    ),
+    (
+        f"{DISTILL} --teacher kept:epochs",
+        "(on the command line: «--teacher auto kept:epochs»)",
+        f"{DISTILL} {{}} -o c7",
+    ),
+    (
+        "assess t:epochs",
+        "train with «training.keep=all»",
+        "teach teach-digits training.epochs=2 {} -o c8; assess c8:epochs",
+    ),
+    (
+        "assess t:epoch-7",
+        "train with «training.keep=all» to keep every epoch",
+        "teach teach-digits training.epochs=7 {} -o c9; assess c9:epoch-6",
+    ),
+    (
+        f"{DISTILL} --teacher t:calibrated",
+        "teach it with «calibrate=true»",
+        f"{TEACH} {{}} -o c10; {DISTILL} --teacher c10:calibrated -o c11",
+    ),
     (f"{DISTILL} --teacher t:calibrated", "or leave calibrated out", f"{DISTILL} --teacher t -o c12"),
     ("assess stack", "say which member, e.g. member=0, or by name RUN:«member-0»", "assess stack:{}"),
     ("assess t:member-0", "leave member=0 out", "assess t"),
     ("assess stack:member-7", "holds members 0 to «1»", "assess stack:member-{}"),
     ("report stack", "score each by preceptor «assess stack:member-0»", "{}"),
     (DISTILL, "give teacher=RUN_FOLDER", f"{DISTILL} teacher=t -o c13"),
-    ("distill-together distill-digits two.yaml --teacher auto", "give the teacher that it says", "distill-together distill-digits two.yaml training.epochs=1 --teacher t -o c14"),
-    ("distill-together distill-digits seeds.yaml --teacher t", "give all of them «streams={{.*}}»", 'distill-together distill-digits seeds.yaml training.epochs=1 --teacher t -o c15 "{}"'),
-    ("teach texts.yaml model.words=[] model.characters=[]", "e.g. «words=[1]»", "teach texts.yaml model.characters=[] model.{} -o c16"),
+    (
+        "distill-together distill-digits two.yaml --teacher auto",
+        "give the teacher that it says",
+        "distill-together distill-digits two.yaml training.epochs=1 --teacher t -o c14",
+    ),
+    (
+        "distill-together distill-digits seeds.yaml --teacher t",
+        "give all of them «streams={{.*}}»",
+        'distill-together distill-digits seeds.yaml training.epochs=1 --teacher t -o c15 "{}"',
+    ),
+    (
+        "teach texts.yaml model.words=[] model.characters=[]",
+        "e.g. «words=[1]»",
+        "teach texts.yaml model.characters=[] model.{} -o c16",
+    ),
     ("teach photos.yaml data.size=0", "pixels above 0, «size=32»", "teach photos.yaml data.{} -o c17"),
     ("teach photos.yaml data.size=0", "or height and width, «size=[32, 48]»", 'teach photos.yaml "data.{}" -o c18'),
     ("teach photos.yaml", "give one size for all, such as «size=10»", "teach photos.yaml data.{} -o c19"),
     ("teach ignored.yaml", "or give «num_classes=256»", "teach ignored.yaml {} -o c20"),
     ("teach arrays.yaml", "or give 256 class names", "teach arrays.yaml data.path=named.npz -o c28"),
     ("export t --to onxx", "did you mean '«onnx»'? (on the command line: --to)", "export t --to {} -o c21.onnx"),
-    ("export t --to safetensors --tolerance 1e-15", "(on the command line: «--tolerance [^)]*»)", "export t --to safetensors {} -o c22"),
-    ("export t --to safetensors -o two.yaml", "give another path (on the command line: «--out»)", "export t --to safetensors {} c23"),
+    (
+        "export t --to safetensors --tolerance 1e-15",
+        "(on the command line: «--tolerance [^)]*»)",
+        "export t --to safetensors {} -o c22",
+    ),
+    (
+        "export t --to safetensors -o two.yaml",
+        "give another path (on the command line: «--out»)",
+        "export t --to safetensors {} c23",
+    ),
     ("export reader --to onnx", "(on the command line: «--to safetensors»)", "export reader {} -o c24"),
-    ("export own --to pt2", "or leave the check out (on the command line: «--no-check»)", "export own --to pt2 {} -o c25"),
-    ("predict seer data/cat/0.png", "with resize=True (on the command line: «--resize»)", "predict seer data/cat/0.png {}"),
+    (
+        "export own --to pt2",
+        "or leave the check out (on the command line: «--no-check»)",
+        "export own --to pt2 {} -o c25",
+    ),
+    (
+        "predict seer data/cat/0.png",
+        "with resize=True (on the command line: «--resize»)",
+        "predict seer data/cat/0.png {}",
+    ),
     ("predict t a.npy --out a.xls", "give a .csv or .parquet file, or «-»", "predict t a.npy --out {}"),
     ("predict t a.npy --top 11", "(on the command line: «--top»)", "predict t a.npy {} 10"),
     ("recipes copy teach-digits mine.txt", "give such as «teach-digits.yaml»", "recipes copy teach-digits {}"),
@@ -70,7 +122,7 @@ CASES: list[tuple[str, str, str]] = [
     ("assess probabilities.npz", "(on the command line: «--probabilities»)", "assess probabilities.npz {}"),
     (f"{DISTILL} --teacher t:0.7+kept", "write such as A:0.7+B:0.3", f"{DISTILL} --teacher t:0.7+kept:0.3 -o c26"),
     (f"{DISTILL} --teacher t:0+kept:1", "such as 0.3", f"{DISTILL} --teacher t:0.3+kept:1 -o c27"),
-]  # fmt: skip
+]
 
 # Sentences of the source that are provoked, and their remedies tried, elsewhere or nowhere, and why.
 ELSEWHERE = {
