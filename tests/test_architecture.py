@@ -15,7 +15,7 @@ SRC = Path(preceptor.__file__).parent
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["integrations", "study"],
+    ["integrations", "serving", "study"],
     ["training"],
     ["runs"],
     ["tasks"],

@@ -6,7 +6,7 @@ Teach, assess, distill:
   `preceptor.distill_together` several students who share a teacher's answers;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
   `preceptor.assess_teachers` from runs and files by name;
-- `preceptor.load` gives a trained model back;
+- `preceptor.load` gives a trained model back, `preceptor.export` for other programs, `preceptor.predict` its answers;
 - `preceptor.losses`, `preceptor.tasks` and `preceptor.teaching` are for training loops of your own.
 
 Everything is imported when it is first used: ``import preceptor`` costs nothing, ``import preceptor.losses`` torch.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from preceptor import assess, data, losses, models, outputs, runs, tasks, teaching
     from preceptor.errors import InputError
     from preceptor.runs.load import load
+    from preceptor.serving import export, predict
     from preceptor.study.teachers import assess_teachers
     from preceptor.training import distill, distill_together, teach
 
@@ -32,10 +33,12 @@ __all__ = [
     "data",
     "distill",
     "distill_together",
+    "export",
     "load",
     "losses",
     "models",
     "outputs",
+    "predict",
     "runs",
     "tasks",
     "teach",
@@ -47,7 +50,9 @@ _WHERE = {
     "assess_teachers": "preceptor.study.teachers",
     "distill": "preceptor.training",
     "distill_together": "preceptor.training",
+    "export": "preceptor.serving",
     "load": "preceptor.runs.load",
+    "predict": "preceptor.serving",
     "teach": "preceptor.training",
 }
 

@@ -14,6 +14,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
+from preceptor.runs.references import teacher_references
 from preceptor.study.teachers import Candidate, read_candidates, reading
 from preceptor.study.teachers.tables import read_table
 from preceptor.training import as_teacher, load_teacher, teach
@@ -166,6 +167,53 @@ def test_an_ensemble_averages_probabilities(folder: Path) -> None:
         np.testing.assert_allclose(np.exp(seen.logits), live(batch).exp().numpy(), atol=1e-5)
     assert both.students_see.keys() == {"train", "transfer"}
     assert np.array_equal(both.trained_on, np.sort(first.trained_on))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (7, 3), (1, 4)])
+def test_an_ensemble_with_weights(weights: tuple[float, float], folder: Path) -> None:
+    a, b = (softmax(candidate.logits, -1) for candidate in read(f"{folder}/a:best", f"{folder}/b"))
+    name = f"{folder}/a:best:{weights[0]}+{folder}/b:{weights[1]}"
+    [both] = read(name)
+    share = weights[0] / sum(weights)
+    np.testing.assert_allclose(softmax(both.logits, -1), share * a + (1 - share) * b, atol=1e-9)
+    assert [reference.weight for reference in both.references] == pytest.approx([share, 1 - share])
+    references = teacher_references(name)
+    assert [(r.run.name, r.weights, r.weight) for r in references] == [
+        ("a", "best", pytest.approx(share)),
+        ("b", "last", pytest.approx(1 - share)),
+    ]
+
+
+def test_weights_of_files_of_epochs_and_of_paths_that_end_so(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 9, 3))
+    np.save(tmp_path / "first.npy", first)
+    np.save(tmp_path / "second.npy", second)
+    [both] = read(f"{tmp_path}/first.npy:3+{tmp_path}/second.npy:1")
+    expected = 0.75 * softmax(first, -1) + 0.25 * softmax(second, -1)
+    np.testing.assert_allclose(softmax(both.logits, -1), expected, atol=1e-9)
+    [epochs] = read(f"{folder}/a:epochs:0.5+{folder}/b:0.5")
+    assert [reference.weight for reference in epochs.references] == pytest.approx([1 / 6] * 3 + [0.5])
+    shutil.copytree(folder / "a", tmp_path / "run:0.7")
+    assert [reference.weight for reference in teacher_references(f"{tmp_path}/run:0.7+{folder}/b")] == [1.0, 1.0]
+    one, other = f"{folder}/a:0.7+{folder}/b:0.3", f"{folder}/a:0.3+{folder}/b:0.7"
+    assert [candidate.name for candidate in read(one, other)] == [one, other], "unlike weights are unlike teachers"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("{0}/a:0+{0}/b:1", "the weight of '{0}/a:0' is 0; give a number above 0"),
+        ("{0}/a:-0.5+{0}/b:1", "is -0.5; give a number above 0"),
+        ("{0}/a:1e999+{0}/b:1", "is 1e999; give a number above 0"),
+        ("{0}/a:0.5+{0}/b", "gives some of its teachers a weight and others none; write such as A:0.7+B:0.3"),
+        ("{0}/a:0.5", "is one teacher with a weight; leave the weight out"),
+        ("{0}/a:0.5:0.5+{0}/b:1", "has two weights, 0.5 and 0.5; give one"),
+        ("{0}/a:nan+{0}/b:1", "names no weights of the run"),
+    ],
+)
+def test_weights_that_cannot_be(name: str, sentence: str, folder: Path) -> None:
+    assert sentence.format(folder) in refused(name.format(folder))
 
 
 def test_the_epochs_of_a_run_as_an_ensemble_with_another(folder: Path) -> None:

@@ -175,7 +175,8 @@ class Comparison:
                 f" Ranked by {self.criterion}{alone}; 'behind' is the paired difference to the best teacher, "
                 f"simultaneous over all pairs; equal ranks are ties."
             )
-        table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption)
+        left: Any = {"title_justify": "left", "caption_justify": "left"}
+        table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption, **left)
         table.add_column("rank", justify="right")
         # Cut off, the epochs of one run would have one name.
         table.add_column("teacher", overflow="fold", min_width=min(12, max(len(t.name) for t in self.teachers)))

@@ -10,7 +10,9 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
+from preceptor.cli.recipes import recipes
 from preceptor.cli.run import distill, distill_together, teach
+from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
@@ -60,10 +62,15 @@ class Verbs(TyperGroup):
         """How a verb spells a Python argument: its functions name their options as Python does."""
         verb = self.get_command(ctx, ctx.invoked_subcommand or "")
         flags = {option.name: option.opts[0] for option in verb.params} if verb else {}
+        refusals = (
+            {option.name: option.secondary_opts[0] for option in verb.params if option.secondary_opts} if verb else {}
+        )
         found = []
         for each in (argument,) if isinstance(argument, str) else argument or ():
             name, space, value = each.partition(" ")
             flag = flags.get({"loss": "losses"}.get(name, name), "")  # assess takes one or more
+            if value == "False":
+                flag, space, value = refusals.get(name, ""), "", ""
             found += [flag + space + value] if flag.startswith("--") else []
         return f" (on the command line: {' or '.join(found)})" if found else ""
 
@@ -73,18 +80,46 @@ def _say_usage(error: Any, command: str = "preceptor") -> None:
     said = error.format_message()
     command = error.ctx.command_path if error.ctx else command
     remedy = "" if said.endswith("?") else f"; {command} --help says what it takes"  # else one was meant
+    if (key := _meant(command, getattr(error, "option_name", None))) and remedy:
+        remedy = f"; did you mean {key}=VALUE?"
     say(f"error: {said[:1].lower()}{said[1:].removesuffix('.')}{remedy}")
+
+
+def _meant(command: str, option: str | None) -> str | None:
+    """The key of the recipe that an option would be, such as ``--lr``."""
+    if not option:
+        return None
+    from preceptor.recipe import DistillRecipe, TeachRecipe
+    from preceptor.recipe.nearest import meant
+
+    kinds = {"teach": TeachRecipe, "distill": DistillRecipe, "distill-together": DistillRecipe}
+    kind, name = kinds.get(command.rpartition(" ")[2]), option.lstrip("-").replace("-", "_")
+    if kind is None or name in kind.model_fields:
+        return None if kind is None else name
+    return meant(kind, [], name)
 
 
 app: typer.Typer = typer.Typer(
     name="preceptor",
     cls=Verbs,
     help="Teach, assess, distill: knowledge distillation whose teachers are measured and chosen for their students.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (teach, distill, distill_together, assess, generations, study, quickstart, report, verify):
+for _verb in (
+    teach,
+    distill,
+    distill_together,
+    assess,
+    generations,
+    study,
+    quickstart,
+    report,
+    export,
+    predict,
+    verify,
+):
     app.command()(_verb)
+app.add_typer(recipes, name="recipes")
 
 
 @app.callback(invoke_without_command=True)

@@ -17,7 +17,7 @@ def assess(
         typer.Argument(
             metavar="RUN_OR_FILE...",
             help="RUN, RUN:best, RUN:epoch-4, RUN:epochs (all that it kept), RUN:member-2 (of a stack); .npz, .npy or "
-            ".parquet files of logits; A+B for the ensemble of both.",
+            ".parquet files of logits; A+B for the ensemble of both, A:0.7+B:0.3 with weights.",
         ),
     ],
     losses: Annotated[
@@ -117,7 +117,7 @@ def assess(
         show_json(assessment.to_dict())
         return
     for comparison in assessment:
-        show_table(comparison.table())
+        show_table(comparison.table(), keep=2)
     for note in assessment.remarks:
         say(f"note: {note}")
 

@@ -8,7 +8,24 @@ import typer
 if TYPE_CHECKING:
     from preceptor.runs import Factory
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+
+def _recipes(incomplete: str) -> list[str]:
+    """What the shell offers for a recipe: names, and files and folders that begin so."""
+    from glob import escape, glob
+
+    from preceptor.recipe.text import shipped_recipes
+
+    places = [f"{path}/" if Path(path).is_dir() else path for path in glob(f"{escape(incomplete)}*")]
+    files = [place for place in places if place.endswith((".yaml", ".yml", "/"))]
+    return [*(name for name in shipped_recipes() if name.startswith(incomplete)), *files]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A YAML file, or the name of a shipped recipe (recipes).", autocompletion=_recipes
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optimizer.lr=0.1")]
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: runs/<recipe's name>.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set's files are.")]

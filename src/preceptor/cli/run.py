@@ -79,7 +79,8 @@ def distill(
         str | None,
         typer.Option(
             "--teacher",
-            help="A teacher as assess names them (RUN, RUN:best, A+B...), or auto: chosen among the RUNs that follow.",
+            help="A teacher as assess names them (RUN, RUN:best, A+B, A:0.7+B:0.3...), or auto: chosen among the RUNs "
+            "that follow.",
         ),
     ] = None,
     folder: Folder = None,
@@ -160,7 +161,7 @@ def distill_together(
         show_json(results)
         return
     for name, result in results.items():
-        show_table(score_table(result, folder / name))
+        show_table(score_table(result, folder / name), keep=2)
 
 
 def _is_run(argument: str) -> bool:
@@ -173,7 +174,7 @@ def _show(result: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         show_json(result)
     else:
-        show_table(score_table(result, folder))
+        show_table(score_table(result, folder), keep=2)
 
 
 def _check_choice(recipe: "TeachRecipe") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from preceptor.cli.options import DataDir, DryRun, Folder, Json, Overrides, RecipeName, with_data_dir
-from preceptor.cli.output import command, show_json, show_recipe, show_table
+from preceptor.cli.output import command, score_table, show_json, show_recipe, show_table
 from preceptor.errors import InputError
 from preceptor.notices import say
 
@@ -81,22 +81,26 @@ def quickstart(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder that quickstart, study or generations wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder that quickstart, study or generations wrote.")],
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as GitHub markdown.")] = False,
-    picture: Annotated[Path | None, typer.Option("--picture", help="Draw a study's pictures into a PNG.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw a study's or run's pictures into a PNG.")
+    ] = None,
 ) -> None:
-    """Print the table again, and write a study's report anew, without training anything."""
+    """Print the table again, and write the report of a study or a run anew, without training anything."""
     if (folder / "generations.json").is_file():
         if picture:
             raise InputError("generations have no pictures; leave --picture out")
         _report_generations(folder, as_json, markdown)
     elif (folder / "study.json").is_file():
         _report_study(folder, as_json, markdown, picture)
+    elif (folder / "recipe.yaml").is_file():
+        _report_run(folder, as_json, markdown, picture)
     else:
         raise InputError(
-            f"'{folder}' holds no study.json or generations.json; give a folder that a finished quickstart, study or "
-            "generations wrote"
+            f"'{folder}' holds no run, study.json or generations.json; give a folder that teach, distill or a finished "
+            "quickstart, study or generations wrote"
         )
 
 
@@ -125,6 +129,23 @@ def _report_study(folder: Path, as_json: bool, markdown: bool, picture: Path | N
         typer.echo(reports.markdown(result))
     else:
         _report(result, folder, as_json)
+
+
+def _report_run(folder: Path, as_json: bool, markdown: bool, picture: Path | None) -> None:
+    from preceptor.study import single
+
+    report = single.read_report(folder)
+    if picture:
+        say(f"picture: {single.write_picture(report, picture)}")
+    if markdown:
+        typer.echo(single.markdown(report))
+        return
+    path = single.write_report(report, folder / "report.html")
+    if as_json:
+        show_json(report.result)
+    else:
+        show_table(score_table(report.result, folder), keep=2)
+    say(f"report: {path}")
 
 
 def _run(study: "Study", folder: Path, as_json: bool) -> None:

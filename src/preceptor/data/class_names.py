@@ -139,11 +139,14 @@ def are_numbers(names: tuple[str, ...]) -> bool:
     return names == tuple(map(str, range(len(names))))
 
 
-def numbered(labels: Tensor, num_classes: int | None = None) -> tuple[str, ...]:
+def numbered(
+    labels: Tensor, num_classes: int | None = None, *, remedy: str = "num_classes=256 or 256 class names"
+) -> tuple[str, ...]:
     """ "0", "1", ... up to the largest of the labels (N,), for classes without names.
 
     Args:
         num_classes: how many there are, if that is known.
+        remedy: by what the caller's caller says that 255 is a class.
 
     Raises:
         InputError: 255 as the label of what shall be ignored; a number beyond a million.
@@ -157,7 +160,7 @@ def numbered(labels: Tensor, num_classes: int | None = None) -> tuple[str, ...]:
     if largest == 255 and not (labels == 254).any():
         raise InputError(
             f"the label of sample {int((labels == 255).nonzero()[0])} is 255 and none is 254; leave out samples that "
-            "shall be ignored, or give num_classes=256 or 256 class names"
+            f"shall be ignored, or give {remedy}"
         )
     if largest >= MOST_CLASSES:
         raise InputError(

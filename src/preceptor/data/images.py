@@ -104,7 +104,7 @@ def image_datasets(
         InputError: Pillow is missing, no such size, or a file that cannot be read (in memory: of all, else the first).
     """
     first = next(iter(parts.values()))[0][0]
-    height, width = sides(size) or _size_of(first)
+    height, width = sides(size) or image_size(first)
     like = first if size is None else None
     if in_memory is None:
         in_memory = sum(len(paths) for paths, _ in parts.values()) * 3 * height * width <= MOST_BYTES
@@ -163,7 +163,12 @@ def read_image(path: Path, size: tuple[int, int], like: Path | None) -> np.ndarr
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, of which no more is read.
+
+    Raises:
+        InputError: Pillow is missing, or the file is no image.
+    """
     with _opened(path) as image:
         return image.height, image.width
 

@@ -118,7 +118,7 @@ def _inputs(array: np.ndarray, name: str) -> Tensor:
 
 def _class_names(arrays: Arrays, labels: Tensor) -> tuple[str, ...]:
     if "class_names" not in arrays:
-        return numbered(labels)
+        return numbered(labels, remedy="256 class names")
     return as_names(arrays["class_names"])
 
 

@@ -110,7 +110,7 @@ def _of_training(part: Cells) -> tuple[tuple[str, ...], dict[Label, int]]:
                 position, f"the label is {label}; class numbers are whole numbers from 0 to {MOST_CLASSES - 1}"
             )
     with blamed_on(part.path):
-        names = numbered(torch.tensor(part.values))
+        names = numbered(torch.tensor(part.values), remedy="256 class names")
     return names, {label: label for label in range(len(names))}
 
 

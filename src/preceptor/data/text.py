@@ -103,7 +103,7 @@ def text(
         targets = [_drawn(each, 2 * draw_seed + i) for i, each in enumerate(counts)]  # type: ignore[arg-type]
     length = max(len(row) for part in parts for row in part.texts)
     sets = [
-        TextDataset(_padded(part.texts, length), labels, each, len(names))
+        TextDataset(padded(part.texts, length), labels, each, len(names))
         for part, labels, each in zip(parts, targets, counts, strict=True)
     ]
     preprocessing: dict[str, Any] = {"text": "UTF-8 bytes, zero-padded", "max_bytes": max_bytes}
@@ -132,7 +132,7 @@ def _part(
         for number, row in rows:
             with blamed_on(f"row {number}"):
                 part.numbers.append(number)
-                part.texts.append(_bytes(cell(row, text_column), max_bytes))
+                part.texts.append(text_bytes(cell(row, text_column), max_bytes))
                 part.values.append(parse(cell(row, value_column)))
     if parse is label_of:
         say_blanks(Cells(path, part.numbers, [row[value_column] for _, row in rows]))
@@ -142,7 +142,12 @@ def _part(
 # -- what is in them -----------------------------------------------------------------------------------------
 
 
-def _bytes(value: Any, max_bytes: int) -> bytes:
+def text_bytes(value: Any, max_bytes: int) -> bytes:
+    """A text as UTF-8, cut at `max_bytes` between two characters.
+
+    Raises:
+        InputError: it is no text, empty, or holds what cannot be kept.
+    """
     if not isinstance(value, str):
         raise InputError(f"the text is a {type(value).__name__}, not text; leave such rows out")
     if not value.strip():
@@ -209,7 +214,8 @@ def _drawn(counts: Tensor, seed: int) -> Tensor:
     return (counts.cumsum(1) <= rater).sum(1)
 
 
-def _padded(texts: list[bytes], length: int) -> Tensor:
+def padded(texts: list[bytes], length: int) -> Tensor:
+    """Texts as rows of bytes, uint8 (N, length), with zeros behind them."""
     return torch.from_numpy(np.frombuffer(b"".join(t.ljust(length, b"\0") for t in texts), np.uint8).copy()).view(
         -1, length
     )

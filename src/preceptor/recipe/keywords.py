@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.models import Optimizer, Recipe, Training
+from preceptor.recipe.nearest import meant
 from preceptor.recipe.text import find_recipe, parse, read_yaml
 
 R = TypeVar("R", bound=Recipe)
@@ -49,7 +50,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     for key, value in keywords.items():
         section = None if key in kind.model_fields else _SECTIONS.get(key)
         if key not in kind.model_fields and section is None:
-            raise InputError(f"there is no keyword '{key}'; {did_you_mean(key, [*kind.model_fields, *_SECTIONS])}")
+            raise InputError(f"there is no keyword '{key}'; {_meant(kind, key)}")
         if section is not None:
             raw[section] = {**(raw.get(section) or {}), key: value}
         elif isinstance(value, Mapping) and isinstance(raw.get(key), Mapping) and "name" not in value:
@@ -57,6 +58,17 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
         else:
             raw[key] = value
     return parse(kind, raw)
+
+
+def _meant(kind: type[Recipe], key: str) -> str:
+    """Which keyword is meant: a key of the recipe, one of those that need no section, or a mapping of a section's."""
+    section, _, name = (meant(kind, [], key) or "").rpartition(".")
+    if not name:
+        return did_you_mean(key, [*kind.model_fields, *_SECTIONS])
+    if section in ("", *_SECTIONS.values()):
+        return f"did you mean '{name}'?"
+    named = "" if section in ("split", "schedule", "average") else "'name': ..., "
+    return f"did you mean {section}={{{named}'{name}': ...}}?"
 
 
 def _raw(recipe: RecipeLike | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from preceptor.errors import InputError, did_you_mean
+from preceptor.recipe.nearest import fields_at, nearest
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -80,12 +81,16 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
-    shipped = Path(__file__).parents[1] / "recipes"
-    found = shipped / f"{name}.yaml"
-    if found.is_file():
-        return found
-    hint = did_you_mean(name, [file.stem for file in shipped.glob("*.yaml")])
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    hint = did_you_mean(name, shipped)
     raise InputError(f"there is no recipe '{name}': no such file, and none of that name ships with Preceptor; {hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that ship with Preceptor, by name."""
+    return {file.stem: file for file in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
 def text_override(key: str, text: str | Path) -> str:
@@ -158,7 +163,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     where = _keys(first)
     key, context = ".".join(where), first.get("ctx", {})
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}' in the recipe; {did_you_mean(where[-1], _fields_at(kind, where[:-1]))}"
+        return f"unknown key '{key}' in the recipe; {nearest(kind, where[:-1], where[-1])}"
     if first["type"] == "missing":
         return f"the recipe lacks the key '{key}'; add it, or give {key}=..."
     if first["type"] == "value_error":
@@ -168,7 +173,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
         known = re.findall(r"'([^']+)'", context["expected"])
         return f"'{key}' is '{first['input']}'; {did_you_mean(str(first['input']), known)}"
     if first["type"] == "model_type":
-        keys = ", ".join(_fields_at(kind, where))
+        keys = ", ".join(fields_at(kind, where))
         return f"'{key}' is {first['input']!r}; give a mapping with some of the keys {keys}"
     literals = [each for each in error.errors() if each["type"] == "literal_error" and _keys(each) == where]
     others = [each.get("ctx", {})["expected"] for each in literals]
@@ -181,19 +186,3 @@ def _keys(error: Any) -> list[str]:
     ways = ("function-", "constrained-", "literal[")
     found = [str(part) for part in error["loc"] if not str(part).startswith(ways)]
     return found[:-1] if found[-1:] in (["bool"], ["int"]) else found
-
-
-def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
-    """The field names of the nested model that `path` leads to."""
-    for part in path:
-        field = kind.model_fields.get(part)
-        nested = _models_in(field.annotation) if field else []
-        if nested:
-            kind = nested[0]
-    return list(kind.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for argument in getattr(annotation, "__args__", ()) for m in _models_in(argument)]

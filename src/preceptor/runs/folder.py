@@ -270,6 +270,8 @@ def check_member(size: int | None, member: int | None, source: str) -> None:
     if size is None and member is not None:
         raise InputError(f"{source} holds a single model, not a stack; leave member={member} out")
     if size is not None and member is None:
-        raise InputError(f"{source} holds a stack of {size} models; say which member, e.g. member=0")
+        raise InputError(
+            f"{source} holds a stack of {size} models; say which member, e.g. member=0, or by name RUN:member-0"
+        )
     if size is not None and member is not None and not 0 <= member < size:
         raise InputError(f"{source} holds members 0 to {size - 1}, not member={member}; give one of those")

@@ -1,7 +1,9 @@
 """Teachers by name: ``RUN``, ``RUN:best``, ``RUN:epoch-4:member-2``, ``A+B``, files of logits (docs/teachers.md)."""
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,25 @@ from preceptor.runs.weights import kept_epochs
 Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
+_SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE]-?\d+)?")  # a path may end so: what exists is a path
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of an ensemble, or the one there is."""
+
+    sources: list[Source]
+    """One teacher or, of ``RUN:epochs``, several."""
+    weight: float | None = None
+    """Its share in the ensemble; of all terms they have the sum 1. None weighs all sources alike."""
+
+    @property
+    def weighted(self) -> list[tuple[Source, float | None]]:
+        """The sources, each with its share."""
+        share = None if self.weight is None else self.weight / len(self.sources)
+        return [(source, share) for source in self.sources]
 
 
 def teacher_references(name: str) -> list[TeacherRef]:
@@ -24,49 +43,79 @@ def teacher_references(name: str) -> list[TeacherRef]:
         InputError: it is no run, or a file of logits, or all epochs of a run.
     """
     terms = terms_of(name)
-    if any(len(term) > 1 for term in terms):
+    if any(len(term.sources) > 1 for term in terms):
         raise InputError(
-            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or let "
-            "teacher=auto choose"
+            f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or have one "
+            "chosen",
+            argument=f"teacher auto {name}",
         )
-    sources = [source for term in terms for source in term]
-    for source in sources:
+    found: list[TeacherRef] = []
+    for source, share in (each for term in terms for each in term.weighted):
         if isinstance(source, Path):
             raise InputError(
                 f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
             )
-    return [source for source in sources if isinstance(source, TeacherRef)]
+        found.append(source if share is None else source.model_copy(update={"weight": share}))
+    return found
 
 
-def terms_of(name: str) -> list[list[Source]]:
-    """The terms of an ensemble, or the one there is; each stands for one teacher or, as ``RUN:epochs``, for several."""
-    parts, found = name.split("+"), []
+def terms_of(name: str) -> list[Term]:
+    """The terms of an ensemble, or the one there is: ``A+B``, or with weights ``A:0.7+B:best:0.3``.
+
+    Raises:
+        InputError: a term that is no run or file, or a weight that is not positive, or that others lack.
+    """
+    parts, found = name.split("+"), list[Term]()
     while parts:
         for count in range(len(parts), 0, -1):  # the longest, as a path may hold a plus of its own
-            sources = _sources("+".join(parts[:count]))
-            if sources is not None:
+            term = _term("+".join(parts[:count]))
+            if term is not None:
                 break
         else:
             raise InputError(
                 f"there is no run folder or file '{parts[0]}'; give a run folder or a .npz, .npy or .parquet file"
             )
-        found.append(sources)
+        found.append(term)
         parts = parts[count:]
-    return found
+    return _normalized(name, found)
 
 
-def _sources(name: str) -> list[Source] | None:
+def _normalized(name: str, terms: list[Term]) -> list[Term]:
+    """The terms with weights whose sum is 1, if they have any."""
+    weights = [term.weight for term in terms if term.weight is not None]
+    if not weights:
+        return terms
+    if len(terms) == 1:
+        raise InputError(f"'{name}' is one teacher with a weight; leave the weight out, or write such as A:0.7+B:0.3")
+    if len(weights) < len(terms):
+        raise InputError(f"'{name}' gives some of its teachers a weight and others none; write such as A:0.7+B:0.3")
+    total = math.fsum(weights)
+    return [Term(term.sources, weight / total) for term, weight in zip(terms, weights, strict=True)]
+
+
+def _term(name: str) -> Term | None:
     """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
     parts = name.split(":")  # a path may hold colons of its own
     for count in range(len(parts), 0, -1):
         start = ":".join(parts[:count])
-        if Path(start).is_file() and count == len(parts):
-            return [Path(start)]
+        shares = [part for part in parts[count:] if _SHARE.fullmatch(part)]
+        selectors = [part for part in parts[count:] if part not in shares]
+        if Path(start).is_file() and not selectors:
+            return Term([Path(start)], _weight(name, shares))
         if start and Path(start).is_dir():
-            if any("+" in selector for selector in parts[count:]):
+            if any("+" in selector for selector in selectors):
                 return None  # an ensemble, of which this run is the first
-            return [*_references(Path(start), parts[count:])]
+            return Term([*_references(Path(start), selectors)], _weight(name, shares))
     return None
+
+
+def _weight(name: str, shares: Sequence[str]) -> float | None:
+    if len(shares) > 1:
+        raise InputError(f"'{name}' has two weights, {' and '.join(shares)}; give one")
+    weight = float(shares[0]) if shares else None
+    if weight is not None and not 0 < weight < math.inf:
+        raise InputError(f"the weight of '{name}' is {shares[0]}; give a number above 0, such as 0.3")
+    return weight
 
 
 def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:

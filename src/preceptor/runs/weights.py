@@ -157,7 +157,7 @@ def temperature_of(reference: TeacherRef, weights: Weights) -> float:
     if not read_result(reference.run).get("temperature"):
         raise InputError(
             f"the teacher '{reference.run}' has no temperature of its own; teach it with calibrate=true, or "
-            "set calibrated=false"
+            "leave calibrated out"
         )
     fitted = weights.temperature
     return fitted[reference.member or 0] if isinstance(fitted, list) else fitted

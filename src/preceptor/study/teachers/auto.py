@@ -142,7 +142,7 @@ def _choose(candidates: Sequence[Candidate], loss: Component, *, mix: bool = Tru
 def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple[TeacherRef, ...]]) -> DistillRecipe:
     """The recipe with what was chosen."""
     teachers = tuple(
-        reference.model_copy(update={"weight": weight / len(references[name])})
+        reference.model_copy(update={"weight": weight * reference.weight / sum(r.weight for r in references[name])})
         for name, weight in sorted(choice.weights.items())
         for reference in references[name]
     )

@@ -39,7 +39,7 @@ class Candidate:
     trained_on: np.ndarray | None = None
     """Positions of the samples whose labels it was fitted to; None where that is not known."""
     references: tuple[TeacherRef, ...] = ()
-    """How to load it, members of an ensemble with equal weights; empty where a file is all there is."""
+    """How to load it, members of an ensemble with their weights; empty where a file is all there is."""
     counts: np.ndarray | None = None
     """How many human raters chose each class, `(N, C)`: of the held-out samples, or of all of a run's data set."""
     truth: np.ndarray | None = None

@@ -17,7 +17,7 @@ from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import distinct, same_teacher
-from preceptor.runs.references import Source, name_of, terms_of
+from preceptor.runs.references import Source, Term, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers import tables
 from preceptor.study.teachers.candidates import Candidate, Predictions
@@ -52,7 +52,7 @@ def read_candidates(
     ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
     candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
     and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
-    these: the mean of their probabilities.
+    these: the mean of their probabilities; ``A:0.7+B:0.3`` is a weighted mean.
 
     Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
     all others are computed from the weights on the run's data set. Nothing is written.
@@ -76,7 +76,7 @@ def read_candidates(
     """
     groups = [terms_of(str(name)) for name in names]
     named = [each for name, group in zip(names, groups, strict=True) for each in _wanted(str(name), group)]
-    wanted = _once(named, lambda each: frozenset(map(_same, each.members)), lambda each: each.name)
+    wanted = _once(named, lambda each: each.same, lambda each: each.name)
     sources = [source for each in wanted for source in each.members]
     loader = _Loader(data, data_dir, model, trust, probabilities, transfer, _file_names(sources))
     read: list[Candidate] = []
@@ -87,7 +87,7 @@ def read_candidates(
     following, found = iter(read), []
     for each in wanted:
         members = [next(following) for _ in each.members]
-        found.append(ensemble(each.name, members) if each.is_ensemble else members[0])
+        found.append(ensemble(each.name, members, each.weights) if each.is_ensemble else members[0])
     repeated = {c.name for c in found if sum(other.name == c.name for other in found) > 1}
     if repeated:
         raise InputError(f"'{min(repeated)}' is given twice; give each teacher once")
@@ -101,12 +101,22 @@ class _Wanted:
     name: str
     members: list[Source]
     is_ensemble: bool
+    weights: list[float] | None = None
+    """One a member; None weighs all alike."""
+
+    @property
+    def same(self) -> Hashable:
+        """What two candidates have in common if they are one under two names."""
+        return frozenset(zip(map(_same, self.members), self.weights or [1.0] * len(self.members), strict=True))
 
 
-def _wanted(name: str, terms: list[list[Source]]) -> list[_Wanted]:
+def _wanted(name: str, terms: list[Term]) -> list[_Wanted]:
     if len(terms) == 1:  # each epoch of RUN:epochs is a candidate of its own
-        return [_Wanted(_called(source), [source], False) for source in terms[0]]
-    return [_Wanted(name, _once([source for term in terms for source in term], _same, _called), True)]
+        return [_Wanted(_called(source), [source], False) for source in terms[0].sources]
+    pairs = [pair for term in terms for pair in term.weighted]
+    once = _once(pairs, lambda pair: _same(pair[0]), lambda pair: _called(pair[0]))
+    weights = [share for _, share in once if share is not None]
+    return [_Wanted(name, [source for source, _ in once], True, weights or None)]
 
 
 def _once(given: list[T], key: Callable[[T], Hashable], name: Callable[[T], str]) -> list[T]:
