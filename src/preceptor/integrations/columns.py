@@ -21,8 +21,8 @@ def of_columns(teacher: TeacherFn) -> TeacherFn:
     """A teacher whose ``batch["input"]`` is a mapping of columns, as a student of transformers is called with.
 
     A module is called with those that its ``forward`` names (`preceptor.inputs.call`), but no labels: it is to make no
-    loss. One that names none of them is given the main one (``pixel_values``, ``input_ids``, ...) as it is. A function is given
-    the mapping.
+    loss. One that names none of them is given the main one (``pixel_values``, ``input_ids``, ...) as it is. A function
+    is given the mapping.
     """
 
     def change(leaf: Leaf) -> Leaf:
