@@ -26,13 +26,14 @@ def finish(job: Job, loop: Loop) -> Result:
         loop.raw_model.load_state_dict(state)
         for part in parts:
             outputs, labels = _evaluator(job, part).predictions(loop.raw_model)
-            scores[part][kind] = score(outputs, labels, calibration=True)
+            scores[part][kind] = score(outputs, labels, calibration=True) | job.selection.score(outputs, labels)
             predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
         if job.calibrate:
             temperatures[kind] = _temperatures(job, predictions[f"heldout/{kind}"], predictions["heldout/labels"])
     loop.raw_model.load_state_dict(states["last"])
     if job.folder and job.accelerator.is_main_process:
         _save(job, job.folder, states, predictions, temperatures)
+    stopped = {"epochs": loop.progress.epoch, "by": loop.progress.stopped} if loop.progress.stopped else None
     return {
         "schema_version": runs.SCHEMA,
         "verb": job.verb,
@@ -43,7 +44,7 @@ def finish(job: Job, loop: Loop) -> Result:
         "heldout": scores["heldout"],
         "test": scores.get("test"),
         "circumstances": runs.circumstances(job.accelerator.device),
-    }
+    } | ({"stopped": stopped} if stopped else {})
 
 
 def _evaluator(job: Job, part: str) -> Evaluator:
