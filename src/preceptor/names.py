@@ -161,7 +161,7 @@ def check_kind(room: str, name: str, found: Any) -> None:
         "mixing": (hasattr(kind, "draw") and hasattr(kind, "mix"), "an object with methods draw and mix"),
         "optimizer": (True, ""),
         "schedule": (True, ""),
-        "select": (True, ""),
+        "training.select": (True, ""),
         "data": (True, ""),  # of many forms; whoever asked for them looks
     }
     fits, wanted = held[room]

@@ -29,7 +29,7 @@ def macro_f1(logits: Array | Forecast, labels: Array) -> PerModel:
     hits, predicted, there = _counts(logits, labels)
     known = (predicted + there) > 0
     f1 = 2 * hits / np.where(known, predicted + there, 1)
-    return f1.sum(-1) / known.sum(-1)
+    return np.asarray(f1.sum(-1) / known.sum(-1))
 
 
 def balanced_accuracy(logits: Array | Forecast, labels: Array) -> PerModel:
@@ -44,7 +44,7 @@ def balanced_accuracy(logits: Array | Forecast, labels: Array) -> PerModel:
     """
     hits, _, there = _counts(logits, labels)
     recall = hits / np.where(there > 0, there, 1)
-    return recall.sum(-1) / (there > 0).sum(-1)
+    return np.asarray(recall.sum(-1) / (there > 0).sum(-1))
 
 
 def _counts(logits: Array | Forecast, labels: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,11 +52,11 @@ class OwnOptimizer(Component):
     lr: _Rate = 0.05
     """The learning rate that the schedule multiplies."""
     no_decay: _Left = ()
-    """As of `sgd`, of an optimizer that has a weight decay."""
+    """As of ours, of an optimizer that has a weight decay."""
     layer_decay: _LayerDecay | None = None
-    """As of `sgd`."""
+    """As of ours."""
     rates: dict[str, _Rate] = Field(default_factory=dict)
-    """As of `sgd`."""
+    """As of ours."""
 
 
 class Schedule(Strict):

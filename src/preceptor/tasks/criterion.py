@@ -87,13 +87,13 @@ class Criterion:
         return hasattr(self.function, method)
 
 
-def of_objective(function: Callable[..., Tensor], name: str = "") -> Criterion:
-    """A teacher's objective ``function(logits, labels, *, mask, ...)`` as a criterion.
+def of_objective(function: Callable[..., Tensor], name: str = "", *, what: str = "objective") -> Criterion:
+    """A teacher's objective ``function(logits, labels, *, mask, ...)`` as a criterion; an error calls it `what`.
 
     Raises:
         InputError: its signature is none that it could be called by.
     """
-    return _criterion(function, ("logits", "labels"), name, "objective", never={"teacher_features"})
+    return _criterion(function, ("logits", "labels"), name, what, never={"teacher_features"})
 
 
 def of_loss(function: Callable[..., Tensor], name: str = "", *, batch_level: bool = False) -> Criterion:
@@ -116,9 +116,10 @@ def _criterion(
 ) -> Criterion:
     """A function by what its signature says that it needs."""
     name = name or _name(function)
-    if not callable(function) or isinstance(function, type):
-        given = f"the class {name}; give one that is made: {name}(...)" if isinstance(function, type) else f"{name!r}"
-        raise InputError(f"the {what} is {given if given[0] == 't' else given + '; give a function'}")
+    if isinstance(function, type):
+        raise InputError(f"the {what} is the class {name}; give one that is made: {name}(...)")
+    if not callable(function):
+        raise InputError(f"the {what} is {function!r}; give a function")
     called = function.forward if isinstance(function, nn.Module) else function
     asked, _ = options_of(called)
     more = tuple(each for each in OFFERED if each in asked and each not in first)

@@ -107,7 +107,7 @@ def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None)
 
 
 def _read(room: str, function: Callable[..., Tensor], name: str = "") -> Criterion:
-    return of_loss(function, name) if room == "loss" else of_objective(function, name)
+    return of_loss(function, name) if room == "loss" else of_objective(function, name, what=room)
 
 
 def _filled(room: str) -> tuple[str, ...]:

@@ -88,12 +88,14 @@ def _values(said: Component, samples: Samples) -> Tensor:
         values = torch.tensor(given, dtype=torch.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"sampler.weights cannot be read as numbers: {error}; give a list of numbers") from None
-    if values.shape not in ((classes,), (size,)):
+    own = torch.ones(size, dtype=torch.bool)  # the training set, where a held-out set was handed over beside it
+    own[(samples.data.pools or {}).get("heldout", [])] = False
+    if values.shape not in ((classes,), (size,), (int(own.sum()),)):
         raise InputError(
-            f"sampler.weights has shape {tuple(values.shape)}; give {classes} numbers, one for each class, or {size}, "
-            "one for each sample of the data set"
+            f"sampler.weights has shape {tuple(values.shape)}; give {classes} numbers, one for each class, or "
+            f"{int(own.sum())}, one for each sample of the data set"
         )
     bad = (~values.isfinite() | (values < 0)).nonzero().flatten().tolist()
     if bad:
         raise InputError(f"sampler.weights holds {given[bad[0]]} at {bad[0]}; give numbers of at least 0")
-    return values
+    return values if len(values) in (classes, size) else torch.zeros(size).double().masked_scatter(own, values)

@@ -65,9 +65,9 @@ def selection_of(recipe: Recipe, own: Own, num_classes: int) -> Selection:
 
 def _metric(said: Metric) -> Callable[[Tensor, Tensor], Any]:
     """The function that a recipe names; of a class a new one each time, as it may add up what it sees."""
-    function = names.find("select", said.name, trust=True)
+    function = names.find("training.select", said.name, trust=True)
     component = Component.model_validate({"name": said.name, **said.options})
-    names.check_options("select", component, function)
+    names.check_options("training.select", component, function)
     if isinstance(function, type):
         return lambda outputs, labels: function(**said.options)(outputs, labels)
     return lambda outputs, labels: function(outputs, labels, **said.options)
