@@ -52,8 +52,8 @@ COMPONENTS = """
 ## What is found by name
 
 `data`, `model`, `objective`, `loss`, `label_loss`, `augmentation`, `mixing` and `sampler` are a name (`loss: kd`), or a
-mapping of a name and the options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments, in the
-[API](api.md). An outsider's name is `package.module:name` ([write your own](extend.md)).
+mapping of a name and the options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword
+arguments, in the [API](api.md). An outsider's name is `package.module:name` ([write your own](extend.md)).
 """
 
 API = """# Python API

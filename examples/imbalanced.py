@@ -32,7 +32,7 @@ def main() -> None:
     data = blobs(COUNTS, 0), blobs(COUNTS // 4, 1), blobs(COUNTS, 2)
     common = {"data": data, "model": network, "epochs": 3, "lr": 0.02, "select": "macro_f1", "device": "cpu"}
     weighted = {"class_weights": "balanced"}
-    preceptor.teach(**common, folder="runs/teacher", objective={"name": "cross_entropy", **weighted})
+    preceptor.teach(**common | {"epochs": 15}, folder="runs/teacher", objective={"name": "focal", **weighted})
     teacher = preceptor.load("runs/teacher:best", model=network)
     students = {
         "plain": {},
