@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 from typer.testing import CliRunner
 
@@ -299,9 +299,49 @@ def test_more_epochs_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no folder" in called.output
 
 
+def test_code_that_a_parent_names_is_not_imported_unasked(tmp_path: Path) -> None:
+    named = f"{__name__}:per_example_label"
+    preceptor.teach(folder=tmp_path / "a", model=make_student, objective=named, **QUICK)
+    more = partial(preceptor.teach, tmp_path / "a", model=make_student, data=QUICK["data"], more_epochs=1)
+    refused(more, "names code", named, "trust=True")
+    results = [more(trust=True), more(trust=[named]), more(objective=named)]
+    assert results[0]["heldout"] == results[1]["heldout"] == results[2]["heldout"]
+
+
 def test_a_run_that_was_stopped_goes_on_from_there(tmp_path: Path) -> None:
     keywords: dict[str, Any] = {"model": make_student, **QUICK, "schedule": {"name": "constant"}}
     preceptor.teach(folder=tmp_path / "a", **keywords | {"epochs": 9}, callbacks=[Diary(stop=("epoch", 2))])
     preceptor.teach(tmp_path / "a", tmp_path / "b", more_epochs=1, model=make_student, data=QUICK["data"])
     preceptor.teach(folder=tmp_path / "whole", **keywords | {"epochs": 3})
     assert_same(tmp_path / "b", tmp_path / "whole")
+
+
+# -- side by side ------------------------------------------------------------------------------------------------------
+
+
+def test_students_side_by_side_become_what_they_are_alone(tmp_path: Path) -> None:
+    students: dict[str, dict[str, Any]] = {
+        "own": {"optimizer": adam, "scheduler": SCHEDULERS["lambda"], "label_loss": per_example_label},
+        "weighted": {"label_loss": {"name": "focal", "class_weights": "balanced"}, "select": "macro_f1", "lr": 0.1},
+        "stopped": {"epochs": 5, "patience": 1, "select": never_better, "maximize": True, "lr": 0.1},
+        "called": {"callbacks": [Diary(stop=("epoch", 1))], "lr": 0.1},
+        "failing": {"callbacks": [Diary(fail=("step", 2))], "lr": 0.1},
+    }
+    common = {name: value for name, value in QUICK.items() if name != "lr"} | {"sampler": "balanced"}
+    call = partial(preceptor.distill_together, None, students, tmp_path, teacher=TEACHER, model=make_student, **common)
+    refused(call, "the student 'failing' was given up, and the others are complete", "by me")
+    students["failing"] = {"lr": 0.1}
+    results = call()
+    assert results["stopped"]["stopped"] == {"epochs": 2, "by": "patience"}
+    assert results["called"]["stopped"] == {"epochs": 1, "by": "callback"}
+    for name, keywords in students.items():
+        distill(tmp_path / f"{name} alone", **{"lr": 0.05} | keywords, sampler="balanced")
+        assert_same(tmp_path / name, tmp_path / f"{name} alone")
+
+
+def per_example_label(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def never_better(probabilities: Tensor, labels: Tensor) -> float:
+    return 1.0

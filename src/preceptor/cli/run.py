@@ -43,6 +43,7 @@ def teach(
         ),
     ] = None,
     more_epochs: MoreEpochs = None,
+    trust: AllowCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def teach(
         path = find_recipe(recipe)
         loaded = load(TeachRecipe, path, assignments)
     else:
-        path, loaded = _longer(TeachRecipe, recipe, more_epochs, assignments)
+        path, loaded = _longer(TeachRecipe, recipe, more_epochs, assignments, trust=trust)
     if select:
         _check_choice(loaded)
     if dry_run:
@@ -116,7 +117,7 @@ def distill(
         path = find_recipe(recipe)
         loaded = load(DistillRecipe, path, assignments)
     else:
-        path, loaded = _longer(DistillRecipe, recipe, more_epochs, assignments)
+        path, loaded = _longer(DistillRecipe, recipe, more_epochs, assignments, trust=trust)
     maker, choice = factory(model), None
     if teacher == "auto":
         shown = {"show": dry_run or not as_json, "to_stderr": dry_run}
@@ -175,11 +176,11 @@ def distill_together(
         show_table(score_table(result, folder / name))
 
 
-def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str]) -> "tuple[Path, R]":
+def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str], *, trust: bool) -> "tuple[Path, R]":
     """The recipe of a finished run for more epochs, and where the new run goes if nobody says so."""
     from preceptor.training.parent import longer
 
-    recipe = longer(kind, run, epochs, assignments=assignments)
+    recipe = longer(kind, run, epochs, assignments=assignments, trust=trust)
     return Path(f"{Path(run).name}-{recipe.training.epochs}.yaml"), recipe
 
 

@@ -67,7 +67,7 @@ def _found(room: str, said: Component, own: tuple[str, ...]) -> Callable[..., An
     return function
 
 
-def check_own(recipe: Recipe, own: Own, model: nn.Module) -> None:
+def check_own(recipe: Recipe, own: Own, model: nn.Module, device: torch.device) -> None:
     """Refuse an optimizer or a scheduler of somebody's own that cannot train this model, before anything is trained.
 
     Raises:
@@ -82,10 +82,10 @@ def check_own(recipe: Recipe, own: Own, model: nn.Module) -> None:
             "apart; train them one by one"
         )
     if optimizer is not None:
-        refuse_unresumable(optimizer[0], groups, optimizer[1])
+        refuse_unresumable(optimizer[0], groups, optimizer[1], device)
     if scheduler is not None:
         trial: Any = optimizer[0] if optimizer else torch.optim.SGD
-        made_scheduler(scheduler[0], made_optimizer(trial, _stand_ins(groups), "sgd"), 10, scheduler[1])
+        made_scheduler(scheduler[0], made_optimizer(trial, _stand_ins(groups, device), "sgd"), 10, scheduler[1])
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -238,13 +238,13 @@ def replayed(scheduler: Any, optimizer: torch.optim.Optimizer, steps: int) -> li
     return [group["lr"] for group in optimizer.param_groups]
 
 
-def refuse_unresumable(make: MakeOptimizer, groups: Groups, name: str) -> None:
-    """Refuse an optimizer that does not go on from tensors and JSON to the same bits, on small stand-ins.
+def refuse_unresumable(make: MakeOptimizer, groups: Groups, name: str, device: torch.device) -> None:
+    """Refuse an optimizer that does not go on from tensors and JSON to the same bits, on small stand-ins on `device`.
 
     Raises:
         InputError: a step of it fails, it keeps something that cannot be stored so, or draws, or remembers elsewhere.
     """
-    once, again, other = (_stand_ins(groups) for _ in range(3))
+    once, again, other = (_stand_ins(groups, device) for _ in range(3))
     with torch.random.fork_rng([]):
         optimizer, twin = made_optimizer(make, once, name), made_optimizer(make, other, name)
         try:
@@ -275,9 +275,9 @@ def _tensors(groups: Groups) -> list[Tensor]:
     return [p for g in groups for p in (g["params"] if isinstance(g, dict) else [g])]
 
 
-def _stand_ins(groups: Groups) -> Groups:
+def _stand_ins(groups: Groups, device: torch.device) -> Groups:
     """Parameters of as many axes, at most two long."""
-    small = lambda p: nn.Parameter(torch.ones([min(2, size) for size in p.shape]))  # noqa: E731
+    small = lambda p: nn.Parameter(torch.ones([min(2, size) for size in p.shape], device=device))  # noqa: E731
     return [{**g, "params": [small(p) for p in g["params"]]} if isinstance(g, dict) else small(g) for g in groups]
 
 
@@ -289,8 +289,7 @@ def _copy(source: Groups, target: Groups) -> None:
 
 def _step(optimizer: torch.optim.Optimizer, groups: Groups, number: int) -> None:
     for place, parameter in enumerate(_tensors(groups)):
-        parameter.grad = torch.linspace(0.1, 1.0, max(1, parameter.numel())).view(parameter.shape) * (
-            1 + place + number
-        )
+        slope = torch.linspace(0.1, 1.0, max(1, parameter.numel()), device=parameter.device)
+        parameter.grad = slope.view(parameter.shape) * (1 + place + number)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -69,7 +69,7 @@ def teach_job(
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
-    check_own(recipe, own, module)
+    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
@@ -152,7 +152,7 @@ def distill_job(
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
-    check_own(recipe, own, student)
+    check_own(recipe, own, student, accelerator.device)
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, criterion, hard)
@@ -212,7 +212,7 @@ def stack_job(
     check_table(table, students, len(samples[0].train), found.num_classes)
     source_of = [seeds.index(student.seed) for student in students]
     module = _module(recipe, samples, [s.seed for s in students], model, stacked=True, source_of=source_of)
-    check_own(recipe, own, module)
+    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, source_of)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, counts=counts_of(samples))
     device = accelerator.device
@@ -269,8 +269,8 @@ def _batches(
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
-    """The fingerprints of what stands in for the recipe's own, by role, for the run folder."""
-    if folder is None:
+    """The fingerprints of what stands in for the recipe's own, by role, for the run folder or to know a parent by."""
+    if folder is None and recipe.parent is None:
         return {}
     if recipe.data is None or data.origin != recipe.data.model_dump(mode="json"):
         given["data"] = data
@@ -280,7 +280,7 @@ def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> d
 def _contents(
     folder: Path | None, data: Data, recipe: Recipe, teachers: Sequence[TeacherRef] = ()
 ) -> dict[str, dict[str, str]]:
-    if folder is None:
+    if folder is None and recipe.parent is None:
         return {}
     return contents_of(data, teachers) | ({"parent": parent_digest(recipe.parent)} if recipe.parent else {})
 

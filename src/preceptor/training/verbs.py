@@ -49,6 +49,7 @@ def teach(
     maximize: bool | None = None,
     callbacks: Sequence[Any] = (),
     more_epochs: int | None = None,
+    trust: Trust = False,
     progress: bool = False,
     **keywords: Any,
 ) -> Result:
@@ -77,6 +78,7 @@ def teach(
             what the run is; if one raises an error, the run is saved first.
         more_epochs: go on for so many epochs from the end of the complete run whose folder is given as `recipe`, as a
             new run in `folder`.
+        trust: the code that this run names may be imported (True, or these names).
         progress: show a progress bar.
         keywords: laid over the recipe: its keys, nested ones as mappings, and those of ``training`` and ``optimizer``
             by their own names, such as ``epochs=30, lr=0.1``.
@@ -94,7 +96,7 @@ def teach(
     """
     given: dict[str, Any] = {"objective": objective, "optimizer": optimizer, "select": select}
     keywords, objects = _sorted(keywords, data=data, model=model, **given)
-    made = _recipe(TeachRecipe, recipe, keywords, more_epochs)
+    made = _recipe(TeachRecipe, recipe, keywords, more_epochs, trust)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept():
         return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
@@ -142,7 +144,7 @@ def distill(
     own: Any = None if named else teacher
     given: dict[str, Any] = {"label_loss": label_loss, "optimizer": optimizer, "select": select}
     keywords, objects = _sorted(keywords, data=data, model=model, loss=loss, **given)
-    made = _recipe(DistillRecipe, recipe, keywords, more_epochs)
+    made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept(), given_back(own):
         done = completed(made, _folder(folder), **objects) if own is None else None
@@ -260,8 +262,10 @@ def _own(objects: dict[str, Any], **beside: Any) -> dict[str, Own]:
     return {"own": Own(**{role: objects.pop(role) for role in _OWN if role in objects}, **beside)}
 
 
-def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs: int | None) -> R:
-    return make_recipe(kind, recipe, keywords) if more_epochs is None else longer(kind, recipe, more_epochs, keywords)
+def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs: int | None, trust: Trust) -> R:
+    if more_epochs is None:
+        return make_recipe(kind, recipe, keywords)
+    return longer(kind, recipe, more_epochs, keywords, trust=trust)
 
 
 def _folder(folder: Path | str | None) -> Path | None:
