@@ -187,7 +187,7 @@ def test_a_label_loss_with_a_memory_resumes(tmp_path: Path) -> None:
         ({"label_loss": {"name": "focal", "gama": 2}}, ["unknown key 'label_loss.gama'", "gamma"]),
         ({"label_loss": lambda logits, labels: logits.sum()}, ["gives shape ()", "one value per example"]),
         ({"label_loss": lambda logits, labels, weight: logits}, ["also needs 'weight'", "functools.partial"]),
-        ({"label_loss": lambda logits: logits}, ["cannot be called", "logits and labels"]),
+        ({"label_loss": lambda logits: logits}, ["refuses what it is called with", "logits and labels"]),
         ({"label_loss": lambda q, y, teacher_features: q}, ["'teacher_features'", "as a loss"]),
         ({"label_loss": "focal", "ce_weight": 0.0}, ["ce_weight, its weight, is 0"]),
         ({"label_loss": nn.CrossEntropyLoss}, ["is the class CrossEntropyLoss", "CrossEntropyLoss(...)"]),
@@ -270,7 +270,7 @@ def test_a_scalar_mean_without_a_mask_is_the_mean_of_the_step(tmp_path: Path) ->
     [
         (lambda s, t, tau: s, ["also needs 'tau'", "functools.partial(..., tau=...)"]),
         (lambda s, *, t: s, ["also needs 't'"]),
-        (lambda: 0, ["cannot be called", "the student's logits and the teacher's logits"]),
+        (lambda: 0, ["refuses what it is called with", "the student's logits and the teacher's logits"]),
         (nn.KLDivLoss, ["is the class KLDivLoss", "KLDivLoss(...)"]),
     ],
 )
@@ -454,13 +454,14 @@ def test_a_sampled_run_resumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "parts"),
     [
-        ({"sampler": "balance"}, ["there is no sampler called 'balance'", "'balanced'"]),
-        ({"sampler": {"name": "balanced", "weights": [1]}}, ["unknown key 'sampler.weights'", "no options"]),
+        ({"sampler": "balance"}, ["'sampler.name' is 'balance'", "'balanced'"]),
+        ({"sampler": {"name": "balanced", "weights": [1]}}, ["leave sampler.weights out"]),
+        ({"sampler": {"name": "balanced", "wieghts": [1]}}, ["unknown key 'sampler.wieghts'", "'weights'"]),
         ({"sampler": "weighted"}, ["needs 'weights'"]),
         ({"sampler": {"name": "weighted", "weights": [1, 2]}}, ["shape (2,)", "give 3 numbers", "or 96"]),
-        ({"sampler": {"name": "weighted", "weights": [1, 2, -1]}}, ["holds -1 at 2"]),
+        ({"sampler": {"name": "weighted", "weights": [1, 2, -1]}}, ["'sampler.weights.2' is -1"]),
         ({"sampler": {"name": "weighted", "weights": [0, 0, 0]}}, ["is 0 for every training sample"]),
-        ({"sampler": {"name": "weighted", "weights": ["a", "b", "c"]}}, ["cannot be read as numbers"]),
+        ({"sampler": {"name": "weighted", "weights": ["a"]}}, ["'sampler.weights.0' is 'a'"]),
         ({"sampler": "balanced", "mixing": "mixup"}, ["leave one of the two out"]),
         ({"sampler": "balanced", "split": {"transfer": 10}}, ["samples without labels", "leave one out"]),
     ],

@@ -16,7 +16,7 @@ from preceptor.recipe.models import (
     Training,
 )
 from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, OwnOptimizer, OwnSchedule, Schedule
-from preceptor.recipe.selection import Metric
+from preceptor.recipe.selection import Metric, Sampling
 from preceptor.recipe.text import dump, find_recipe, load, override, parse, read_yaml, text_override
 from preceptor.schema import (
     Component,
@@ -42,6 +42,7 @@ __all__ = [
     "OwnSchedule",
     "Proxy",
     "Recipe",
+    "Sampling",
     "Schedule",
     "Split",
     "Stream",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, Schedule
-from preceptor.recipe.selection import AnyMetric, Metric
+from preceptor.recipe.selection import AnyMetric, AnySampling, Metric
 from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole
 
 Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
@@ -124,7 +124,7 @@ class Recipe(Strict):
     """Random changes of the training inputs: a public name of `preceptor.data.augment`, or a list of them."""
     mixing: Named | None = None
     """Random mixtures of two training samples each: a public name of `preceptor.data.mixing`."""
-    sampler: Named | None = None
+    sampler: AnySampling = None
     """Which training samples an epoch draws, with replacement: ``balanced`` or ``weighted``; without it each once."""
     optimizer: AnyOptimizer = Optimizer()
     """Optimizer and learning rate."""

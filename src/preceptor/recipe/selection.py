@@ -1,11 +1,41 @@
-"""The held-out score that chooses the best epoch."""
+"""Which samples an epoch draws, and the held-out score that chooses the best epoch."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from preceptor.schema import Component
+from preceptor.schema import NUMBER, Component, Strict
+
+
+class Sampling(Strict):
+    """Draws with replacement, as many an epoch as there are samples, by the stream ``order``."""
+
+    name: Literal["balanced", "weighted"] = "balanced"
+    """``balanced`` draws each class as often."""
+    weights: tuple[Annotated[float, Field(ge=0), NUMBER], ...] | None = None
+    """Of ``weighted``: what the draws are in proportion to, a number for each class or for each sample of the data."""
+
+    @model_validator(mode="after")
+    def _weights_of_weighted(self) -> "Sampling":
+        if self.name == "weighted" and not self.weights:
+            raise ValueError(
+                "the sampler 'weighted' needs 'weights'; give sampler.weights=[...], a number for each class or for "
+                "each sample of the data set"
+            )
+        if self.name == "balanced" and self.weights is not None:
+            raise ValueError(
+                "the sampler 'balanced' counts for itself; leave sampler.weights out, or name it 'weighted'"
+            )
+        return self
+
+
+def _by_name(value: object) -> object:
+    """``sampler: balanced`` is short for ``sampler: {name: balanced}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+AnySampling = Annotated[Sampling | None, BeforeValidator(_by_name)]
 
 
 class Metric(Component):

@@ -174,7 +174,7 @@ def _refuse_uncallable(function: Callable[..., Any], first: tuple[str, ...], mor
     else:
         remedy = f"it is called with {given[0]} and {given[1]}, in this order, and with what it names of mask, "
         remedy += ", ".join(OFFERED)
-    raise InputError(f"{what} {reason if missing else f'cannot be called ({reason})'}; {remedy}")
+    raise InputError(f"{what} {reason if missing else f'refuses what it is called with ({reason})'}; {remedy}")
 
 
 def _rows(value: Any, mask: Tensor) -> Any:

@@ -11,7 +11,6 @@ from preceptor.recipe import Recipe
 from preceptor.runs import Identity
 from preceptor.training.own import Own
 from preceptor.training.samples import Samples
-from preceptor.training.sampling import check_sampler
 
 
 def with_parent(identity: Identity) -> Identity:
@@ -23,7 +22,6 @@ def with_parent(identity: Identity) -> Identity:
 
 def checked(recipe: Recipe, own: Own | None, *, stacked: bool = False) -> Own:
     """What is handed over beside, once it is seen that it fits the recipe, before data are read."""
-    check_sampler(recipe)
     if stacked and recipe.training.patience:
         raise InputError(
             "training.patience is for a single model, as those of a stack would stop at different epochs; leave it "
