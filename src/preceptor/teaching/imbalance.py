@@ -1,5 +1,7 @@
 """What is done about classes of unequal size: class weights from counts, and the focal loss."""
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -59,14 +61,23 @@ def weights_of_classes(weights: Weights, log_q: Tensor) -> Tensor:
     if isinstance(weights, str):
         raise InputError(f"class_weights is {weights!r}: give numbers, class_weights(counts, {weights!r}) counts them.")
     try:
-        found = torch.as_tensor(weights, dtype=log_q.dtype, device=log_q.device)
+        found = weights.to(log_q) if isinstance(weights, Tensor) else _on(tuple(weights), log_q.dtype, log_q.device)
+    except InputError:
+        raise
     except (TypeError, ValueError):
         raise InputError(f"class_weights is {weights!r}: give one number for each class.") from None
     if found.shape != log_q.shape[-1:]:
         raise InputError(f"class_weights has shape {tuple(found.shape)}: give {log_q.shape[-1]}, one for each class.")
-    if not isinstance(weights, Tensor) and not (found.isfinite() & (found >= 0)).all():  # a tensor may be on a GPU
-        raise InputError(f"class_weights is {weights}: give numbers of at least 0.")
     return found
+
+
+@functools.lru_cache(maxsize=16)
+def _on(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor, checked and brought to a device once and not in every step."""
+    if not all(0 <= weight < math.inf for weight in weights):
+        raise InputError(f"class_weights is {list(weights)}: give numbers of at least 0.")
+    with torch.inference_mode(False):  # whoever asks next may want gradients
+        return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def focal(

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,19 @@ from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
 from preceptor.runs.metrics import MetricsLog
-from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import Task
 from preceptor.training.averaging import average_weights
 from preceptor.training.batches import Batch, Shard, Source
 from preceptor.training.callbacks import CallbackFailed, calls
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
-from preceptor.training.limits import Timed, is_out_of_memory, out_of_memory, say_if_loading_limits
+from preceptor.training.limits import (
+    Timed,
+    is_out_of_memory,
+    out_of_memory,
+    say_if_loading_limits,
+    warn_of_batch_statistics,
+)
 from preceptor.training.own import Own
 from preceptor.training.parent import last_checkpoint
 from preceptor.training.selection import Selection
@@ -368,22 +372,6 @@ def lent_generator(device: torch.device) -> Iterator[None]:
     """Lend torch's global generator to training, and give it back as it was."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> None:
-    """Say once where micro-batches or processes cannot give what one batch gives."""
-    if processes * accumulate == 1:
-        return
-    model: nn.Module = task.model.template if isinstance(task.model, Stack) else task.model  # type: ignore[assignment]
-    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    cause = "batch normalisation" if normed else "a batch-level loss" if task.batch_level else None
-    if cause:
-        warnings.warn(
-            f"{cause} sees one micro-batch at a time: with {processes} process(es) x {accumulate} "
-            "micro-batch(es) the "
-            "training curve differs from that of one process and one batch",
-            stacklevel=3,
-        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
