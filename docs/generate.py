@@ -33,9 +33,13 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`transform`: vector scaling", "", schema.VectorScaling),
     ("`transform`: a proxy", "", schema.Proxy),
     ("`split`", "", recipe.Split),
+    ("`sampler`", "", recipe.Sampling),
     ("`optimizer`", "", recipe.Optimizer),
+    ("`optimizer`: another", "", recipe.OwnOptimizer),
     ("`schedule`", "", recipe.Schedule),
+    ("`schedule`: another", "", recipe.OwnSchedule),
     ("`training`", "", recipe.Training),
+    ("`training.select`: another", "", recipe.Metric),
     ("`average`", "", recipe.Average),
     ("A study: `study`, `quickstart`", "", studies.Study),
     ("`teachers` of a study, `starts` of generations", "", studies.TeacherEntry),
@@ -48,9 +52,9 @@ ANY = 1e9  # a bound beyond which only mistakes lie
 COMPONENTS = """
 ## What is found by name
 
-`data`, `model`, `objective`, `loss`, `augmentation` and `mixing` are a name (`loss: kd`), or a mapping of a name and
-the options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments, in the
-[API](api.md). An outsider's name is `package.module:name` ([write your own](extend.md)).
+`data`, `model`, `objective`, `loss`, `label_loss`, `augmentation` and `mixing` are a name (`loss: kd`), or a mapping of
+a name and the options of the function that it stands for (`loss: {name: kd, temperature: 2}`): its keyword arguments,
+in the [API](api.md). An outsider's name is `package.module:name` ([write your own](extend.md)).
 """
 
 API = """# Python API

@@ -21,6 +21,7 @@ ROOMS = {
     "model": "preceptor.models",
     "objective": "preceptor.teaching",
     "loss": "preceptor.losses",
+    "label_loss": "preceptor.teaching",
     "augmentation": "preceptor.data.augment",
     "mixing": "preceptor.data.mixing",
 }
@@ -57,7 +58,9 @@ def find(room: str, name: str, *, trust: Trust = False, source: str = "what was 
 def names(room: str) -> list[str]:
     """The public names of a room that a recipe may use."""
     module = importlib.import_module(ROOMS[room])
-    return [name for name in module.__all__ if room != "objective" or _is_objective(getattr(module, name))]
+    return [
+        name for name in module.__all__ if ROOMS[room] != "preceptor.teaching" or _is_objective(getattr(module, name))
+    ]
 
 
 def _is_objective(found: Any) -> bool:
@@ -153,8 +156,12 @@ def check_kind(room: str, name: str, found: Any) -> None:
         "model": (issubclass(kind, nn.Module), "a torch.nn.Module"),
         "objective": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
         "loss": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
+        "label_loss": (issubclass(kind, Callable), "a function or a torch.nn.Module"),
         "augmentation": (hasattr(kind, "draw") and hasattr(kind, "apply"), "an object with methods draw and apply"),
         "mixing": (hasattr(kind, "draw") and hasattr(kind, "mix"), "an object with methods draw and mix"),
+        "optimizer": (True, ""),
+        "schedule": (True, ""),
+        "training.select": (True, ""),
         "data": (True, ""),  # of many forms; whoever asked for them looks
     }
     fits, wanted = held[room]
@@ -174,7 +181,7 @@ def options_of(function: Callable[..., Any]) -> tuple[set[str], bool]:
     return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _required(function: Callable[..., Any]) -> set[str]:
+def required_of(function: Callable[..., Any]) -> set[str]:
     """The keyword options that `function` cannot do without."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -245,7 +252,7 @@ def call(
         refuse_made(function, f"the model '{component.name}'")
     supplied = dict(supplied or {})
     check_options(room, component, function, own=tuple(supplied))
-    for option in sorted(_required(function) - component.options.keys() - supplied.keys()):
+    for option in sorted(required_of(function) - component.options.keys() - supplied.keys()):
         raise InputError(f"the {room} '{component.name}' needs '{option}'; give {room}.{option}=...")
     try:
         made = function(**component.options, **accepted(function, supplied))

@@ -171,7 +171,7 @@ def test_overrides_that_cannot_be(assignment: str, sentence: str) -> None:
     ("raw", "sentence"),
     [
         ({"optimiser": {}}, "unknown key 'optimiser' in the recipe; did you mean 'optimizer'?"),
-        ({"optimizer": {"Ir": 1}}, "unknown key 'optimizer.Ir' in the recipe; known: betas, lr, "),
+        ({"optimizer": {"Ir": 1}}, "unknown key 'optimizer.Ir' in the recipe; known: betas, layer_decay, lr, "),
         ({"training": {"epoch": 1}}, "unknown key 'training.epoch' in the recipe; did you mean 'epochs'?"),
         (
             {"teacher": {"run": "a", "weigth": 2}},

@@ -59,6 +59,28 @@ def interrupted(folder: Path) -> None:
     teach(recipe, folder)
 
 
+class Stopping:
+    """Ends a run within its third epoch."""
+
+    def on_step_end(self, step: int, steps: int) -> bool:
+        return step == 8
+
+
+def own(folder: Path) -> None:
+    """A sampler, groups, a label loss without a mask, a scheduler, a callback that stops."""
+    recipe = distill_recipe(
+        "training.epochs=4", "sampler=balanced", "training.select=macro_f1", "optimizer.no_decay=[biases]"
+    )
+    distill(
+        recipe,
+        folder,
+        teacher=teacher,
+        label_loss=nn.CrossEntropyLoss(reduction="none", weight=torch.linspace(0.5, 2, 10)),
+        scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
+        callbacks=[Stopping()],
+    )
+
+
 # The last batch of each epoch, of 22 samples or 250 - 3 x 64 = 58, shares out unevenly.
 RUNS: dict[str, Callable[[Path], Any]] = {
     "teach": lambda folder: teach(teach_recipe(*SOTEACHER, "training.clip_norm=1.0"), folder),
@@ -68,6 +90,7 @@ RUNS: dict[str, Callable[[Path], Any]] = {
         distill_recipe("cache=false", "loss=dkd", "training.batch_size=61"), folder, teacher=teacher
     ),
     "resumed": resumed,
+    "own": own,
     "interrupted": interrupted,
     "normed": lambda folder: teach(teach_recipe(), folder, model=normed),
     "dist": lambda folder: distill(distill_recipe("loss=dist"), folder, teacher=teacher),

@@ -14,6 +14,7 @@ from preceptor.assess.calibration import (
 )
 from preceptor.assess.choice import Choice, Step, choose, mixture_weights
 from preceptor.assess.comparison import Comparison, Difference, SeenScore, TeacherScores
+from preceptor.assess.confusion import balanced_accuracy, macro_f1
 from preceptor.assess.distance import (
     rater_distance,
     rater_distance_difference,
@@ -67,6 +68,7 @@ __all__ = [
     "TeacherScores",
     "accuracy",
     "assessed_as",
+    "balanced_accuracy",
     "bootstrap_interval",
     "bootstrap_means",
     "brier",
@@ -79,6 +81,7 @@ __all__ = [
     "debiased_calibration_error",
     "entropy",
     "forecast",
+    "macro_f1",
     "mean_interval",
     "mixture_weights",
     "nll",

@@ -44,6 +44,14 @@ AllowCode = Annotated[
         help="Import the code that runs name as their model or data set, and run it.",
     ),
 ]
+MoreEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--more-epochs",
+        metavar="N",
+        help="Go on for N epochs from the end of a finished run, whose folder stands for the recipe, in a new run.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,7 @@ from preceptor.cli.options import (
     Folder,
     Json,
     Model,
+    MoreEpochs,
     Overrides,
     RecipeName,
     factory,
@@ -23,8 +24,10 @@ from preceptor.errors import InputError
 from preceptor.notices import say
 
 if TYPE_CHECKING:
-    from preceptor.recipe import DistillRecipe, TeachRecipe
+    from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
     from preceptor.runs import Factory
+
+    R = TypeVar("R", bound=Recipe)
 
 
 def teach(
@@ -39,6 +42,8 @@ def teach(
             help="teaching: keep every epoch, and the one that teaches best beside the one that scores best.",
         ),
     ] = None,
+    more_epochs: MoreEpochs = None,
+    trust: AllowCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -49,8 +54,12 @@ def teach(
         raise InputError(f"--select is '{select}'; give teaching (what 'best' means is training.select=brier)")
     # Before the user's own overrides, which come last and win.
     implied = ["training.keep=all", "training.select=accuracy"] if select else []
-    path = find_recipe(recipe)
-    loaded = load(TeachRecipe, path, implied + with_data_dir(overrides, data_dir))
+    assignments = implied + with_data_dir(overrides, data_dir)
+    if more_epochs is None:
+        path = find_recipe(recipe)
+        loaded = load(TeachRecipe, path, assignments)
+    else:
+        path, loaded = _longer(TeachRecipe, recipe, more_epochs, assignments, trust=trust)
     if select:
         _check_choice(loaded)
     if dry_run:
@@ -87,6 +96,7 @@ def distill(
     data_dir: DataDir = None,
     model: Model = None,
     trust: AllowCode = False,
+    more_epochs: MoreEpochs = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -104,8 +114,11 @@ def distill(
         _refuse_two_teachers(assignments)
     elif teacher:
         assignments.append(_teacher_override(teacher))
-    path = find_recipe(recipe)
-    loaded = load(DistillRecipe, path, assignments)
+    if more_epochs is None:
+        path = find_recipe(recipe)
+        loaded = load(DistillRecipe, path, assignments)
+    else:
+        path, loaded = _longer(DistillRecipe, recipe, more_epochs, assignments, trust=trust)
     maker, choice = factory(model), None
     if teacher == "auto":
         shown = {"show": dry_run or not as_json, "to_stderr": dry_run}
@@ -162,6 +175,14 @@ def distill_together(
         return
     for name, result in results.items():
         show_table(score_table(result, folder / name), keep=2)
+
+
+def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str], *, trust: bool) -> "tuple[Path, R]":
+    """The recipe of a finished run for more epochs, and where the new run goes if nobody says so."""
+    from preceptor.training.parent import longer
+
+    recipe = longer(kind, run, epochs, assignments=assignments, trust=trust)
+    return Path(f"{Path(run).name}-{recipe.training.epochs}.yaml"), recipe
 
 
 def _is_run(argument: str) -> bool:

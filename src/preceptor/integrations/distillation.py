@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.integrations.columns import of_columns
-from preceptor.names import options_of
 from preceptor.recipe import TeacherRef
 from preceptor.runs import load_teacher
 from preceptor.runs.references import teacher_references
@@ -18,7 +17,7 @@ from preceptor.schema import Component
 from preceptor.tasks import Criterion, TeacherLike, as_teacher
 from preceptor.tasks.task import check_match, reduce
 from preceptor.tasks.teacher import TeacherFn, moved
-from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective
+from preceptor.training.criteria import new_criterion
 
 Named: TypeAlias = str | Mapping[str, Any] | Callable[..., Tensor]
 """A name, a mapping of a name and its options, or the function or module itself."""
@@ -85,8 +84,8 @@ class Distillation:
     def criteria(self) -> tuple[Criterion, Criterion]:
         """The loss to the labels and the one to the teacher, tried on two examples."""
         assert self._num_classes is not None
-        hard = _criterion(self._label_loss, new_objective, as_objective, self._num_classes)
-        return hard, _criterion(self._loss, new_loss, as_loss, self._num_classes)
+        hard = _criterion("label_loss", self._label_loss, self._num_classes)
+        return hard, _criterion("loss", self._loss, self._num_classes)
 
     def __call__(self, inputs: Any, logits: Tensor, labels: Tensor, count: Tensor | None = None) -> dict[str, Tensor]:
         """Ask the teacher, and give what `losses` gives.
@@ -201,14 +200,11 @@ def _with_temperature(loss: Named, temperature: float | None) -> Named:
     return {**options, "temperature": temperature}
 
 
-def _criterion(
-    given: Named, new: Callable[..., Criterion], own: Callable[..., Criterion], num_classes: int
-) -> Criterion:
+def _criterion(room: str, given: Named, num_classes: int) -> Criterion:
     """A named loss or somebody's own, which must be a function of one micro-batch."""
-    if callable(given):
-        made = own(_unmasked(given), num_classes)
-    else:
-        made = new(Component.model_validate({"name": given} if isinstance(given, str) else dict(given)), num_classes)
+    own = given if callable(given) else None
+    said = {"name": given} if isinstance(given, str) else {"name": "own"} if callable(given) else dict(given)
+    made = new_criterion(room, Component.model_validate(said), num_classes, own)
     needs = [f"a method {each}" for each in ("bind", "penalty", "observe", "start_epoch") if made.has(each)]
     needs += [f"an argument {each}" for each in made.more]
     if made.module is not None and any(True for _ in made.module.parameters()):
@@ -227,30 +223,6 @@ def _try(criterion: Criterion, num_classes: int) -> None:
     logits = torch.arange(2.0 * num_classes).view(2, num_classes).sin()
     given = {"logits": logits, "teacher_logits": logits, "labels": torch.tensor([0, num_classes - 1])}
     _on_device(criterion, logits)({**given, "mask": torch.tensor([True, True])})
-
-
-def _unmasked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that knows no mask, called on what counts alone."""
-    known, anything = options_of(function.forward if isinstance(function, nn.Module) else function)
-    return function if anything or "mask" in known else _Unmasked(function)
-
-
-class _Unmasked(nn.Module):
-    """A loss without `mask` on the rows that count; 0 elsewhere."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function: Callable[..., Tensor] = function
-
-    def forward(self, logits: Tensor, target: Tensor, *, mask: Tensor) -> Tensor:
-        values = self.function(logits[mask], target[mask])
-        if values.shape != (int(mask.sum()),):
-            name = getattr(self.function, "__name__", type(self.function).__name__)
-            raise InputError(
-                f"the loss '{name}' gives shape {tuple(values.shape)} for {int(mask.sum())} examples; return one value "
-                "per example, such as with reduction='none'"
-            )
-        return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def _on_device(criterion: Criterion, logits: Tensor) -> Criterion:

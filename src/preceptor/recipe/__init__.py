@@ -8,15 +8,15 @@ found (`preceptor.names`), from the signature of the function that its name stan
 from preceptor.recipe.models import (
     Average,
     DistillRecipe,
-    Optimizer,
     Recipe,
-    Schedule,
     Split,
     Stream,
     TeacherRef,
     TeachRecipe,
     Training,
 )
+from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, OwnOptimizer, OwnSchedule, Schedule
+from preceptor.recipe.selection import Metric, Sampling
 from preceptor.recipe.text import dump, find_recipe, load, override, parse, read_yaml, text_override
 from preceptor.schema import (
     Component,
@@ -30,13 +30,19 @@ from preceptor.schema import (
 )
 
 __all__ = [
+    "AnyOptimizer",
+    "AnySchedule",
     "Average",
     "Component",
     "DistillRecipe",
+    "Metric",
     "Named",
     "Optimizer",
+    "OwnOptimizer",
+    "OwnSchedule",
     "Proxy",
     "Recipe",
+    "Sampling",
     "Schedule",
     "Split",
     "Stream",

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from preceptor.errors import InputError, did_you_mean
-from preceptor.recipe.models import Optimizer, Recipe, Training
+from preceptor.recipe.models import Recipe, Training
 from preceptor.recipe.nearest import meant
+from preceptor.recipe.optimization import Optimizer
 from preceptor.recipe.text import find_recipe, parse, read_yaml
 
 R = TypeVar("R", bound=Recipe)

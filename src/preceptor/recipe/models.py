@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, Schedule
+from preceptor.recipe.selection import AnyMetric, AnySampling, Metric
 from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole
 
 Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
-
-_Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
 
 Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
 
@@ -32,45 +32,6 @@ class Split(Strict):
     """Samples that students see without their labels; none without a size."""
     test: Size | Literal["rest"] | None = None
     """Test samples, where the data set has no test set of its own; ``rest`` takes all that is left."""
-
-
-class Optimizer(Strict):
-    """SGD or AdamW; weight decay applies to every parameter."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """Which optimizer."""
-    lr: Annotated[float, Field(gt=0, le=1e30), NUMBER] = 0.05
-    """The learning rate that the schedule multiplies."""
-    momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.9
-    """Of sgd."""
-    nesterov: bool = False
-    """Nesterov's momentum, of sgd."""
-    weight_decay: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 5e-4
-    """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
-    betas: tuple[_Decay, _Decay] = (
-        0.9,
-        0.999,
-    )
-    """Of adamw."""
-
-
-class Schedule(Strict):
-    """The learning rate as a multiple of ``optimizer.lr``, by optimizer step; milestones are in epochs."""
-
-    name: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
-    """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone,
-    ``one_cycle`` rises and falls in straight lines.
-    """
-    warmup_epochs: Annotated[float, Field(ge=0), NUMBER] = 0.0
-    """Epochs over which the rate rises linearly."""
-    initial: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.04
-    """Of ``one_cycle``: the multiple that it begins with."""
-    milestones: tuple[Annotated[float, Field(ge=0), NUMBER], ...] = ()
-    """Of ``step``: the epochs after which the rate falls."""
-    factor: Annotated[float, Field(gt=0), NUMBER] = 0.1
-    """Of ``step``."""
-    final: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
-    """Of ``cosine`` and ``one_cycle``: the multiple that it ends with."""
 
 
 class Average(Strict):
@@ -106,8 +67,10 @@ class Training(Strict):
     GPU, and says where it cannot; ``true`` refuses what cannot be compiled."""
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes an accelerator where there is one."""
-    select: Literal["brier", "nll", "accuracy"] = "brier"
-    """The held-out score whose best epoch is kept as ``best``."""
+    select: AnyMetric = "brier"
+    """The held-out score whose best epoch is kept as ``best``: one of ours, or somebody's own metric."""
+    patience: Count | None = None
+    """Stop once the selected score has not become better in so many epochs; the schedule stays that of ``epochs``."""
     checkpoint_epochs: Count | tuple[Count, ...] = 1
     """A checkpoint after every so many epochs, or after those listed; after the last one always."""
     checkpoint_every: Count | None = None
@@ -119,6 +82,13 @@ class Training(Strict):
     cores, 8 at most. Arrays are not loaded, and need none."""
     trackers: tuple[str, ...] = ()
     """``tensorboard``, ``wandb``, ``mlflow`` or another that accelerate knows."""
+
+    @property
+    def maximize(self) -> bool:
+        """Whether a larger value of the selected score is the better one."""
+        if isinstance(self.select, Metric):
+            return self.select.maximize
+        return self.select not in ("brier", "nll")
 
     @property
     def kept_epochs(self) -> list[int]:
@@ -154,9 +124,11 @@ class Recipe(Strict):
     """Random changes of the training inputs: a public name of `preceptor.data.augment`, or a list of them."""
     mixing: Named | None = None
     """Random mixtures of two training samples each: a public name of `preceptor.data.mixing`."""
-    optimizer: Optimizer = Optimizer()
+    sampler: AnySampling = None
+    """Which training samples an epoch draws, with replacement: ``balanced`` or ``weighted``; without it each once."""
+    optimizer: AnyOptimizer = Optimizer()
     """Optimizer and learning rate."""
-    schedule: Schedule = Schedule()
+    schedule: AnySchedule = Schedule()
     """The learning rate's course."""
     training: Training = Training()
     """The loop."""
@@ -168,6 +140,8 @@ class Recipe(Strict):
     """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, Whole] = Field(default_factory=dict)
     """Another seed for some streams: split, initialization, order, augmentation, dropout."""
+    parent: Path | None = None
+    """The complete run that this one goes on from, for more epochs (`--more-epochs`)."""
 
     @property
     def data_name(self) -> str:
@@ -176,6 +150,22 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _moments_of_training(self) -> "Recipe":
+        if self.sampler and self.mixing:
+            raise ValueError(
+                f"sampler is '{self.sampler.name}' with mixing '{self.mixing.name}', which pairs samples that are all "
+                "seen once; leave one of the two out"
+            )
+        if self.average and self.average.start_epoch >= self.training.epochs:
+            raise ValueError(
+                f"average.start_epoch is {self.average.start_epoch}, but training ends after "
+                f"{self.training.epochs} epochs; choose a smaller one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _moments_of_the_schedule(self) -> "Recipe":
+        if not isinstance(self.schedule, Schedule):
+            return self
         if self.schedule.name == "step" and not self.schedule.milestones:
             raise ValueError("schedule.milestones is empty; a step schedule needs at least one epoch, e.g. [30, 45]")
         if self.schedule.name == "one_cycle" and self.schedule.warmup_epochs == 0:
@@ -187,11 +177,6 @@ class Recipe(Strict):
             raise ValueError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, but training ends after "
                 f"{self.training.epochs} epochs, before the rate has risen; choose a smaller one"
-            )
-        if self.average and self.average.start_epoch >= self.training.epochs:
-            raise ValueError(
-                f"average.start_epoch is {self.average.start_epoch}, but training ends after "
-                f"{self.training.epochs} epochs; choose a smaller one"
             )
         return self
 
@@ -266,7 +251,7 @@ def _teachers(value: object) -> object:
 
 
 class DistillRecipe(Recipe):
-    """A student's training: ``ce_weight`` CE to the labels + ``distill_weight`` times ``loss`` to the
+    """A student's training: ``ce_weight`` times ``label_loss`` to the labels + ``distill_weight`` times ``loss`` to the
     teacher.
     """
 
@@ -278,8 +263,10 @@ class DistillRecipe(Recipe):
     """What is done to the teachers' mixture before the student sees it."""
     loss: Named = Component(name="kd")
     """What the student minimises: a public name of `preceptor.losses`, or ``package.module:name``."""
+    label_loss: Named = Component(name="cross_entropy")
+    """What the student minimises to the labels: as ``objective`` of a teacher."""
     ce_weight: Annotated[float, Field(ge=0), NUMBER] = 0.1
-    """Of the cross-entropy to the labels."""
+    """Of the loss to the labels."""
     distill_weight: Annotated[float, Field(ge=0), NUMBER] = 0.9
     """Of the loss to the teacher."""
     probabilities: bool = False
@@ -293,4 +280,9 @@ class DistillRecipe(Recipe):
     def _some_weight(self) -> "DistillRecipe":
         if self.ce_weight == self.distill_weight == 0:
             raise ValueError("ce_weight and distill_weight are both 0; a student needs something to learn from")
+        if self.ce_weight == 0 and self.label_loss != Component(name="cross_entropy"):
+            raise ValueError(
+                f"label_loss is '{self.label_loss.name}', but ce_weight, its weight, is 0; give ce_weight=0.1, say, or "
+                "leave label_loss out"
+            )
         return self

@@ -183,6 +183,6 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
 
 def _keys(error: Any) -> list[str]:
     """The keys that lead to what is wrong, without what pydantic calls its ways of reading it."""
-    ways = ("function-", "constrained-", "literal[")
+    ways = ("function-", "constrained-", "literal[", "way-")
     found = [str(part) for part in error["loc"] if not str(part).startswith(ways)]
     return found[:-1] if found[-1:] in (["bool"], ["int"]) else found

@@ -4,6 +4,7 @@ from preceptor.runs.choice import read_choice, write_choice
 from preceptor.runs.circumstances import circumstances
 from preceptor.runs.folder import (
     Identity,
+    epochs_of,
     give_up,
     make_run,
     open_run,
@@ -11,6 +12,7 @@ from preceptor.runs.folder import (
     read_objects,
     read_recipe,
     read_result,
+    refuse_unlike_parent,
     write_result,
 )
 from preceptor.runs.integrity import SCHEMA
@@ -35,6 +37,7 @@ __all__ = [
     "Identity",
     "Weights",
     "circumstances",
+    "epochs_of",
     "give_up",
     "heldout_labels",
     "kept_epochs",
@@ -52,6 +55,7 @@ __all__ = [
     "read_result",
     "read_splits",
     "read_weights",
+    "refuse_unlike_parent",
     "save_weights",
     "stack_of",
     "teacher_weights",

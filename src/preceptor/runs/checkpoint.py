@@ -119,7 +119,7 @@ def restore_optimizer(
         parameter = parameters[int(index)]
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
             # In the parameter's memory format: in another one the same sum may be rounded differently.
-            value = torch.empty_like(parameter).copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
 

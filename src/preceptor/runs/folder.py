@@ -8,7 +8,7 @@ what; the result is written last, so a run that has one is complete.
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from preceptor.runs.integrity import SCHEMA, checked
 
 # What may differ when a run is continued: where and how it is computed, not what.
 _CIRCUMSTANCES = {"num_workers", "trackers", "checkpoint_every", "checkpoint_epochs", "keep", "device"}
+# What a run may change that goes on from another's end.
+_LONGER = ("parent", "training.epochs", "training.patience", "schedule.", "optimizer.lr")
 _MEMBERS, _OBJECTS, _CONTENTS = "members", "objects", "contents"
 _CHANGED = {
     "data": "with other data under the name '{data}': their {key} have changed",
     "teacher": "with another teacher under the name '{key}': its weights have changed",
+    "parent": "from another parent under the name '{key}': its last checkpoint has changed",
 }
 _NO_RUN = "it has no recipe.yaml; give a folder that teach or distill wrote"
 
@@ -103,6 +106,44 @@ def _refuse_other(folder: Path, identity: Identity) -> None:
     refuse_other_contents(folder, identity.contents, identity.recipe.data_name)
 
 
+def refuse_unlike_parent(parent: Path, identity: Identity) -> None:
+    """Refuse to go on from a run for more epochs with anything but its own recipe, objects and data.
+
+    Raises:
+        InputError: naming what differs; a run that is not complete.
+    """
+    trained = epochs_of(parent)
+    if identity.recipe.training.epochs <= trained:
+        raise InputError(
+            f"training.epochs is {identity.recipe.training.epochs}, but the parent '{parent}' has trained {trained} "
+            f"epochs already; give {trained + 1} or more"
+        )
+    ours, theirs = (_flatten(_essence(r)) for r in (identity.recipe, read_recipe(parent)))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key) and not key.startswith(_LONGER):
+            raise InputError(
+                f"a run goes on from '{parent}' with its own recipe, and {key} is {theirs.get(key)!r} there and "
+                f"{ours.get(key)!r} here; leave {key} as it is (epochs, patience, schedule and optimizer.lr may differ)"
+            )
+    try:
+        _refuse_other_members(parent, [dict(member) for member in identity.members])
+        _refuse_other_objects(parent, {k: v for k, v in identity.objects.items() if k != "scheduler"}, {"scheduler"})
+        contents = {role: content for role, content in identity.contents.items() if role != "parent"}
+        refuse_other_contents(parent, contents, identity.recipe.data_name)
+    except InputError as error:
+        raise InputError(f"no run can go on from its parent with other objects or data: {error}") from None
+
+
+def epochs_of(folder: Path) -> int:
+    """The epochs that a complete run has trained: its recipe's, unless it was stopped before.
+
+    Raises:
+        InputError: it is no complete run.
+    """
+    stopped = read_result(folder).get("stopped")
+    return stopped["epochs"] if stopped else read_recipe(folder).training.epochs
+
+
 def _refuse_other_members(folder: Path, ours: list[dict[str, Any]]) -> None:
     theirs = read_members(folder)
     if len(theirs) != len(ours):
@@ -119,11 +160,11 @@ def _refuse_other_members(folder: Path, ours: list[dict[str, Any]]) -> None:
             )
 
 
-def _refuse_other_objects(folder: Path, ours: Mapping[str, str]) -> None:
+def _refuse_other_objects(folder: Path, ours: Mapping[str, str], free: Collection[str] = ()) -> None:
     theirs = read_objects(folder)
     if theirs is None:
         return
-    for role in sorted(theirs.keys() | ours.keys()):
+    for role in sorted((theirs.keys() | ours.keys()) - set(free)):
         there, here = (given.get(role, "the recipe's own") for given in (theirs, ours))
         if there != here:
             raise InputError(

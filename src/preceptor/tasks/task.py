@@ -24,7 +24,6 @@ from preceptor.teaching import cross_entropy
 Output = dict[str, Tensor]
 Share = Callable[[Mapping[str, Any], Tensor], Tensor]
 
-_HARD = of_objective(cross_entropy)
 ANSWER = "answer of the teacher"
 """What a batch may bring where its teacher was asked before, for several students: logits as the teacher gives them."""
 
@@ -41,6 +40,7 @@ class Task:
     Attributes:
         model: the loop wraps it for several processes; `bare` stays as it is.
         lead: how many leading axes of the logits are models: 0, or 1 for a stack.
+        state: the criterion that has parameters or state, or all of them; None if there is none.
     """
 
     def __init__(
@@ -53,12 +53,9 @@ class Task:
         structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
         for each in self.criteria:
             each.call("bind", model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
+        modules = [each.module for each in self.criteria if each.module is not None]
+        self.state: nn.Module | None = nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None)
         self._taps = Taps(structure, [name for each in self.criteria for name in each.taps("student")], "student")
-
-    @property
-    def state(self) -> nn.Module | None:
-        """The criterion that has parameters or state, if there is one."""
-        return next((each.module for each in self.criteria if each.module is not None), None)
 
     @property
     def observes(self) -> bool:
@@ -165,7 +162,8 @@ class TeachTask(Task):
 
 
 class DistillTask(Task):
-    """Train a student: ``ce_weight`` CE to the labels + ``distill_weight`` times a loss to the teacher, per example.
+    """Train a student: ``ce_weight`` times a loss to the labels + ``distill_weight`` times one to the teacher, per
+    example.
 
     Args:
         student: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
@@ -175,6 +173,8 @@ class DistillTask(Task):
         ce_weight, distill_weight: a number, or (M,) for a stack.
         labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all are
             labelled.
+        label_loss: an objective as of `TeachTask`. It sees labelled examples only, and of a mixed one both labels; its
+            part of the result is called ``ce``, and ``label`` where it is another than the cross-entropy.
         num_samples, num_classes: as of `Task`.
 
     >>> from functools import partial
@@ -198,16 +198,18 @@ class DistillTask(Task):
         ce_weight: float | Tensor = 0.1,
         distill_weight: float | Tensor = 0.9,
         labelled: Tensor | None = None,
+        label_loss: Callable[..., Tensor] | Criterion = cross_entropy,
         num_samples: int = 0,
         num_classes: int = 0,
     ) -> None:
+        self.label_loss: Criterion = label_loss if isinstance(label_loss, Criterion) else of_objective(label_loss)
         self.groups: list[tuple[list[int], Criterion]] | None = None
         if isinstance(loss, Sequence):
             self.groups = list(loss)
             criteria = [criterion for _, criterion in self.groups]
         else:
             criteria = [loss if isinstance(loss, Criterion) else of_loss(loss)]
-        super().__init__(student, criteria, num_samples=num_samples, num_classes=num_classes)
+        super().__init__(student, [*criteria, self.label_loss], num_samples=num_samples, num_classes=num_classes)
         self.teacher: TeacherFn = as_teacher(teacher)
         self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
         self._teacher_taps = teacher_taps(self.teacher, self.criteria)
@@ -220,19 +222,23 @@ class DistillTask(Task):
             teacher = batch[ANSWER] if ANSWER in batch else self.teacher(batch)
         check_match(logits, teacher)
         given = {**batch, "logits": logits, "teacher_logits": teacher, "labels": labels}
-        hard = reduce(self._hard(given, known), mask, count, self.lead)
         given |= {"student_features": features, "teacher_features": teacher_features}
+        hard = reduce(self._hard(given, known), mask, count, self.lead)
         soft = self._soft(given, known, count)
         loss = self.ce_weight * hard + self.distill_weight * soft
-        return {"loss": loss.sum(), "ce": hard.detach(), "distill": soft.detach()}
+        return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach()}
+
+    @property
+    def _label_part(self) -> str:
+        return "ce" if self.label_loss.name == cross_entropy.__name__ else "label"
 
     def _hard(self, given: Mapping[str, Any], known: Tensor) -> Tensor:
-        """The cross-entropy to the labels of each example; of a mixed one to both, as far as they are known."""
-        values = _HARD({**given, "mask": known})
+        """The loss to the labels of each example; of a mixed one to both, as far as they are known."""
+        values = self.label_loss({**given, "mask": known})
         if OWN_SHARE not in given:
             return values
         also = given["mask"] if self.labelled is None else given["mask"] & self._labelled(given[PARTNER])
-        others = _HARD({**given, "labels": given[PARTNER_LABEL].masked_fill(~also, 0), "mask": also})
+        others = self.label_loss({**given, "labels": given[PARTNER_LABEL].masked_fill(~also, 0), "mask": also})
         return mixed(values, others, given[OWN_SHARE])
 
     def _labelled(self, index: Tensor) -> Tensor:

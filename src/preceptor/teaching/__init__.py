@@ -3,6 +3,7 @@
 from preceptor._renamed import Finder, renamed
 from preceptor.teaching.classification import confidence_penalty, cross_entropy, label_smoothing
 from preceptor.teaching.consistency import Consistency
+from preceptor.teaching.imbalance import class_weights, focal
 from preceptor.teaching.lipschitz import Lipschitz
 from preceptor.teaching.mse import mse
 from preceptor.teaching.soteacher import SoTeacher
@@ -13,8 +14,10 @@ __all__ = [
     "Lipschitz",
     "SoTeacher",
     "check_tolerance",
+    "class_weights",
     "confidence_penalty",
     "cross_entropy",
+    "focal",
     "label_smoothing",
     "mse",
     "tolerant",

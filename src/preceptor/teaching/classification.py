@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.teaching.imbalance import Weights, weights_of_classes
 from preceptor.tensors import at_label, blank, prepare
 
 
@@ -11,20 +12,25 @@ def cross_entropy(
     logits: Float[Tensor, "*batch classes"],
     labels: Int64[Tensor, "*batch"],
     *,
+    class_weights: Weights | None = None,
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """-ln q_y, the cross-entropy of the label with q = softmax(logits), in nats; one value per example.
+    """-w_y ln q_y, the cross-entropy of the label with q = softmax(logits), in nats; one value per example.
 
     Args:
         logits: the teacher's logits, shape (..., C).
         labels: class numbers in [0, C), shape (...).
+        class_weights: w, one number a class, shape (C,); without it 1. The mean of the loss divides by the number of
+            examples, and not by the sum of their weights as `torch.nn.CrossEntropyLoss` does; in a recipe also
+            ``balanced`` or ``effective`` (`preceptor.teaching.class_weights`).
         mask: False marks examples that do not count, shape (...); theirs is exactly 0.
 
     Returns:
         Shape (...), in at least float32.
 
     Raises:
-        InputError: the labels are no class numbers (int64), or labels or mask are not one per example.
+        InputError: the labels are no class numbers (int64), labels or mask are not one per example, or the weights are
+            not one a class.
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
@@ -32,7 +38,10 @@ def cross_entropy(
     """
     logits, labels = prepare(logits, labels, mask)
     log_q = logits.log_softmax(-1)
-    return blank(-at_label(log_q, labels), mask)
+    values = -at_label(log_q, labels)
+    if class_weights is not None:
+        values = values * weights_of_classes(class_weights, log_q)[labels]
+    return blank(values, mask)
 
 
 def label_smoothing(
@@ -40,17 +49,19 @@ def label_smoothing(
     labels: Int64[Tensor, "*batch"],
     *,
     smoothing: float = 0.1,
+    class_weights: Weights | None = None,
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Cross-entropy of q = softmax(logits) with (1 - s) one-hot + s uniform, in nats; one value per example.
 
     Szegedy et al. 2016 (arXiv 1512.00567), section 7. The label itself keeps 1 - s + s/C, as in
-    `torch.nn.functional.cross_entropy(label_smoothing=s)`.
+    `torch.nn.functional.cross_entropy(label_smoothing=s)`, and with class weights w the target is w times that.
 
     Args:
         logits: the teacher's logits, shape (..., C).
         labels: class numbers in [0, C), shape (...).
         smoothing: s, the share of the target that is spread evenly over all classes, in [0, 1).
+        class_weights: w, as of `cross_entropy`.
         mask: False marks examples that do not count, shape (...); theirs is exactly 0.
 
     Returns:
@@ -68,6 +79,8 @@ def label_smoothing(
         raise InputError(f"smoothing is {smoothing}: choose it in [0, 1), for instance 0.1.")
     logits, labels = prepare(logits, labels, mask)
     log_q = logits.log_softmax(-1)
+    if class_weights is not None:
+        log_q = log_q * weights_of_classes(class_weights, log_q)
     return blank(-(1 - smoothing) * at_label(log_q, labels) - smoothing * log_q.mean(-1), mask)
 
 

@@ -15,6 +15,7 @@ from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, Mixing, par
 from preceptor.errors import InputError
 from preceptor.inputs import batch_to
 from preceptor.training.resident import resident
+from preceptor.training.sampling import Sampler
 from preceptor.training.streams import Streams
 
 Batch = dict[str, Any]
@@ -47,7 +48,7 @@ class Batches:
     An optimizer step sees `batch_size` samples of the epoch's permutation, whatever the number of processes
     and micro-batches: they share them out, and pad uneven shares with masked repeats. The last step of an
     epoch may be smaller, but not smaller than `smallest`: what is left then joins the step before it. Every sample is
-    seen once an epoch.
+    seen once an epoch, unless a `sampler` draws as many with replacement; each draw then is augmented by itself.
 
     Args:
         dataset: the samples, served by index.
@@ -59,6 +60,7 @@ class Batches:
             the partner's label and how much of each input is its own.
         num_workers: processes that load samples ahead; 0 loads in this one, and ``auto`` takes as many as help.
         smallest: samples that a step has at least.
+        sampler: draws the samples of an epoch from the stream ``order``; None permutes them.
         device: where the batches are wanted. Arrays that fit there are moved once, and batches made there.
     """
 
@@ -83,12 +85,14 @@ class Batches:
         mixing: Mixing | None = None,
         num_workers: int | Literal["auto"] = 0,
         smallest: int = 1,
+        sampler: Sampler | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
         self.dataset, self.indices, self.streams = resident(dataset, self.device), indices, streams
         self.is_resident: bool = self.dataset is not dataset
         self.batch_size, self.augmentation, self.mixing, self.smallest = batch_size, augmentation, mixing, smallest
+        self.sampler: Sampler | None = sampler
         in_memory = self.dataset.is_vectorised
         self.num_workers = (0 if in_memory else useful_workers()) if num_workers == "auto" else num_workers
 
@@ -99,32 +103,43 @@ class Batches:
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
-        order = self.indices[torch.randperm(len(self.indices), generator=self.streams.generator("order", epoch))]
+        order = self._order(epoch)
         order = order.to(self.device) if self.is_resident else order
-        steps = order.split(step_sizes(len(order), self.batch_size, self.smallest))[start:]
-        plan = [share for step in steps for share in shares(step, shard)]
+        sizes = step_sizes(len(order), self.batch_size, self.smallest)
+        plan = [share for step in order.split(sizes)[start:] for share in shares(step, shard)]
+        places = torch.arange(len(order)).split(sizes)[start:] if self.sampler else ()
+        drawn = iter([place for step in places for place, _ in shares(step, shard)])
         draws, mixed = self._draws(epoch), self._mixed(epoch)
         micro: list[Batch] = []
         wanted = [mixed.with_partners(indices) if mixed else indices for indices, _ in plan]
         for (_, mask), batch in zip(plan, self._load(wanted, epoch), strict=True):
-            batch = self._augmented(batch, draws)
+            batch = self._augmented(batch, draws, next(drawn, None))
             micro.append(_masked(mixed(batch) if mixed else batch, mask))
             if len(micro) == shard.accumulate:
                 yield micro
                 micro = []
 
-    def _augmented(self, batch: Batch, draws: Tensor | None) -> Batch:
-        """A batch on its device, its inputs changed."""
+    def _order(self, epoch: int) -> Tensor:
+        """The samples of an epoch in their order, (n,)."""
+        generator = self.streams.generator("order", epoch)
+        if self.sampler is not None:
+            return self.indices[self.sampler.draw(generator)]
+        return self.indices[torch.randperm(len(self.indices), generator=generator)]
+
+    def _augmented(self, batch: Batch, draws: Tensor | None, places: Tensor | None) -> Batch:
+        """A batch on its device, its inputs changed: by sample, or by place in the epoch where samples repeat."""
         batch = batch_to(batch, self.device, non_blocking=True)
         if draws is not None and self.augmentation is not None:
-            batch["input"] = self.augmentation.apply(batch["input"], draws[batch["index"]])
+            rows = batch["index"] if places is None else places.to(self.device)
+            batch["input"] = self.augmentation.apply(batch["input"], draws[rows])
         return batch
 
     def _draws(self, epoch: int) -> Tensor | None:
         """What happens to each sample in an epoch, drawn on the CPU whatever the device."""
         if self.augmentation is None:
             return None
-        return self.augmentation.draw(len(self.dataset), self.streams.generator("augmentation", epoch)).to(self.device)
+        size = len(self.dataset) if self.sampler is None else len(self.indices)
+        return self.augmentation.draw(size, self.streams.generator("augmentation", epoch)).to(self.device)
 
     def _mixed(self, epoch: int) -> "Mixed | None":
         if self.mixing is None:

@@ -18,6 +18,7 @@ from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack
 from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.samples import Samples
+from preceptor.training.sampling import sampler_of
 from preceptor.training.streams import Streams
 
 T = TypeVar("T")
@@ -121,6 +122,7 @@ class Cohort:
                 mixing=mixing,
                 num_workers=recipe.training.num_workers,
                 smallest=smallest,
+                sampler=sampler_of(recipe, samples, rows),
                 device=device,
             )
             for samples, rows in zip(self.samples, indices, strict=True)

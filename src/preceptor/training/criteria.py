@@ -1,73 +1,89 @@
 """What a model minimises: the objective or loss that a recipe names or a caller hands over, tried on two examples."""
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor import names
 from preceptor.errors import InputError
 from preceptor.schema import Component
-from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective
+from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
+from preceptor.teaching import class_weights
+
+Given = Callable[..., Tensor] | None
+_WEIGHTS = "class_weights"
+_FIRST = {"loss": ("student_logits", "teacher_logits")}  # of a loss; of all others:
+_OF_LABELS = ("logits", "labels")
+
+
+def check_criterion(room: str, component: Component, given: Given = None) -> None:
+    """Refuse, before any data are read, a criterion that cannot be called whatever they are.
+
+    Args:
+        room: ``objective``, ``loss`` or ``label_loss``.
+        component: what the recipe says.
+        given: the object that stands in for it.
+
+    Raises:
+        InputError: no such function, an unknown option, or a signature that does not fit.
+    """
+    if given is not None:
+        _read(room, given)
+        return
+    function = names.find(room, component.name, trust=True)
+    if not isinstance(function, type):
+        names.check_options(room, component, function, own=_filled(room))
+        lacks = sorted(
+            names.required_of(function) - component.options.keys() - {*_filled(room), *positions_of(function)[:2]}
+        )
+        if lacks:
+            raise InputError(
+                f"the {room} '{component.name}' refuses {component.options}: it needs '{lacks[0]}'; give "
+                f"{room}.{lacks[0]}=..."
+            )
+        _read(room, functools.partial(function, **component.options), component.name)
+
+
+def new_criterion(
+    room: str, component: Component, num_classes: int, given: Given = None, *, counts: Tensor | None = None
+) -> Criterion:
+    """What a model minimises, of a recipe that is to be trained: a class is instantiated, a function gets its options.
+
+    Args:
+        room, component, given: as of `check_criterion`.
+        num_classes: of the data.
+        counts: training samples of each class, int64 (C,), for class weights that are counted.
+
+    Raises:
+        InputError: as `check_criterion`; a value that it refuses, or it gives anything but one value per example (a
+            loss may give one for the batch).
+    """
+    if given is not None:
+        criterion = _read(room, given)
+        return _tried(room, criterion, Component(name=criterion.name), num_classes)
+    function = names.find(room, component.name, trust=True)
+    counted = _counted(room, component, counts)
+    if isinstance(function, type):
+        return _tried(room, _read(room, names.call(room, counted, trust=True), component.name), component, num_classes)
+    names.check_options(room, component, function, own=_filled(room))
+    read = _read(room, functools.partial(function, **counted.options), component.name)
+    return _tried(room, read, component, num_classes)
 
 
 def new_objective(component: Component, num_classes: int) -> Criterion:
-    """A teacher's objective, of a recipe that is to be trained: a class of state is instantiated, a function gets its
-    options.
-
-    Raises:
-        InputError: no such objective, an unknown option, or a value that it refuses.
-    """
-    function = names.find("objective", component.name, trust=True)
-    if isinstance(function, type):
-        return of_objective(names.call("objective", component, trust=True), component.name)
-    names.check_options("objective", component, function, own=("logits", "labels", "mask", *OFFERED))
-    return _tried(
-        "objective",
-        of_objective(functools.partial(function, **component.options), component.name),
-        component,
-        num_classes,
-    )
-
-
-def as_objective(objective: Callable[..., Tensor], num_classes: int) -> Criterion:
-    """Somebody's own objective, tried on two examples if it has no state.
-
-    Raises:
-        InputError: it gives anything but one value per example.
-    """
-    criterion = of_objective(objective)
-    return _tried("objective", criterion, Component(name=criterion.name), num_classes)
+    """A teacher's objective; as `new_criterion`."""
+    return new_criterion("objective", component, num_classes)
 
 
 def new_loss(component: Component, num_classes: int) -> Criterion:
-    """A student's loss, of a recipe that is to be trained: a class is instantiated, a function gets its options.
-
-    Raises:
-        InputError: no such loss, an unknown option, or a value that it refuses.
-    """
-    function = names.find("loss", component.name, trust=True)
-    if isinstance(function, type):
-        return of_loss(names.call("loss", component, trust=True), component.name)
-    own = ("student_logits", "teacher_logits", "mask", *OFFERED)
-    names.check_options("loss", component, function, own=own)
-    return _tried(
-        "loss", of_loss(functools.partial(function, **component.options), component.name), component, num_classes
-    )
-
-
-def as_loss(loss: Callable[..., Tensor], num_classes: int) -> Criterion:
-    """Somebody's own loss, tried on two examples if it has no state.
-
-    Raises:
-        InputError: it gives neither one value per example nor one for the batch.
-    """
-    criterion = of_loss(loss)
-    return _tried("loss", criterion, Component(name=criterion.name), num_classes)
+    """A student's loss to its teacher; as `new_criterion`."""
+    return new_criterion("loss", component, num_classes)
 
 
 def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None) -> None:
@@ -90,14 +106,51 @@ def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None)
         raise InputError(f"{reason}, or leave the mixing out")
 
 
+def _read(room: str, function: Callable[..., Tensor], name: str = "") -> Criterion:
+    return of_loss(function, name) if room == "loss" else of_objective(function, name, what=room)
+
+
+def _filled(room: str) -> tuple[str, ...]:
+    """What is no option of a criterion, as Preceptor fills it in."""
+    return (*_FIRST.get(room, _OF_LABELS), "mask", *OFFERED)
+
+
+def _counted(room: str, component: Component, counts: Tensor | None) -> Component:
+    """With class weights as a list, where the recipe says by a word how to count them."""
+    said = component.options.get(_WEIGHTS)
+    words = {"name": said} if isinstance(said, str) else said
+    if not isinstance(words, Mapping):
+        return component
+    key = f"{room}.{_WEIGHTS}"
+    if counts is None:
+        raise InputError(f"'{key}' is {said!r}, which here has no samples to count; give a number for each class")
+    options = {name: value for name, value in words.items() if name != "name"}
+    if "name" not in words or options.keys() - {"beta"} or (options and words["name"] != "effective"):
+        raise InputError(f"'{key}' is {said!r}; give balanced, {{name: effective, beta: 0.999}}, or a list of numbers")
+    more: Any = {"how": words["name"], **options}
+    try:
+        weights = class_weights(counts, **more)
+    except (InputError, TypeError) as error:
+        raise InputError(f"'{key}' is {said!r}: {error}") from None
+    return Component.model_validate({**component.model_dump(), _WEIGHTS: weights.tolist()})
+
+
 def _tried(room: str, criterion: Criterion, component: Component, num_classes: int) -> Criterion:
-    """A criterion, once it is seen on two examples that it takes its options, and whether it speaks of a batch."""
-    if criterion.module is not None or set(criterion.more) - {"index"}:  # bound to a model before it can be called
+    """A criterion, once it is seen on two examples that it takes its options, whether it speaks of a batch, and whether
+    it leaves out what its mask does.
+    """
+    bound = criterion.has("bind") or criterion.has("start_epoch")  # to a model before it can be called
+    if bound or set(criterion.more) - {"index", "labels"}:
         return criterion
+    tried = criterion
+    if isinstance(criterion.function, nn.Module):  # which may remember what it sees
+        tried = replace(criterion, function=copy.deepcopy(criterion.function))
     logits = _two_examples(num_classes)
     labels = torch.tensor([0, 1])
     given = {"logits": logits, "teacher_logits": logits, "labels": labels, "index": labels}
-    values = _try(lambda: criterion(given | {"mask": torch.tensor([True, True])}), room, component)
+    values, masks = _masked(tried, given)
+    if values is None:
+        values = _try(lambda: tried(given | {"mask": torch.tensor([True, True])}), room, component)
     allowed, remedy = [(2,)], "without reduction"
     if room == "loss":
         allowed, remedy = [(2,), ()], "or a scalar if it is a statement about the batch"
@@ -106,7 +159,25 @@ def _tried(room: str, criterion: Criterion, component: Component, num_classes: i
             f"the {room} '{component.name}' gives {_what(values)} for 2 examples; return one value per "
             f"example, {remedy}"
         )
-    return replace(criterion, batch_level=values.ndim == 0)
+    return replace(criterion, batch_level=values.ndim == 0, masks=masks)
+
+
+def _masked(criterion: Criterion, given: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    """What a criterion gives for two examples of which its mask leaves out the second, whose logits are NaN; and how
+    one is left out: by that mask, unless it does not look at it. None where that alone does not say.
+    """
+    if criterion.masks != "asked":
+        return None, criterion.masks
+    mask, noise = torch.tensor([True, False]), torch.tensor([[0.0], [torch.nan]])
+    masked = {name: tensor + noise if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+    try:
+        values = criterion({**masked, "mask": mask})
+        if values.ndim == 0 and values.isnan():  # of one example there may be nothing to say
+            alone = criterion({**{name: tensor[:1] for name, tensor in given.items()}, "mask": mask[:1]})
+            return None, "asked" if alone.isnan() else "any"
+        return values, "asked" if values.ndim == 0 or values[1] == 0 else "any"
+    except Exception:  # of somebody else's code; what is wrong is seen, and said, when all examples count
+        return None, "asked"
 
 
 def _two_examples(num_classes: int) -> Tensor:

@@ -18,6 +18,7 @@ from preceptor.tasks.teacher import TeacherFn, moved
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator
 from preceptor.training.resident import resident
+from preceptor.training.selection import Selection
 
 SCORES = ("accuracy", "brier", "nll")
 
@@ -119,6 +120,7 @@ class Evaluator:
         part: ``heldout`` or ``test``.
         accelerator: device and precision.
         distribution: how logits are read (`read_logits`).
+        selection: what the best epoch is chosen by, scored beside the others.
     """
 
     cohort: Cohort
@@ -127,7 +129,16 @@ class Evaluator:
     dataset: Indexed
     indices: Tensor
 
-    def __init__(self, cohort: Cohort, part: str, accelerator: Accelerator, *, distribution: str = "softmax") -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        part: str,
+        accelerator: Accelerator,
+        *,
+        distribution: str = "softmax",
+        selection: Selection | None = None,
+    ) -> None:
+        self.selection: Selection = selection or Selection()
         self.cohort, self.accelerator, self.distribution = cohort, accelerator, distribution
         self.sample: str = "test sample" if part == "test" and cohort.data.test is not None else "sample"
         dataset, self.indices = cohort.scored(part)
@@ -146,7 +157,8 @@ class Evaluator:
         return read_logits(logits, self.distribution), self.cohort.by_model(labels)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
-        return score(*self.predictions(model))
+        outputs, labels = self.predictions(model)
+        return score(outputs, labels) | self.selection.score(outputs, labels)
 
 
 def tabulate(teacher: TeacherFn, dataset: Indexed, indices: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,8 @@ from preceptor.tasks.task import Task
 from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.cohort import Cohort
 from preceptor.training.device import Accelerator
+from preceptor.training.own import Own
+from preceptor.training.selection import Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,8 @@ class Job:
         calibrate: fit temperatures to the held-out samples.
         prepare: called before training, and not for a run that is complete; what it gives goes into the result.
         extra: goes into the result.
+        own: objects of the caller's that the loop needs.
+        selection: what the best epoch is chosen by.
     """
 
     identity: Identity
@@ -41,6 +45,8 @@ class Job:
     calibrate: bool = False
     prepare: Callable[[], Mapping[str, Any]] = dict
     extra: Mapping[str, Any] = field(default_factory=dict)
+    own: Own = field(default_factory=Own)
+    selection: Selection = field(default_factory=Selection)
 
     @property
     def recipe(self) -> TeachRecipe | DistillRecipe:

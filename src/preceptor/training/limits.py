@@ -1,13 +1,17 @@
-"""Where the machine sets limits: memory that a step does not fit into, data that are slow to read."""
+"""Where the machine sets limits: memory that a step does not fit into, data that are slow to read, parts of a batch."""
 
 import time
+import warnings
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from preceptor.errors import InputError
 from preceptor.notices import say
 from preceptor.recipe import Training
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.task import Task
 from preceptor.training.batches import Batch, Batches, Source, useful_workers
 
 NOTICED = 5.0  # seconds that an epoch takes before anybody minds what they go into
@@ -62,4 +66,20 @@ def say_if_loading_limits(loading: float, seconds: float, batches: Source) -> No
         say(
             f"{100 * loading / seconds:.0f} % of an epoch's time goes into reading samples; training.num_workers: auto "
             f"reads them ahead, here in {useful_workers()} process(es)"
+        )
+
+
+def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> None:
+    """Say once where micro-batches or processes cannot give what one batch gives."""
+    if processes * accumulate == 1:
+        return
+    model: nn.Module = task.model.template if isinstance(task.model, Stack) else task.model  # type: ignore[assignment]
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    cause = "batch normalisation" if normed else "a batch-level loss" if task.batch_level else None
+    if cause:
+        warnings.warn(
+            f"{cause} sees one micro-batch at a time: with {processes} process(es) x {accumulate} "
+            "micro-batch(es) the "
+            "training curve differs from that of one process and one batch",
+            stacklevel=3,
         )

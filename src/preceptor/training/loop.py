@@ -5,8 +5,7 @@ import math
 import multiprocessing
 import signal
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,22 @@ from preceptor.recipe import Recipe
 from preceptor.runs import checkpoint
 from preceptor.runs.files import remove_left_overs
 from preceptor.runs.metrics import MetricsLog
-from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import Task
 from preceptor.training.averaging import average_weights
 from preceptor.training.batches import Batch, Shard, Source
+from preceptor.training.callbacks import CallbackFailed, calls
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import NotFinite
-from preceptor.training.limits import Timed, is_out_of_memory, out_of_memory, say_if_loading_limits
+from preceptor.training.limits import (
+    Timed,
+    is_out_of_memory,
+    out_of_memory,
+    say_if_loading_limits,
+    warn_of_batch_statistics,
+)
+from preceptor.training.own import Own
+from preceptor.training.parent import last_checkpoint
+from preceptor.training.selection import Selection
 from preceptor.training.state import Progress, read_checkpoint, write_checkpoint
 from preceptor.training.step import LossNotFinite, Stepper
 from preceptor.training.watch import LOOK_EVERY
@@ -48,6 +56,8 @@ class Loop:
         accelerator: device, processes, precision.
         folder: where checkpoints and ``metrics.jsonl`` go; None keeps nothing.
         on_step: called after each optimizer step with (steps done, steps in all, latest scores).
+        own: perhaps an optimizer, a scheduler and callbacks of somebody's own.
+        selection: what the best epoch is chosen by; by default the recipe's score.
     """
 
     task: Task
@@ -70,9 +80,14 @@ class Loop:
         *,
         folder: Path | None = None,
         on_step: Callable[[int, int, Scores], None] | None = None,
+        own: Own | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self.task, self.batches, self.recipe, self.evaluate = task, batches, recipe, evaluate
         self.accelerator, self.folder, self.on_step = accelerator, folder, on_step or (lambda *_: None)
+        self.selection: Selection = selection or Selection(str(recipe.training.select), recipe.training.maximize)
+        callbacks = own.callbacks if own else ()
+        self._step_calls, self._epoch_calls = calls(callbacks, "on_step_end"), calls(callbacks, "on_epoch_end")
         self.progress = Progress()
         self.latest: Scores = {}
         self.interruption: Interruption = Interruption(
@@ -86,13 +101,13 @@ class Loop:
         self.averaged: AveragedModel | None = (
             average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
         )
-        self.stepper: Stepper = Stepper(task, recipe, accelerator, batches.steps_per_epoch)
+        self.stepper: Stepper = Stepper(task, recipe, accelerator, batches.steps_per_epoch, own)
         self.optimizer: torch.optim.Optimizer = self.stepper.optimizer
         self.best = {name: tensor.detach().clone() for name, tensor in self.raw_model.state_dict().items()}
         self.metrics: MetricsLog = MetricsLog(self.folder, accelerator.is_main_process)
 
     def run(self) -> None:
-        """Train to the last epoch, from the last checkpoint if there is one.
+        """Train to the last epoch, or to where patience or a callback stops, from the last checkpoint if there is one.
 
         Raises:
             InputError: the logits are not finite, or a checkpoint is damaged or of another model.
@@ -112,7 +127,7 @@ class Loop:
         return self._steps()
 
     def _steps(self) -> Iterator[None]:
-        while self.progress.epoch < self.recipe.training.epochs:
+        while self.progress.epoch < self.recipe.training.epochs and not self.progress.stopped:
             yield from self._epoch()
 
     @property
@@ -147,6 +162,9 @@ class Loop:
             if progress.step % LOOK_EVERY == 0:
                 self._look_back()
             self.on_step(progress.step, self.total_steps, self.latest)
+            if self._called_back(self._step_calls, progress.step, self.total_steps):
+                progress.stopped = "callback"
+                break
             self._between_steps()
             yield
         self._look_back()
@@ -217,7 +235,7 @@ class Loop:
             "epoch": progress.epoch,
             "step": progress.step,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train": self.stepper.means(),
+            "train": self.stepper.means(progress.step_in_epoch),
             "heldout": self.latest,
             "time_epoch": round(seconds, 3),
         }
@@ -226,8 +244,45 @@ class Loop:
         progress.metrics_bytes = self.metrics.append(line)
         if self.recipe.training.trackers:
             self.accelerator.log(_flat(line), step=progress.step)
-        if self.recipe.training.is_checkpoint(progress.epoch):
+        progress.stopped = progress.stopped or self._stopped()
+        if self.recipe.training.is_checkpoint(progress.epoch) or progress.stopped:
             self.save()
+
+    def _stopped(self) -> str:
+        """What ends the run after this epoch, before its last one; empty if nothing does."""
+        progress, training = self.progress, self.recipe.training
+        asked = self._called_back(self._epoch_calls, progress.epoch, self.latest)
+        if progress.epoch == training.epochs:
+            return ""
+        idle = progress.epoch - 1 - max(progress.best_epoch)
+        return "callback" if asked else "patience" if training.patience and idle >= training.patience else ""
+
+    def _called_back(self, each: Sequence[Callable[..., bool]], number: int, more: Any) -> bool:
+        """Whether one of some callbacks wants to stop: the main process asks them for all.
+
+        Raises:
+            CallbackFailed: one has raised an error; the state is saved first.
+        """
+        if not each:
+            return False
+        wants, failure = False, None
+        if self.accelerator.is_main_process:
+            try:
+                asked = [call(number, more) for call in each]  # all of them, whatever the first says
+                wants = any(asked)
+            except CallbackFailed as error:
+                failure = error
+        said = self._over_processes(2.0 if failure else float(wants))
+        if said < 2:
+            return said > 0
+        after = "; the run is saved as it is and goes on from there" if self.save() else ""
+        raise CallbackFailed(f"{failure or 'a callback failed'}{after}") from (failure and failure.__cause__)
+
+    def _over_processes(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.accelerator.device), "sum"))  # type: ignore[arg-type]
 
     def _diverged(self, error: NotFinite, *, largest: float = 0.0) -> InputError:
         """What to do about logits that are not finite, where no input of the batch was above `largest`."""
@@ -253,8 +308,8 @@ class Loop:
 
     def _keep_best(self) -> None:
         """Keep a copy of each model's weights where its held-out score is the best so far."""
-        sign = -1.0 if self.recipe.training.select == "accuracy" else 1.0
-        score = torch.as_tensor(self.latest[self.recipe.training.select], dtype=torch.float64).reshape(-1) * sign
+        sign = -1.0 if self.selection.maximize else 1.0
+        score = torch.as_tensor(self.latest[self.selection.name], dtype=torch.float64).reshape(-1) * sign
         progress = self.progress
         if not progress.best_score:
             progress.best_score, progress.best_epoch = [math.inf] * len(score), [0] * len(score)
@@ -278,11 +333,7 @@ class Loop:
 
     def _stop_if_asked(self) -> None:
         """Save and leave if any process was interrupted: all do so at the same step."""
-        asked = self.interruption.asked is not None
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(asked), device=self.accelerator.device)
-            asked = bool(self.accelerator.reduce(flag, "sum") > 0)  # type: ignore[operator]
-        if asked:
+        if self._over_processes(float(self.interruption.asked is not None)) > 0:
             raise Interrupted(self.interruption.asked or signal.SIGINT, saved=self.save())
 
     def save(self) -> bool:
@@ -311,6 +362,9 @@ class Loop:
         found = checkpoint.saved(self.folder / "checkpoints") if self.folder else []
         if found:
             self._started -= read_checkpoint(found[-1], self)
+        elif self.recipe.parent is not None:
+            read_checkpoint(last_checkpoint(self.recipe.parent), self)
+            self.progress.metrics_bytes, self.progress.stopped = 0, ""
         self.metrics.cut(self.progress.metrics_bytes)
         self._prune()  # what a kill right after saving left
 
@@ -320,22 +374,6 @@ def lent_generator(device: torch.device) -> Iterator[None]:
     """Lend torch's global generator to training, and give it back as it was."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> None:
-    """Say once where micro-batches or processes cannot give what one batch gives."""
-    if processes * accumulate == 1:
-        return
-    model: nn.Module = task.model.template if isinstance(task.model, Stack) else task.model  # type: ignore[assignment]
-    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    cause = "batch normalisation" if normed else "a batch-level loss" if task.batch_level else None
-    if cause:
-        warnings.warn(
-            f"{cause} sees one micro-batch at a time: with {processes} process(es) x {accumulate} "
-            "micro-batch(es) the "
-            "training curve differs from that of one process and one batch",
-            stacklevel=3,
-        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

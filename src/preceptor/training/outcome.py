@@ -27,7 +27,7 @@ def finish(job: Job, loop: Loop) -> Result:
         loop.raw_model.load_state_dict(state)
         for part in parts:
             outputs, labels = _evaluator(job, part).predictions(loop.raw_model)
-            scores[part][kind] = score(outputs, labels, calibration=True)
+            scores[part][kind] = score(outputs, labels, calibration=True) | job.selection.score(outputs, labels)
             predictions |= {f"{part}/{kind}": outputs, f"{part}/labels": labels}
         if job.calibrate:
             temperatures[kind] = _temperatures(job, predictions[f"heldout/{kind}"], predictions["heldout/labels"])
@@ -38,6 +38,7 @@ def finish(job: Job, loop: Loop) -> Result:
             remove(job.folder / "pretrained")  # of a process that was killed here
             with atomic_path(job.folder / "pretrained") as temporary:
                 save_pretrained(loop.raw_model, temporary, job.cohort.data.class_names)
+    stopped = {"epochs": loop.progress.epoch, "by": loop.progress.stopped} if loop.progress.stopped else None
     return {
         "schema_version": runs.SCHEMA,
         "verb": job.verb,
@@ -48,7 +49,7 @@ def finish(job: Job, loop: Loop) -> Result:
         "heldout": scores["heldout"],
         "test": scores.get("test"),
         "circumstances": runs.circumstances(job.accelerator.device),
-    }
+    } | ({"stopped": stopped} if stopped else {})
 
 
 def _evaluator(job: Job, part: str) -> Evaluator:

@@ -1,7 +1,6 @@
 """From a recipe and somebody's objects to a job: data, model, criterion and teacher, each made once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,33 @@ from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of, distinct, same_teacher
 from preceptor.runs.identity import fingerprint
 from preceptor.runs.references import name_of
-from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
 from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
 from preceptor.training import probe
+from preceptor.training.asked import checked, counts_of, with_parent
 from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective, refuse_mixing
+from preceptor.training.criteria import check_criterion, new_criterion, refuse_mixing
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.models import model_name, new_model
+from preceptor.training.optimizers import check_own
+from preceptor.training.own import Own
+from preceptor.training.parent import parent_digest
 from preceptor.training.preprocessing import refuse_unconverted, with_own_inputs
 from preceptor.training.samples import Samples, cut, load_data
+from preceptor.training.selection import selection_of
+from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
 Function = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Student:
-    """One student of a stack: its seed, the row of the teachers' table that teaches it, and its loss."""
-
-    seed: int
-    teacher: int
-    loss: Component
-    ce_weight: float = 0.1
-    distill_weight: float = 0.9
 
 
 def teach_job(
@@ -61,25 +54,26 @@ def teach_job(
     model: Factory | None = None,
     objective: Function | None = None,
     seeds: Sequence[int] = (),
+    own: Own | None = None,
 ) -> Job:
     """A teacher's training, or that of a stack of them; arguments as of `preceptor.training.teach`."""
+    own = checked(recipe, own, stacked=bool(seeds))
+    check_criterion("objective", recipe.objective, objective)
     accelerator = _accelerator(recipe, folder, stacked=bool(seeds))
     samples = _samples(recipe, data, seeds or [recipe.seed])
     found = samples[0].data
-    objects = _objects(folder, recipe, found, model=model, objective=_known_by(objective))
-    criterion = (
-        new_objective(recipe.objective, found.num_classes)
-        if objective is None
-        else as_objective(objective, found.num_classes)
-    )
+    objects = _objects(folder, recipe, found, model=model, objective=_known_by(objective), **own.objects())
+    counts = counts_of(samples)
+    criterion = new_criterion("objective", recipe.objective, found.num_classes, objective, counts=counts)
     if recipe.mixing:
         refuse_mixing(criterion)
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
+    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     return Job(
-        Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found)),
+        with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
         TeachTask(module, criterion, num_samples=len(samples[0].train), num_classes=found.num_classes),
         _batches(recipe, cohort, [s.parts["train"] for s in samples], accelerator),
@@ -87,6 +81,8 @@ def teach_job(
         folder,
         distribution=recipe.distribution,
         calibrate=recipe.calibrate,
+        own=own,
+        selection=selection_of(recipe, own, found.num_classes),
     )
 
 
@@ -97,6 +93,7 @@ def completed(
     data: Any = None,
     model: Factory | None = None,
     loss: Function | None = None,
+    own: Own | None = None,
 ) -> dict[str, Any] | None:
     """The result of a complete run from the teachers that its recipe names; None if there is training left to do.
 
@@ -107,7 +104,7 @@ def completed(
     """
     if folder is None or not (folder / "result.json").is_file():
         return None
-    return runs.open_run(folder, _of_student(recipe, folder, load_data(recipe, data, trust=True), model, loss))
+    return runs.open_run(folder, _of_student(recipe, folder, load_data(recipe, data, trust=True), model, loss, own))
 
 
 def distill_job(
@@ -118,6 +115,7 @@ def distill_job(
     data: Any = None,
     model: Factory | None = None,
     loss: Function | None = None,
+    own: Own | None = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
@@ -128,16 +126,24 @@ def distill_job(
     Args:
         loaded: the teachers that the recipe refers to, where somebody has loaded them already.
     """
+    own = checked(recipe, own)
+    check_criterion("loss", recipe.loss, loss)
+    check_criterion("label_loss", recipe.label_loss, own.label_loss)
     accelerator = _accelerator(recipe, folder, stacked=False)
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
-    criterion = new_loss(recipe.loss, found.num_classes) if loss is None else as_loss(loss, found.num_classes)
+    counts = counts_of([samples])
+    criterion = new_criterion("loss", recipe.loss, found.num_classes, loss, counts=counts)
+    hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:
         bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if recipe.mixing:
         refuse_mixing(criterion, bare)
+        refuse_mixing(hard)
+    if hard.has("observe"):
+        require_index(found.train, f"the label_loss '{hard.name}'")
     if teacher is None:
         refuse_leak(recipe, samples, named=found.origin is not None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
@@ -147,9 +153,10 @@ def distill_job(
     given = _given(recipe, bare, found, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
-    identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
+    check_own(recipe, own, student, accelerator.device)
+    identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
-    task = _distill_task(recipe, cohort, given, criterion)
+    task = _distill_task(recipe, cohort, given, criterion, hard)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -177,6 +184,8 @@ def distill_job(
         folder,
         prepare=prepare,
         extra={} if choice is None else {"choice": dict(choice)},
+        own=own,
+        selection=selection_of(recipe, own, found.num_classes),
     )
 
 
@@ -191,6 +200,8 @@ def stack_job(
     origin: str | None = None,
 ) -> Job:
     """The training of many students at once; arguments as of `preceptor.training.distill_stack`."""
+    own = checked(recipe, None, stacked=True)
+    check_criterion("label_loss", recipe.label_loss)
     accelerator = _accelerator(recipe, folder, stacked=True)
     if recipe.mixing:
         refuse_mixing(None, Lookup(table))
@@ -199,18 +210,23 @@ def stack_job(
     seeds = list(dict.fromkeys(student.seed for student in students))
     samples = _samples(recipe, data, seeds)
     found = samples[0].data
-    _check_table(table, students, len(samples[0].train), found.num_classes)
+    check_table(table, students, len(samples[0].train), found.num_classes)
     source_of = [seeds.index(student.seed) for student in students]
     module = _module(recipe, samples, [s.seed for s in students], model, stacked=True, source_of=source_of)
+    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, source_of)
+    hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, counts=counts_of(samples))
     device = accelerator.device
     task = DistillTask(
         module,
         Lookup(table, [student.teacher for student in students]).to(device),
-        _groups(students, found.num_classes),
+        groups_of(students, found.num_classes),
         ce_weight=torch.tensor([student.ce_weight for student in students], device=device),
         distill_weight=torch.tensor([student.distill_weight for student in students], device=device),
         labelled=cohort.labelled,
+        label_loss=hard,
+        num_samples=len(samples[0].train),
+        num_classes=found.num_classes,
     )
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
@@ -219,8 +235,9 @@ def stack_job(
     members = [vars(student) | {"loss": student.loss.model_dump(mode="json")} for student in students]
     batches = _batches(recipe, cohort, [s.for_students for s in samples], accelerator)
     prepare = lambda: {"teacher": scored_rows(table, rows, cohort)}  # noqa: E731
-    identity = Identity(recipe, members, objects, _contents(folder, found))
-    return Job(identity, cohort, task, batches, accelerator, folder, prepare=prepare)
+    identity = with_parent(Identity(recipe, members, objects, _contents(folder, found, recipe)))
+    selection = selection_of(recipe, own, found.num_classes)
+    return Job(identity, cohort, task, batches, accelerator, folder, prepare=prepare, selection=selection)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -253,16 +270,20 @@ def _batches(
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
-    """The fingerprints of what stands in for the recipe's own, by role, for the run folder."""
-    if folder is None:
+    """The fingerprints of what stands in for the recipe's own, by role, for the run folder or to know a parent by."""
+    if folder is None and recipe.parent is None:
         return {}
     if recipe.data is None or data.origin != recipe.data.model_dump(mode="json"):
         given["data"] = data
     return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
 
 
-def _contents(folder: Path | None, data: Data, teachers: Sequence[TeacherRef] = ()) -> dict[str, dict[str, str]]:
-    return {} if folder is None else contents_of(data, teachers)
+def _contents(
+    folder: Path | None, data: Data, recipe: Recipe, teachers: Sequence[TeacherRef] = ()
+) -> dict[str, dict[str, str]]:
+    if folder is None and recipe.parent is None:
+        return {}
+    return contents_of(data, teachers) | ({"parent": parent_digest(recipe.parent)} if recipe.parent else {})
 
 
 def _of_student(
@@ -271,11 +292,14 @@ def _of_student(
     data: Data,
     model: Factory | None,
     loss: Function | None,
+    own: Own | None = None,
     teacher: TeacherFn | None = None,
 ) -> Identity:
     """What makes a student's run this one; `teacher` is an object in place of the recipe's."""
-    objects = _objects(folder, recipe, data, model=model, loss=_known_by(loss), teacher=teacher)
-    return Identity(recipe, (), objects, _contents(folder, data, recipe.teacher if teacher is None else ()))
+    more = {role: _known_by(thing) for role, thing in (own or Own()).objects().items()}
+    objects = _objects(folder, recipe, data, model=model, loss=_known_by(loss), teacher=teacher, **more)
+    teachers = recipe.teacher if teacher is None else ()
+    return with_parent(Identity(recipe, (), objects, _contents(folder, data, recipe, teachers)))
 
 
 def _known_by(function: Function | None) -> Any:
@@ -318,7 +342,9 @@ def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.
     return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
 
 
-def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion) -> DistillTask:
+def _distill_task(
+    recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion, hard: Criterion
+) -> DistillTask:
     return DistillTask(
         cohort.module,
         teacher,
@@ -326,6 +352,7 @@ def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, cri
         ce_weight=recipe.ce_weight,
         distill_weight=recipe.distill_weight,
         labelled=cohort.labelled,
+        label_loss=hard,
         num_samples=len(cohort.samples[0].train),
         num_classes=cohort.data.num_classes,
     )
@@ -340,33 +367,3 @@ def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Tru
     several = distinct(recipe.teacher, same_teacher, name_of)
     loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in several]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
-
-
-def _groups(students: Sequence[Student], num_classes: int) -> list[tuple[list[int], Criterion]]:
-    """Students of one loss are computed together."""
-    groups: dict[str, tuple[list[int], Criterion]] = {}
-    for position, student in enumerate(students):
-        key = student.loss.model_dump_json()
-        if key not in groups:
-            groups[key] = ([], new_loss(student.loss, num_classes))
-            if groups[key][1].module is not None:
-                raise InputError(
-                    f"the loss '{student.loss.name}' has parameters or state of its own and cannot be trained in a "
-                    "stack; distill its students one by one"
-                )
-        groups[key][0].append(position)
-    return list(groups.values())
-
-
-def _check_table(table: Tensor, students: Sequence[Student], num_samples: int, num_classes: int) -> None:
-    if table.ndim != 3 or table.shape[1:] != (num_samples, num_classes):
-        raise InputError(
-            f"the teachers' table has shape {tuple(table.shape)}; give (teachers, {num_samples}, "
-            f"{num_classes}), one row for each sample of the data set"
-        )
-    for position, student in enumerate(students):
-        if not 0 <= student.teacher < len(table):
-            raise InputError(
-                f"student {position} learns from teacher {student.teacher}, but the table holds teachers 0 "
-                f"to {len(table) - 1}"
-            )

@@ -1,18 +1,18 @@
 """Optimizers by name, and learning-rate schedules as pure functions of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
 from preceptor.recipe import Optimizer, Schedule
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters, which are on their device already."""
+def make_optimizer(parameters: Iterable[Any], recipe: Optimizer) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters, which are on their device already, or over groups of them."""
     parameters = list(parameters)
-    devices = {parameter.device.type for parameter in parameters}
+    devices = {p.device.type for each in parameters for p in (each["params"] if isinstance(each, dict) else [each])}
     if recipe.name == "adamw":
         return torch.optim.AdamW(
             parameters,
@@ -58,7 +58,12 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
     return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def set_lr(optimizer: torch.optim.Optimizer, rates: float | Sequence[Any]) -> None:
+    """Set the learning rate of every parameter group, or that of each; one that is a tensor stays one."""
+    groups = optimizer.param_groups
+    each = rates if isinstance(rates, Sequence) else [rates] * len(groups)
+    for group, lr in zip(groups, each, strict=True):
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

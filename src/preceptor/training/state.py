@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from preceptor.runs import checkpoint, load_weights
 from preceptor.training.device import sum_dtype
+from preceptor.training.schedule import set_lr
 
 if TYPE_CHECKING:
     from preceptor.training.loop import Loop
@@ -26,6 +27,7 @@ class Progress:
     metrics_bytes: int = 0
     best_epoch: list[int] = field(default_factory=list)
     best_score: list[float] = field(default_factory=list)
+    stopped: str = ""  # before the last epoch: what by
 
 
 def write_checkpoint(folder: Path, loop: "Loop", sums: Mapping[str, Any]) -> bool:
@@ -79,7 +81,10 @@ def read_checkpoint(path: Path, loop: "Loop") -> float:
     tensors, rest = checkpoint.load(path)
     device, state, scaler = loop.accelerator.device, loop.task.state, loop.accelerator.scaler
     load_weights(loop.raw_model, checkpoint.within("model", tensors), f"the checkpoint '{path}'")
+    loop.stepper.rewind(rest["progress"]["step"])
     checkpoint.restore_optimizer(loop.optimizer, checkpoint.within("optimizer", tensors), rest["optimizer"])
+    if loop.stepper.scheduler is not None:
+        set_lr(loop.optimizer, loop.stepper.rates)  # the same, unless this run goes on from another's end
     loop.best = {name: tensor.to(device) for name, tensor in checkpoint.within("best", tensors).items()}
     if loop.averaged is not None:
         loop.averaged.load_state_dict(checkpoint.within("average", tensors))

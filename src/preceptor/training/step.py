@@ -11,13 +11,23 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.inputs import each
 from preceptor.notices import note
-from preceptor.recipe import Recipe
+from preceptor.recipe import Optimizer, Recipe, Schedule
 from preceptor.tasks.stack import Stack, clip_each
 from preceptor.tasks.task import DistillTask, Task
 from preceptor.training.batches import Batch
 from preceptor.training.compiling import CannotCapture, Captured, compile_task, why_not_captured
 from preceptor.training.device import Accelerator, sum_dtype
 from preceptor.training.evaluate import refuse_input_not_finite, refuse_not_finite, refuse_teacher_not_finite
+from preceptor.training.optimizers import (
+    made_optimizer,
+    made_scheduler,
+    own_optimizer,
+    own_scheduler,
+    parameter_groups,
+    replayed,
+    scaled,
+)
+from preceptor.training.own import Own
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
 from preceptor.training.streams import Streams
 from preceptor.training.watch import Watch
@@ -31,6 +41,7 @@ class Stepper:
         recipe: of its optimizer, schedule and training.
         accelerator: device, processes, precision.
         steps_per_epoch: for the schedule.
+        own: perhaps an optimizer and a scheduler of somebody's own.
 
     Attributes:
         raw_model: the model itself, which `task.model` may wrap for several processes.
@@ -45,7 +56,9 @@ class Stepper:
     accelerator: Accelerator
     watch: Watch | None
 
-    def __init__(self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int, own: Own | None = None
+    ) -> None:
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
         self.steps_per_epoch = steps_per_epoch
         self.lead: tuple[int, ...] = (task.model.size,) if isinstance(task.model, Stack) else ()
@@ -55,13 +68,33 @@ class Stepper:
         state = task.state
         self.own: list[nn.Parameter] = [] if state is None else list(state.to(accelerator.device).parameters())
         self.trained: list[nn.Parameter] = [*self.raw_model.parameters(), *self.own]
-        optimizer = make_optimizer(self.trained, recipe.optimizer)
+        optimizer, ours = self._made_optimizer(own or Own())
+        self.rates: list[float] = [float(group["lr"]) for group in optimizer.param_groups]
+        self._bare_optimizer: torch.optim.Optimizer = optimizer
         self.optimizer: torch.optim.Optimizer
         task.model, self.optimizer = accelerator.prepare(self.raw_model, optimizer)
-        self.watch = Watch(optimizer, accelerator.device) if _is_asynchronous(accelerator) else None
+        found = own_scheduler(recipe, own or Own())
+        steps = steps_per_epoch * recipe.training.epochs
+        self.scheduler: Any = None if found is None else made_scheduler(found[0], optimizer, steps, found[1])
+        self.watch = Watch(optimizer, accelerator.device) if ours and _is_asynchronous(accelerator) else None
         self._channels_last: bool = is_channels_last(self.raw_model)
         self._captured: Captured | None = None
         self.captures: bool = self._prepare_speed()
+
+    def _made_optimizer(self, own: Own) -> tuple[torch.optim.Optimizer, bool]:
+        """The optimizer, and whether it is one of ours, which heeds the watch."""
+        recipe = self.recipe.optimizer
+        groups = parameter_groups(self.task.model, self.own, recipe)
+        found = own_optimizer(self.recipe, own)
+        if found is not None:
+            return made_optimizer(found[0], groups, found[1]), False
+        assert isinstance(recipe, Optimizer)
+        return make_optimizer(scaled(groups, recipe.lr), recipe), True
+
+    def rewind(self, step: int) -> None:
+        """Put somebody's own scheduler to where it is after so many steps of the run; the optimizer is new."""
+        if self.scheduler is not None:
+            self.rates = replayed(self.scheduler, self._bare_optimizer, step)
 
     def _prepare_speed(self) -> bool:
         """Compile the models where the recipe asks for it; whether a step is to be captured, too."""
@@ -112,9 +145,9 @@ class Stepper:
         lay_out = lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t  # noqa: E731
         return {**batch, "input": each(batch["input"], lay_out)}
 
-    def means(self) -> dict[str, Any]:
-        """The mean over the epoch's steps of each part of the loss: a number, or one per model."""
-        means = {name: total / self.steps_per_epoch for name, total in self.totals().items()}
+    def means(self, steps: int) -> dict[str, Any]:
+        """The mean over the epoch's steps, so many, of each part of the loss: a number, or one per model."""
+        means = {name: total / steps for name, total in self.totals().items()}
         return {name: mean.tolist() if self.lead else mean.item() for name, mean in means.items()}
 
     def totals(self) -> dict[str, Tensor]:
@@ -182,13 +215,10 @@ class Stepper:
         raise LossNotFinite(loss.item())
 
     def _optimize(self, step: int) -> None:
-        factor = multiplier(
-            self.recipe.schedule,
-            step,
-            steps_per_epoch=self.steps_per_epoch,
-            epochs=self.recipe.training.epochs,
-        )
-        set_lr(self.optimizer, self.recipe.optimizer.lr * factor)
+        schedule, epochs = self.recipe.schedule, self.recipe.training.epochs
+        if self.scheduler is None and isinstance(schedule, Schedule):
+            factor = multiplier(schedule, step, steps_per_epoch=self.steps_per_epoch, epochs=epochs)
+            set_lr(self.optimizer, [rate * factor for rate in self.rates])
         self._average_own_gradients()
         max_norm = self.recipe.training.clip_norm
         if max_norm is not None and self.lead:
@@ -200,6 +230,8 @@ class Stepper:
             self.watch.end_step(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
 
     def _average_own_gradients(self) -> None:
         """Of a criterion's parameters over processes, as DDP does for the model's."""

@@ -21,10 +21,10 @@ from preceptor.training.loop import Loop, lent_generator
 from preceptor.training.outcome import Result
 from preceptor.training.progress import progress_bar
 from preceptor.training.step import Stepper, is_channels_last
-from preceptor.training.train import opened, scored_on_heldout, written_down
+from preceptor.training.train import loop_of, opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.
-_DATA = ("data", "num_classes", "split", "augmentation", "mixing")
+_DATA = ("data", "num_classes", "split", "sampler", "augmentation", "mixing")
 _TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
@@ -154,8 +154,7 @@ def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
             _student(job).teacher = teacher
             heldout = scored_on_heldout(job, shown=progress)
             batches = shared[is_channels_last(job.cohort.module)]
-            loop = Loop(job.task, batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
-            loops[name] = loop
+            loops[name] = loop = loop_of(job, batches, heldout, on_step)
             if batches.ask is None and not isinstance(teacher, Lookup):
                 batches.ask = _asking(job, loop.stepper)
         failures = _run(loops, first.accelerator.device)

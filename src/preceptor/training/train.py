@@ -14,12 +14,13 @@ from preceptor.notices import kept_notes
 from preceptor.recipe import Recipe
 from preceptor.runs.files import finite, locked, make_folder
 from preceptor.tasks.stack import Stack
+from preceptor.training.batches import Source
 from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import Evaluator
 from preceptor.training.job import Job
 from preceptor.training.loop import Loop
 from preceptor.training.outcome import Result, finish
-from preceptor.training.progress import progress_bar
+from preceptor.training.progress import OnStep, progress_bar
 
 
 def train(job: Job, *, progress: bool = False) -> Result:
@@ -79,9 +80,15 @@ def _train(job: Job, prepared: Mapping[str, Any], *, progress: bool) -> Result:
         _tracked(job.accelerator, job.recipe),
         progress_bar(job.folder.name if job.folder else "training", enabled=shown) as on_step,
     ):
-        loop = Loop(job.task, job.batches, job.recipe, heldout, job.accelerator, folder=job.folder, on_step=on_step)
+        loop = loop_of(job, job.batches, heldout, on_step)
         loop.run()
     return written_down(job, loop, prepared)
+
+
+def loop_of(job: Job, batches: Source, heldout: Evaluator, on_step: OnStep) -> Loop:
+    """The loop of a job, on these batches."""
+    more: dict[str, Any] = {"own": job.own, "selection": job.selection, "folder": job.folder, "on_step": on_step}
+    return Loop(job.task, batches, job.recipe, heldout, job.accelerator, **more)
 
 
 def scored_on_heldout(job: Job, *, shown: bool) -> Evaluator:
@@ -89,7 +96,7 @@ def scored_on_heldout(job: Job, *, shown: bool) -> Evaluator:
     if job.folder and job.accelerator.is_main_process:
         runs.write_splits(job.folder, job.cohort.parts)
     _prime(job.cohort.module, job.cohort.data, job.accelerator, shown=shown)
-    return Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution)
+    return Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution, selection=job.selection)
 
 
 def written_down(job: Job, loop: Loop, prepared: Mapping[str, Any]) -> Result:

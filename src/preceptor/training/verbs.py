@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from preceptor.data.dataset import as_data
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.notices import notes_kept
-from preceptor.recipe import DistillRecipe, TeacherRef, TeachRecipe
+from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
 from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
@@ -19,8 +19,11 @@ from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
 from preceptor.training.outcome import Result
-from preceptor.training.resolve import Student, completed, distill_job, load_teachers, stack_job, teach_job
+from preceptor.training.own import MakeOptimizer, MakeScheduler, Own
+from preceptor.training.parent import longer
+from preceptor.training.resolve import completed, distill_job, load_teachers, stack_job, teach_job
 from preceptor.training.samples import load_data
+from preceptor.training.students import Student
 from preceptor.training.together import check_students, refuse_unlike, train_together
 from preceptor.training.train import train
 
@@ -29,6 +32,10 @@ __all__ = ["Result", "Student", "distill", "distill_stack", "distill_together", 
 _PLAIN = str | list | tuple | Mapping  # what the options of a name may be
 Collate = Callable[[list[Any]], Any]
 Named = Component | str | Mapping[str, Any]
+R = TypeVar("R", bound=Recipe)
+_ROLES = ("model", "loss", "label_loss", "optimizer", "select")  # by name, or as an object
+_OWN = ("label_loss", "optimizer", "select")
+_BESIDE = ("scheduler", "maximize", "callbacks")  # as an object alone
 
 
 def teach(
@@ -40,6 +47,13 @@ def teach(
     objective: Callable[..., Tensor] | Named | None = None,
     seeds: Sequence[int] = (),
     collate_fn: Collate | None = None,
+    optimizer: MakeOptimizer | Mapping[str, Any] | None = None,
+    scheduler: MakeScheduler | None = None,
+    select: Callable[..., Any] | Named | None = None,
+    maximize: bool | None = None,
+    callbacks: Sequence[Any] = (),
+    more_epochs: int | None = None,
+    trust: Trust = False,
     progress: bool = False,
     **keywords: Any,
 ) -> Result:
@@ -56,6 +70,20 @@ def teach(
         objective: your own objective (`preceptor.tasks.Criterion`), or a name or mapping likewise.
         collate_fn: makes a batch of a list of samples of `data`, such as a collator of transformers that pads them.
         seeds: train a stack, one model for each seed; ``recipe.seed`` is not used then.
+        optimizer: your own, a function of the parameters (or of groups of them) that makes a `torch.optim.Optimizer`
+            with its learning rate; or a mapping as in a recipe. It is refused if its state is more than tensors and
+            numbers.
+        scheduler: your own, a function of the optimizer and the number of all steps that makes a scheduler, which is
+            stepped after each optimizer step and, where a run resumes, stepped to where it was.
+        select: your own held-out score, a function of probabilities (n, C) and labels (n,) that gives a number; or the
+            name of one, or a mapping, as in a recipe.
+        maximize: whether more of your own score is better; needed with one.
+        callbacks: objects with ``on_step_end(step, steps)`` or ``on_epoch_end(epoch, scores)``, numbers counted from 1;
+            one that returns True or "stop" ends the run after this epoch, or at once, evaluated. They are no part of
+            what the run is; if one raises an error, the run is saved first.
+        more_epochs: go on for so many epochs from the end of the complete run whose folder is given as `recipe`, as a
+            new run in `folder`.
+        trust: the code that this run names may be imported (True, or these names).
         progress: show a progress bar.
         keywords: laid over the recipe: its keys, nested ones as mappings, and those of ``training`` and ``optimizer``
             by their own names, such as ``epochs=30, lr=0.1``.
@@ -71,8 +99,10 @@ def teach(
     >>> 0 < result["heldout"]["last"]["brier"] < 2
     True
     """
-    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, objective=objective)
-    made = make_recipe(TeachRecipe, recipe, keywords)
+    given: dict[str, Any] = {"objective": objective, "optimizer": optimizer, "select": select}
+    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, **given)
+    made = _recipe(TeachRecipe, recipe, keywords, more_epochs, trust)
+    objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept():
         return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
 
@@ -85,20 +115,28 @@ def distill(
     data: Any = None,
     model: Factory | Named | None = None,
     loss: Callable[..., Tensor] | Named | None = None,
+    label_loss: Callable[..., Tensor] | Named | None = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
     choice: Mapping[str, Any] | None = None,
     collate_fn: Collate | None = None,
+    optimizer: MakeOptimizer | Mapping[str, Any] | None = None,
+    scheduler: MakeScheduler | None = None,
+    select: Callable[..., Any] | Named | None = None,
+    maximize: bool | None = None,
+    callbacks: Sequence[Any] = (),
+    more_epochs: int | None = None,
     progress: bool = False,
     **keywords: Any,
 ) -> Result:
     """Train a student from a teacher: a callable from batch to logits, a module, or a weighted list of them.
 
-    Args, returns and raises as `teach`; `teacher` and `loss` stand in for the recipe's. A teacher may also be a run, by
-    its folder or as ``RUN:best`` (docs/teachers.md); if it was trained with a model of somebody's own that the recipe
-    does not name, `teacher_model` makes it, or `trust` allows the run to name it (True, or these names). Where inputs
-    are the same in every epoch, the teacher is asked once for each sample (``recipe.cache``). `choice`, why the recipe
-    names this teacher (`preceptor.study.teachers.choose_teacher`), is written into the result.
+    Args, returns and raises as `teach`; `teacher`, `loss` and `label_loss`, an objective, stand in for the recipe's. A
+    teacher may also be a run, by its folder or as ``RUN:best`` (docs/teachers.md); if it was trained with a model of
+    somebody's own that the recipe does not name, `teacher_model` makes it, or `trust` allows the run to name it (True,
+    or these names). Where inputs are the same in every epoch, the teacher is asked once for each sample
+    (``recipe.cache``). `choice`, why the recipe names this teacher (`preceptor.study.teachers.choose_teacher`), is
+    written into the result.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -110,8 +148,10 @@ def distill(
     if named:
         keywords = keywords | {"teacher": named}
     own: Any = None if named else teacher
-    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss)
-    made = make_recipe(DistillRecipe, recipe, keywords)
+    given: dict[str, Any] = {"label_loss": label_loss, "optimizer": optimizer, "select": select}
+    keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss, **given)
+    made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
+    objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept(), given_back(own):
         done = completed(made, _folder(folder), **objects) if own is None else None
         if done is not None:
@@ -142,7 +182,7 @@ def distill_together(
 
     Args:
         recipe: what they have in common, as of `distill`.
-        students: by name, the keywords of `distill` in which each differs; ``model`` and ``loss`` may be objects.
+        students: by name, the keywords of `distill` in which each differs, objects of one's own among them.
         folder: where each student gets the folder of its name; None keeps nothing.
         teacher, data, teacher_model, trust, collate_fn, progress, keywords: as of `distill`, for all.
 
@@ -216,10 +256,23 @@ def distill_stack(
 
 
 def _sorted_apart(keywords: Mapping[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """As `_sorted`, where a model or a loss is among the keywords; without those that are named or not there."""
-    given |= {role: keywords[role] for role in ("model", "loss") if role in keywords}
-    said, objects = _sorted({key: value for key, value in keywords.items() if key not in given}, **given)
-    return said, {role: thing for role, thing in objects.items() if thing is not None}
+    """As `_sorted`, where objects are among the keywords; without those that are named or not there."""
+    given |= {role: keywords[role] for role in _ROLES if role in keywords}
+    beside = {role: keywords[role] for role in _BESIDE if role in keywords}
+    said, objects = _sorted({key: value for key, value in keywords.items() if key not in {**given, **beside}}, **given)
+    found = {role: thing for role, thing in objects.items() if thing is not None}
+    return said, found | (_own(found, **beside) if beside or found.keys() & _OWN else {})
+
+
+def _own(objects: dict[str, Any], **beside: Any) -> dict[str, Own]:
+    """What of the objects is handed over beside model and criterion, taken out of them."""
+    return {"own": Own(**{role: objects.pop(role) for role in _OWN if role in objects}, **beside)}
+
+
+def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs: int | None, trust: Trust) -> R:
+    if more_epochs is None:
+        return make_recipe(kind, recipe, keywords)
+    return longer(kind, recipe, more_epochs, keywords, trust=trust)
 
 
 def _collated(data: Any, collate_fn: Collate | None) -> Any:

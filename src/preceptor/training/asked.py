@@ -1,0 +1,37 @@
+"""What is asked of a run beside its data, model and teacher, checked against each other."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from preceptor import runs
+from preceptor.errors import InputError
+from preceptor.recipe import Recipe
+from preceptor.runs import Identity
+from preceptor.training.own import Own
+from preceptor.training.samples import Samples
+
+
+def with_parent(identity: Identity) -> Identity:
+    """The same, once it is seen that it may go on from its parent."""
+    if identity.recipe.parent is not None:
+        runs.refuse_unlike_parent(identity.recipe.parent, identity)
+    return identity
+
+
+def checked(recipe: Recipe, own: Own | None, *, stacked: bool = False) -> Own:
+    """What is handed over beside, once it is seen that it fits the recipe, before data are read."""
+    if stacked and recipe.training.patience:
+        raise InputError(
+            "training.patience is for a single model, as those of a stack would stop at different epochs; leave it "
+            "out, or train the models one by one"
+        )
+    return (own or Own()).check(recipe)
+
+
+def counts_of(samples: Sequence[Samples]) -> Tensor | None:
+    """Training samples of each class, int64 (C,); None where the models of a stack learn from different numbers."""
+    classes = samples[0].data.num_classes
+    each = [s.labels[s.parts["train"]].bincount(minlength=classes) for s in samples]
+    return each[0] if all(torch.equal(each[0], other) for other in each) else None
