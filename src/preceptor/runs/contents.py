@@ -48,8 +48,12 @@ def contents_of(data: Data, teachers: Sequence[TeacherRef] = ()) -> dict[str, di
 
 
 def weights_digest(reference: TeacherRef) -> str:
-    """The SHA-256 of the file that holds a teacher's weights: what its run has written down, or else computed."""
+    """The SHA-256 of the file that holds a teacher's weights, or its outputs: what its run has written down, or else
+    computed.
+    """
     run = reference.run
+    if run.is_file():
+        return f"sha256:{files.digest(run)}"
     if reference.epoch is None:
         path = run / f"{reference.weights}.safetensors"
     else:

@@ -21,7 +21,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
     """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
 
     Raises:
-        InputError: it is no run, or a file of logits, or all epochs of a run.
+        InputError: it is no run and no file, or all epochs of a run.
     """
     terms = terms_of(name)
     if any(len(term) > 1 for term in terms):
@@ -30,12 +30,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
             "teacher=auto choose"
         )
     sources = [source for term in terms for source in term]
-    for source in sources:
-        if isinstance(source, Path):
-            raise InputError(
-                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
-            )
-    return [source for source in sources if isinstance(source, TeacherRef)]
+    return [parse(TeacherRef, {"run": str(each)}) if isinstance(each, Path) else each for each in sources]
 
 
 def terms_of(name: str) -> list[list[Source]]:

@@ -14,6 +14,8 @@ from preceptor.training.samples import Samples
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
     """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
     for reference in recipe.teacher:
+        if reference.run.is_file():
+            continue  # of what it was trained on a file of outputs says nothing
         alike = named and runs.read_recipe(reference.run).data == recipe.data
         if not alike and not _same_samples(reference, samples):
             continue  # the indices are those of another data set

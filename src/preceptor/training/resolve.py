@@ -21,7 +21,16 @@ from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
-from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
+from preceptor.tasks.teacher import (
+    Lookup,
+    TeacherFn,
+    TeacherLike,
+    Transformed,
+    as_teacher,
+    each_leaf,
+    moved,
+    of_probabilities,
+)
 from preceptor.training import probe
 from preceptor.training.batches import Batches, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
@@ -31,8 +40,10 @@ from preceptor.training.criteria import as_loss, as_objective, new_loss, new_obj
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
+from preceptor.training.given import as_given, load_reference
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
+from preceptor.training.matching import matched
 from preceptor.training.models import model_name, new_model
 from preceptor.training.preprocessing import refuse_unconverted, with_own_inputs
 from preceptor.training.samples import Samples, cut, load_data
@@ -133,7 +144,7 @@ def distill_job(
     criterion = new_loss(recipe.loss, found.num_classes) if loss is None else as_loss(loss, found.num_classes)
     bare = loaded
     if bare is None:
-        bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
+        bare = as_given(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if recipe.mixing:
         refuse_mixing(criterion, bare)
@@ -143,7 +154,7 @@ def distill_job(
     two = samples.train[samples.for_students[:2].tolist()]
     few = two["input"]
     refuse_shared(student, bare, few)
-    given = _given(recipe, bare, found, accelerator.device)
+    given = _given(recipe, bare, samples, accelerator.device)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
@@ -306,10 +317,11 @@ def _module(
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
 
 
-def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.device) -> TeacherFn:
-    """A teacher as the student is given it: read, moved, on inputs of its own, transformed."""
+def _given(recipe: DistillRecipe, teacher: TeacherFn, samples: Samples, device: torch.device) -> TeacherFn:
+    """A teacher as the student is given it: read, matched, moved, on inputs of its own, transformed."""
     read = of_probabilities(teacher) if recipe.probabilities else teacher
-    fitted = moved(with_own_inputs(read, data, resize=recipe.resize), device)
+    ours = each_leaf(read, lambda leaf: matched(leaf, recipe, samples))
+    fitted = moved(with_own_inputs(ours, samples.data, resize=recipe.resize), device)
     return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
 
 
@@ -333,7 +345,7 @@ def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Tru
         )
     trust = trusting(trust, recipe)
     several = distinct(recipe.teacher, same_teacher, name_of)
-    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in several]
+    loaded = [(load_reference(each, model=model, trust=trust), each.weight) for each in several]
     return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from preceptor import assess, runs
 from preceptor.assess.forecasts import to_numpy
+from preceptor.data import tables
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError
 from preceptor.names import Trust
@@ -19,7 +20,6 @@ from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import distinct, same_teacher
 from preceptor.runs.references import Source, name_of, terms_of
 from preceptor.schema import Component
-from preceptor.study.teachers import tables
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
 from preceptor.training.device import make_accelerator
@@ -51,7 +51,7 @@ def read_candidates(
     after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
     ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
     candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
-    and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
+    and ``FILE.parquet`` hold logits (`preceptor.data.tables.read_table`). ``A+B+C`` is the ensemble of
     these: the mean of their probabilities.
 
     Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
