@@ -40,8 +40,6 @@ def draw(sizes: Tensor, k: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
     cumulated = chance.cumsum(-1)
     # Their sum is a whole number, whatever was rounded.
     cumulated = cumulated * (cumulated[:, -1:].round() / cumulated[:, -1:].clamp(min=0.5))
-        cumulated[:, -1:].round() / cumulated[:, -1:].clamp(min=0.5)
-    )  # whole, whatever was rounded
     steps = torch.floor(cumulated - uniform[:, None])
     drawn = torch.diff(steps, dim=-1, prepend=torch.full_like(steps[:, :1], -1.0)) > 0
     # Ones before zeros, in the order of the classes; what is short of k is filled up with the zeros.
