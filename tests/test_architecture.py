@@ -17,6 +17,7 @@ FLOORS = [
     ["cli"],
     ["study"],
     ["training"],
+    ["records"],
     ["runs"],
     ["tasks"],
     ["assess", "teaching"],

@@ -1,0 +1,24 @@
+"""A teacher's outputs on disk, by sample and view: written once, read in any order, at any temperature later."""
+
+from preceptor.records.forms import GRID, Dense, Sampled, TopK
+from preceptor.records.manifest import Identity, Manifest, difference
+from preceptor.records.reader import Record
+from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
+from preceptor.records.writer import RecordWriter
+
+__all__ = [
+    "GRID",
+    "Dense",
+    "DenseTargets",
+    "Identity",
+    "Manifest",
+    "Record",
+    "RecordWriter",
+    "Sampled",
+    "SampledTargets",
+    "Scalars",
+    "Targets",
+    "TopK",
+    "TopKTargets",
+    "difference",
+]
