@@ -203,7 +203,7 @@ def test_what_cannot_be_known_is_refused(data: Data, logits: Tensor) -> None:
     assert "60 rows and 59 ids" in refused(data, {"logits": logits, "ids": ids[1:]})
     assert "2 columns and the data set 3 classes" in refused(data, {"logits": logits[:, :2], "ids": ids})
     assert "did you mean 'labels'" in refused(data, {"logits": logits, "label": ids})
-    assert "give (samples, classes)" in refused(data, {"logits": logits[0], "ids": ids})
+    assert "have shape (3,); give (N, C)" in refused(data, {"logits": logits[0], "ids": ids})
 
 
 def test_a_broken_row_is_named(data: Data, logits: Tensor) -> None:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
+from preceptor.cli.records import record
 from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
@@ -18,7 +19,7 @@ from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
 UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
-_SAVING = ("teach", "distill", "distill-together", "generations", "study", "quickstart")
+_SAVING = ("teach", "distill", "distill-together", "record", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
@@ -83,7 +84,7 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _verb in (teach, distill, distill_together, assess, generations, study, quickstart, report, verify):
+for _verb in (teach, distill, distill_together, record, assess, generations, study, quickstart, report, verify):
     app.command()(_verb)
 
 

@@ -13,6 +13,9 @@ from preceptor.runs.weights import kept_epochs
 Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
+RECORD = "record.json"
+"""What is in a folder of recorded outputs (`preceptor.records`), and in no run's."""
+
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}
 
@@ -50,14 +53,21 @@ def terms_of(name: str) -> list[list[Source]]:
     return found
 
 
+def is_record(path: Path) -> bool:
+    """Whether a folder holds a teacher's recorded outputs."""
+    return (path / RECORD).is_file()
+
+
 def _sources(name: str) -> list[Source] | None:
-    """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
+    """What a term stands for: a file, or the record or run that its longest part names, with selectors after colons."""
     parts = name.split(":")  # a path may hold colons of its own
     for count in range(len(parts), 0, -1):
         start = ":".join(parts[:count])
         if Path(start).is_file() and count == len(parts):
             return [Path(start)]
         if start and Path(start).is_dir():
+            if is_record(Path(start)) and count == len(parts):
+                return [parse(TeacherRef, {"run": start})]
             if any("+" in selector for selector in parts[count:]):
                 return None  # an ensemble, of which this run is the first
             return [*_references(Path(start), parts[count:])]
@@ -66,6 +76,8 @@ def _sources(name: str) -> list[Source] | None:
 
 def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     """The teachers that ``RUN:selector:selector`` stands for."""
+    if is_record(run):
+        raise InputError(f"'{run}' is a record, which has no weights, epochs or members; leave ':{selectors[0]}' out")
     read_result(run)
     chosen: dict[str, Any] = {}
     for selector in selectors:

@@ -3,20 +3,61 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from preceptor import runs
 from preceptor.data.tables import read_table
 from preceptor.errors import InputError
-from preceptor.names import Trust
-from preceptor.recipe import TeacherRef
+from preceptor.names import Trust, trusting
+from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.records.teacher import RecordTeacher
 from preceptor.runs import Factory
+from preceptor.runs.contents import distinct, same_teacher
+from preceptor.runs.references import is_record, name_of
 from preceptor.tasks.stored import Stored, stored
-from preceptor.tasks.teacher import Leaf, TeacherFn, as_teacher
+from preceptor.tasks.teacher import (
+    Function,
+    Leaf,
+    TeacherFn,
+    Transformed,
+    as_teacher,
+    each_leaf,
+    moved,
+    of_probabilities,
+)
+from preceptor.training.matching import matched
+from preceptor.training.preprocessing import with_own_inputs
+from preceptor.training.samples import Samples
 
 _SUFFIXES = (".npz", ".npy", ".parquet")
 
 
+def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
+    """The teachers that a recipe refers to, as one.
+
+    Raises:
+        InputError: there is none; as `load_reference`.
+    """
+    if not recipe.teacher:
+        raise InputError(
+            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
+        )
+    trust = trusting(trust, recipe)
+    several = distinct(recipe.teacher, same_teacher, name_of)
+    loaded = [(load_reference(each, model=model, trust=trust), each.weight) for each in several]
+    return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
+
+
+def fitted(recipe: DistillRecipe, teacher: TeacherFn, samples: Samples, device: torch.device) -> TeacherFn:
+    """A teacher as a student is given it: read, matched, moved, on inputs of its own, transformed."""
+    read = of_probabilities(teacher) if recipe.probabilities else teacher
+    ours = each_leaf(read, lambda leaf: matched(leaf, recipe, samples))
+    there = moved(with_own_inputs(ours, samples.data, resize=recipe.resize), device)
+    return there if recipe.transform is None else Transformed(there, recipe.transform)
+
+
 def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust: Trust) -> Leaf:
-    """The teacher that a recipe refers to: a run's, or a file of stored outputs.
+    """The teacher that a recipe refers to: a run's, a record, or a file of stored outputs.
 
     Args:
         model, trust: as of `preceptor.runs.load_teacher`.
@@ -24,13 +65,12 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
     Raises:
         InputError: as `preceptor.runs.load_teacher`; a file that cannot be read, or has no logits.
     """
-    if not reference.run.is_file():
+    what = "a file of outputs" if reference.run.is_file() else "a record" if is_record(reference.run) else None
+    if what is None:
         return runs.load_teacher(reference, model=model, trust=trust)
     if reference != TeacherRef(run=reference.run, weight=reference.weight):
-        raise InputError(
-            f"'{reference.run}' is a file of outputs, which has no weights, epochs or members; leave these out"
-        )
-    return _stored_file(reference.run)
+        raise InputError(f"'{reference.run}' is {what}, which has no weights, epochs or members; leave these out")
+    return _stored_file(reference.run) if reference.run.is_file() else Function(RecordTeacher(reference.run))
 
 
 def _stored_file(path: Path) -> Stored:

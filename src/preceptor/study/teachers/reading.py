@@ -18,10 +18,11 @@ from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import distinct, same_teacher
-from preceptor.runs.references import Source, name_of, terms_of
+from preceptor.runs.references import Source, is_record, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
+from preceptor.study.teachers.recorded import read_record
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict, refuse_not_finite
 from preceptor.training.progress import progress_bar
@@ -150,7 +151,9 @@ class _Loader:
 
     def read(self, source: Source) -> Candidate:
         """One teacher."""
-        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
+        if isinstance(source, Path):
+            return self._read_file(source)
+        return read_record(source) if is_record(source.run) else self._read_run(source)
 
     def _read_file(self, path: Path) -> Candidate:
         name, table = self.file_names[path], tables.read_table(path)
