@@ -4,6 +4,7 @@ Tensors alone; `preceptor.records` writes and reads them. Every loss takes them 
 refuses them and says why (`preceptor.losses.sparse`).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -11,8 +12,6 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-
-Self = TypeVar("Self", bound=Any)  # a name in quotes the shape checks of the tests cannot find
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,22 @@ class Targets:
         """Where the tensors are."""
         return self.log_probs.device
 
-    def to(self: Self, *arguments: Any, **options: Any) -> Self:
+    def to(self, *arguments: Any, **options: Any) -> "Targets":
         """The same on another device, as `torch.Tensor.to` takes it."""
-        return self._each(lambda tensor: tensor.to(*arguments, **options))
+        return each(self, lambda tensor: tensor.to(*arguments, **options))
 
-    def __getitem__(self: Self, index: Any) -> Self:
+    def __getitem__(self, index: Any) -> "Targets":
         """Those of some examples."""
-        return self._each(lambda tensor: tensor[index])
+        return each(self, lambda tensor: tensor[index])
 
-    def _each(self: Self, change: Callable[[Tensor], Tensor]) -> Self:
-        held = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: change(value) for name, value in held.items() if isinstance(value, Tensor)})
+
+Form = TypeVar("Form", bound=Targets)
+
+
+def each(targets: Form, change: Callable[[Tensor], Tensor]) -> Form:
+    """The same targets with every tensor changed."""
+    held = {field.name: getattr(targets, field.name) for field in fields(targets)}
+    return replace(targets, **{name: change(value) for name, value in held.items() if isinstance(value, Tensor)})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class DenseTargets(Targets):
 
 
 @dataclass(frozen=True)
-class _Sparse(Targets):
+class SparseTargets(Targets):
     """Some classes of each example.
 
     Args:
@@ -80,7 +84,7 @@ class _Sparse(Targets):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKTargets(_Sparse):
+class TopKTargets(SparseTargets):
     """The k most probable classes, and the mass of all others together: losses are bounded from below.
 
     Args:
@@ -93,7 +97,7 @@ class TopKTargets(_Sparse):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledTargets(_Sparse):
+class SampledTargets(SparseTargets):
     """k classes, drawn with probabilities that are known: losses and gradients are unbiased.
 
     A class is drawn with probability min(1, r / tau), where its size r is the mean of p^g / U_g over the exponents in
@@ -106,3 +110,20 @@ class SampledTargets(_Sparse):
 
     tau: Float[Tensor, "*batch"]
     sizes: tuple[float, ...] = (1.0,)
+
+
+def whole(teacher: Tensor | Targets) -> Tensor | SparseTargets:
+    """Targets of all classes as the tensor that they are; everything else as it is."""
+    return teacher.log_probs if isinstance(teacher, DenseTargets) else teacher  # type: ignore[return-value]
+
+
+def takes_targets(loss: Callable[..., Any]) -> bool:
+    """Whether a loss is one of this package, which take targets or say why not; somebody's own expects logits.
+
+    >>> from preceptor.losses import kd
+    >>> takes_targets(functools.partial(kd, temperature=2.0)), takes_targets(torch.nn.functional.l1_loss)
+    (True, False)
+    """
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "__module__", "").startswith("preceptor.losses.")

@@ -1,6 +1,7 @@
 """Asking a model or a teacher for all its outputs: in one place, whoever wants them."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from preceptor.outputs.logits import logits_of
 
 @torch.no_grad()
 def ask(
-    speaker: Callable[[Mapping[str, Tensor]], Tensor],
+    speaker: Callable[[Mapping[str, Tensor]], Any],
     dataset: Indexed,
     indices: Tensor,
     device: torch.device | str,

@@ -9,7 +9,7 @@ from torch import Tensor
 from preceptor.data.dataset import Batch, Indexed
 from preceptor.data.readings import known_to_repeat
 from preceptor.notices import note, say
-from preceptor.tasks.teacher import Leaf, TeacherFn, leaves
+from preceptor.tasks.teacher import Leaf, TeacherFn, leaves, of_all_classes
 from preceptor.training.probe import drawing_nothing, on_device, spread
 
 _BATCH = 256
@@ -61,7 +61,8 @@ def _repeats(part: Leaf, alone: Batch, pair: Batch) -> bool:
     """Whether the first sample of both batches has one answer; a batch that is refused is none."""
     try:
         with drawing_nothing(alone["input"].device):
-            first, second, again = (part.answer(batch)[0] for batch in (alone, pair, alone))
+            said = (of_all_classes(part.answer(batch), "a table") for batch in (alone, pair, alone))
+            first, second, again = (each[0] for each in said)
     except (RuntimeError, ValueError):
         return False
     return _agree(first, second) and _agree(first, again)

@@ -130,7 +130,7 @@ def _answer(model: nn.Module, inputs: Tensor, whose: str, *, gradient: bool = Fa
         ) from error
 
 
-def _ask(teacher: Callable[[Any], Tensor], batch: dict[str, Tensor]) -> Tensor:
+def _ask(teacher: Callable[[Any], Any], batch: dict[str, Tensor]) -> Tensor:
     try:
         with drawing_nothing(batch["input"].device):
             return teacher(batch)

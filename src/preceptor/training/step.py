@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.losses.targets import Targets
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack, clip_each
@@ -176,6 +177,7 @@ class Stepper:
         if isinstance(self.task, DistillTask):
             with torch.no_grad():
                 said = self.task.teacher(batch)
+            said = said.log_probs if isinstance(said, Targets) else said
             refuse_teacher_not_finite(said, batch["index"], batch["mask"])
         raise LossNotFinite(loss.item())
 

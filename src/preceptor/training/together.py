@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
@@ -221,7 +220,7 @@ def _asking(job: Job, stepper: Stepper) -> Callable[[list[Batch], int], list[Bat
     """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it."""
     task = _student(job)
 
-    def ask(batch: Batch) -> Tensor:
+    def ask(batch: Batch) -> Any:
         with torch.no_grad(), job.accelerator.autocast():
             return task.teacher(stepper.laid_out(batch))
 
