@@ -29,6 +29,7 @@ class Dense:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     dtype: Dtype = "float32"
     kind: Literal["dense"] = "dense"
+    arrays: ClassVar[tuple[str, ...]] = ("log_probs",)
 
     def check(self, num_classes: int) -> None:
         """Refuse a number of classes that the form is not for."""
@@ -55,6 +56,7 @@ class TopK:
     k: int
     dtype: Dtype = "float16"
     kind: Literal["top_k"] = "top_k"
+    arrays: ClassVar[tuple[str, ...]] = ("classes", "log_probs", "log_tails")
 
     def check(self, num_classes: int) -> None:
         """Refuse a number of classes that the form is not for."""
@@ -106,6 +108,7 @@ class Sampled:
     sizes: tuple[float, ...] = (1.0,)
     dtype: Dtype = "float16"
     kind: Literal["sampled"] = "sampled"
+    arrays: ClassVar[tuple[str, ...]] = ("classes", "log_probs", "tau")
 
     def check(self, num_classes: int) -> None:
         """Refuse a number of classes that the form is not for."""

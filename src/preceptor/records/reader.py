@@ -1,5 +1,6 @@
 """Reading a record: any rows, in any order, from where they lie on disk."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from preceptor.records.forms import Dense
 from preceptor.records.manifest import Manifest, read_manifest
 from preceptor.records.shards import Mapped, Shard, listed_shards
 from preceptor.records.targets import DenseTargets, Scalars, Targets
+from preceptor.runs import integrity
 
 
 class Record:
@@ -73,11 +75,10 @@ class Record:
             InputError: a sample or a view that is not there, or a damaged shard.
         """
         form = self.manifest.form
-        names = [name for name in self._names() if name not in ("ids", "labels", "scalars") and "/" not in name]
         if isinstance(form, Dense):
-            return DenseTargets(self._rows("log_probs", ids, view).float())
-        arrays = {name: self._rows(name, ids, view) for name in names}
-        return form.unpack(arrays, self.scalars(ids, view), self.num_classes)
+            return DenseTargets(self._rows(("log_probs",), ids, view)["log_probs"].float())
+        arrays = self._rows((*form.arrays, "scalars", "labels"), ids, view)
+        return form.unpack(arrays, self._scalars(arrays), self.num_classes)
 
     def log_probs(self, ids: Tensor, view: int = 0) -> Tensor:
         """Log-probabilities at T = 1, float32 (B, C), of a dense record.
@@ -98,15 +99,7 @@ class Record:
         Raises:
             InputError: as `read`.
         """
-        numbers = self._rows("scalars", ids, view)
-        return Scalars(
-            entropy=numbers[:, 0],
-            log_max=numbers[:, 1],
-            powers=self.manifest.grid,
-            log_powers=numbers[:, 3:],
-            labels=self._rows("labels", ids, view).long(),
-            label_log_probs=numbers[:, 2],
-        )
+        return self._scalars(self._rows(("scalars", "labels"), ids, view))
 
     def features(self, name: str, ids: Tensor, view: int = 0) -> Tensor:
         """The stored outputs (B, ...) of a named module.
@@ -119,14 +112,36 @@ class Record:
                 f"the record '{self.folder}' has no features of '{name}'; it has those of "
                 f"{', '.join(self.manifest.features) or 'no module'}"
             )
-        return self._rows(f"features/{name}", ids, view)
+        [found] = self._rows((f"features/{name}",), ids, view).values()
+        return found
 
     def verify(self) -> tuple[str, ...]:
         """A sentence for every file that is not what was written, and for what is missing; none where all is well."""
-        raise NotImplementedError
+        problems = [integrity.difference(shard.path, shard.listed) for shard in self._shards]
+        found = [problem for problem in problems if problem]
+        if found:
+            return tuple(found)
+        try:
+            counts = [len(Record(self.folder)._places_of(view).ids) for view in range(self.views)]
+        except InputError as error:
+            return (str(error),)
+        wanted = self.manifest.num_samples or counts[0]
+        return tuple(
+            f"view {view} of the record '{self.folder}' has {count} of {wanted} samples; record the others"
+            for view, count in enumerate(counts)
+            if count != wanted
+        )
 
-    def _names(self) -> list[str]:
-        return list(self._shard(0).arrays) if self._shards else []
+    def _scalars(self, arrays: Mapping[str, Tensor]) -> Scalars:
+        numbers = arrays["scalars"]
+        return Scalars(
+            entropy=numbers[:, 0],
+            log_max=numbers[:, 1],
+            powers=self.manifest.grid,
+            log_powers=numbers[:, 3:],
+            labels=arrays["labels"].long(),
+            label_log_probs=numbers[:, 2],
+        )
 
     def _shard(self, number: int) -> Mapped:
         if number not in self._mapped:
@@ -141,20 +156,25 @@ class Record:
             self._places[view] = _Places(self.folder, view, numbers, [self._shard(n).ids() for n in numbers])
         return self._places[view]
 
-    def _rows(self, name: str, ids: Tensor, view: int) -> Tensor:
+    def _rows(self, names: Sequence[str], ids: Tensor, view: int) -> dict[str, Tensor]:
+        """The rows of some samples in some arrays."""
         places = self._places_of(view)
-        shards, rows = places.find(ids.numpy())
-        found: np.ndarray | None = None
-        for number in np.unique(shards):
-            here = shards == number
-            array = self._shard(places.numbers[number]).arrays[name][0]
-            if here.all():
-                found = array.take(rows, axis=0)
-                break
-            found = np.empty((len(ids), *array.shape[1:]), array.dtype) if found is None else found
-            found[here] = array.take(rows[here], axis=0)
-        assert found is not None
-        return self._shard(places.numbers[0]).tensor(name, found)
+        shards, rows = places.find(ids)
+        first = self._shard(places.numbers[0])
+        used = np.unique(shards) if len(places.numbers) > 1 else shards[:1]
+        found = {}
+        for name in names:
+            if len(used) <= 1:
+                array = self._shard(places.numbers[used[0] if len(used) else 0]).arrays[name][0]
+                found[name] = first.tensor(name, array.take(rows, axis=0))
+                continue
+            array = first.arrays[name][0]
+            every = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            for number in used:
+                here = np.flatnonzero(shards == number)
+                every[here] = self._shard(places.numbers[number]).arrays[name][0].take(rows[here], axis=0)
+            found[name] = first.tensor(name, every)
+        return found
 
 
 def _opened(folder: Path, check: bool) -> Record:
@@ -178,13 +198,17 @@ class _Places:
         self.shards: np.ndarray = np.repeat(np.arange(len(ids)), [len(each) for each in ids])[order]
         self.rows: np.ndarray = np.concatenate([np.arange(len(each)) for each in ids] or [every])[order]
 
-    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, ids: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """For each id the shard, counted within the view, and the row."""
-        places = np.searchsorted(self.ids, ids)
-        missing = np.flatnonzero(self.ids[np.minimum(places, len(self.ids) - 1)] != ids) if len(self.ids) else [0]
+        if ids.ndim != 1 or ids.dtype != torch.int64:
+            raise InputError(f"ids are {ids.dtype} {tuple(ids.shape)}; give int64 (B,)")
+        wanted = ids.cpu().numpy()
+        places = np.minimum(np.searchsorted(self.ids, wanted), len(self.ids) - 1)
+        missing = np.flatnonzero(self.ids[places] != wanted) if len(self.ids) else np.arange(1)
         if len(missing):
+            what = f"sample {wanted[missing[0]]} is not" if len(wanted) else "no sample is"
             raise InputError(
-                f"sample {ids[missing[0]]} is not in view {self.view} of the record '{self.folder}', which has "
-                f"{len(self.ids)} samples; record it, or leave it out"
+                f"{what} in view {self.view} of the record '{self.folder}', which has {len(self.ids)} samples; record "
+                "it, or leave it out"
             )
         return self.shards[places], self.rows[places]

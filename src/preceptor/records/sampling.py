@@ -53,10 +53,10 @@ def threshold(sizes: Tensor, k: int) -> Tensor:
     # The h-th largest, and the sum of what is no larger, from the smallest up, so that small ones keep their digits.
     rest, largest = (each.flip(-1)[:, :k] for each in (ordered.cumsum(-1), ordered))
     tau = rest / torch.arange(k, 0, -1, dtype=sizes.dtype)
-    below = largest < tau
-    first = below.to(torch.uint8).argmax(-1, keepdim=True)
-    enough = below.any(-1) & ((sizes > 0).sum(-1) > k)
-    return torch.where(enough, tau.gather(-1, first).squeeze(-1), 0.0)
+    below = (largest < tau).to(torch.uint8)
+    below[:, -1] = 1  # it is; a rest too small to be seen beside the largest hides that
+    found = tau.gather(-1, below.argmax(-1, keepdim=True)).squeeze(-1)
+    return torch.where((sizes > 0).sum(-1) > k, found, 0.0)
 
 
 def uniforms(seed: int, ids: Tensor, view: int) -> Tensor:

@@ -50,6 +50,7 @@ class RecordWriter:
         files.make_folder(self.own)
         self._held = ExitStack()
         with files.locked(self.folder):
+            files.remove_left_overs(self.folder)
             self._enter_manifest()
         self._held.enter_context(files.locked(self.own))
         files.remove_left_overs(self.own)
