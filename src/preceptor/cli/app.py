@@ -61,7 +61,6 @@ class Verbs(TyperGroup):
     def _flag(self, ctx: Any, argument: str | tuple[str, ...] | None) -> str:
         """How a verb spells a Python argument: its functions name their options as Python does."""
         verb: Any = self.get_command(ctx, ctx.invoked_subcommand or "")
-        verb = getattr(verb, "commands", {}).get(DEFAULT, verb)
         verbs = (verb, *getattr(verb, "commands", {}).values()) if verb else ()  # `record` has verbs of its own
         flags = {option.name: option.opts[0] for each in verbs for option in each.params}
         found = []
