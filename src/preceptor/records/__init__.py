@@ -4,6 +4,7 @@ from preceptor.records.forms import GRID, Dense, Sampled, TopK
 from preceptor.records.manifest import Identity, Manifest, difference
 from preceptor.records.reader import Record
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
+from preceptor.records.teacher import RecordTeacher
 from preceptor.records.writer import RecordWriter
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Identity",
     "Manifest",
     "Record",
+    "RecordTeacher",
     "RecordWriter",
     "Sampled",
     "SampledTargets",

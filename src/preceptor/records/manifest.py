@@ -86,6 +86,8 @@ def difference(
 
 
 def _differences(one: Any, other: Any, name: str) -> Any:
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = ({str(place): value for place, value in enumerate(each)} for each in (one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys((*one, *other)):
             yield from _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
