@@ -4,6 +4,7 @@ Teach, assess, distill:
 
 - `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects, and
   `preceptor.distill_together` several students who share a teacher's answers;
+- `preceptor.record` writes a teacher's answers down, for students to learn from without it;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
   `preceptor.assess_teachers` from runs and files by name;
 - `preceptor.load` gives a trained model back;
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from preceptor.errors import InputError
     from preceptor.runs.load import load
     from preceptor.study.teachers import assess_teachers
-    from preceptor.training import distill, distill_together, teach
+    from preceptor.training import distill, distill_together, record, teach
 
 __all__ = [
     "InputError",
@@ -36,6 +37,7 @@ __all__ = [
     "losses",
     "models",
     "outputs",
+    "record",
     "runs",
     "tasks",
     "teach",
@@ -48,6 +50,7 @@ _WHERE = {
     "distill": "preceptor.training",
     "distill_together": "preceptor.training",
     "load": "preceptor.runs.load",
+    "record": "preceptor.training",
     "teach": "preceptor.training",
 }
 

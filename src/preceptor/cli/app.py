@@ -19,7 +19,7 @@ from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
 UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
-_SAVING = ("teach", "distill", "distill-together", "generations", "study", "quickstart")
+_SAVING = ("teach", "distill", "distill-together", "record", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):

@@ -65,8 +65,14 @@ class Manifest(Strict):
     """Whose outputs for which samples."""
 
 
-def difference(one: Manifest, other: Manifest) -> str | None:
+def difference(
+    one: Manifest, other: Manifest, of_one: str = "in the one", of_other: str = "in the other"
+) -> str | None:
     """The first field in which two manifests differ, with both values, or None.
+
+    Args:
+        one, other: the manifests.
+        of_one, of_other: what a sentence says of whose value is meant.
 
     >>> from preceptor.records.forms import Dense
     >>> difference(Manifest(form=Dense(), num_classes=3), Manifest(form=Dense(), num_classes=4))
@@ -76,7 +82,7 @@ def difference(one: Manifest, other: Manifest) -> str | None:
     if found is None:
         return None
     name, ours, theirs = found
-    return f"'{name}' is {ours!r} in the one and {theirs!r} in the other"
+    return f"'{name}' is {ours!r} {of_one} and {theirs!r} {of_other}"
 
 
 def _differences(one: Any, other: Any, name: str) -> Any:

@@ -13,6 +13,9 @@ from preceptor.runs.weights import kept_epochs
 Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
+RECORD = "record.json"
+"""What is in a folder of recorded outputs (`preceptor.records`), and in no run's."""
+
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}
 
@@ -21,7 +24,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
     """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
 
     Raises:
-        InputError: it is no run, or a file of logits, or all epochs of a run.
+        InputError: it is no run and no file, or all epochs of a run.
     """
     terms = terms_of(name)
     if any(len(term) > 1 for term in terms):
@@ -30,12 +33,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
             "teacher=auto choose"
         )
     sources = [source for term in terms for source in term]
-    for source in sources:
-        if isinstance(source, Path):
-            raise InputError(
-                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
-            )
-    return [source for source in sources if isinstance(source, TeacherRef)]
+    return [parse(TeacherRef, {"run": str(each)}) if isinstance(each, Path) else each for each in sources]
 
 
 def terms_of(name: str) -> list[list[Source]]:
@@ -55,14 +53,21 @@ def terms_of(name: str) -> list[list[Source]]:
     return found
 
 
+def is_record(path: Path) -> bool:
+    """Whether a folder holds a teacher's recorded outputs."""
+    return (path / RECORD).is_file()
+
+
 def _sources(name: str) -> list[Source] | None:
-    """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
+    """What a term stands for: a file, or the record or run that its longest part names, with selectors after colons."""
     parts = name.split(":")  # a path may hold colons of its own
     for count in range(len(parts), 0, -1):
         start = ":".join(parts[:count])
         if Path(start).is_file() and count == len(parts):
             return [Path(start)]
         if start and Path(start).is_dir():
+            if is_record(Path(start)) and count == len(parts):
+                return [parse(TeacherRef, {"run": start})]
             if any("+" in selector for selector in parts[count:]):
                 return None  # an ensemble, of which this run is the first
             return [*_references(Path(start), parts[count:])]
@@ -71,6 +76,8 @@ def _sources(name: str) -> list[Source] | None:
 
 def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     """The teachers that ``RUN:selector:selector`` stands for."""
+    if is_record(run):
+        raise InputError(f"'{run}' is a record, which has no weights, epochs or members; leave ':{selectors[0]}' out")
     read_result(run)
     chosen: dict[str, Any] = {}
     for selector in selectors:

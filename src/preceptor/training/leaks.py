@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from preceptor import runs
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.records.samples import trained_on
+from preceptor.runs.references import is_record
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.samples import Samples
 
@@ -14,10 +17,7 @@ from preceptor.training.samples import Samples
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
     """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
     for reference in recipe.teacher:
-        alike = named and runs.read_recipe(reference.run).data == recipe.data
-        if not alike and not _same_samples(reference, samples):
-            continue  # the indices are those of another data set
-        trained = runs.parts_of(reference.run, reference.member)["train"]
+        trained = _trained_on(reference, recipe, samples, named=named)
         for part in ("heldout", "test"):
             scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
             seen = scored[torch.isin(scored, trained)]
@@ -26,6 +26,20 @@ def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None
                     f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
                     f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
                 )
+
+
+def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, *, named: bool) -> Tensor:
+    """The samples that a teacher was trained on, as far as they are the student's."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    if reference.run.is_file():
+        return nothing  # a file does not say
+    if is_record(reference.run):  # which is held to the student's data later
+        found = trained_on(reference.run)
+        return nothing if found is None else found
+    alike = named and runs.read_recipe(reference.run).data == recipe.data
+    if not alike and not _same_samples(reference, samples):
+        return nothing  # the indices are those of another data set
+    return runs.parts_of(reference.run, reference.member)["train"]
 
 
 def _same_samples(reference: TeacherRef, samples: Samples) -> bool:

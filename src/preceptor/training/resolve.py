@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from preceptor import runs
 from preceptor.data.dataset import Data, require_index
 from preceptor.errors import InputError
-from preceptor.names import Trust, refuse_made, trusting
+from preceptor.names import Trust, refuse_made
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
-from preceptor.runs.contents import contents_of, distinct, same_teacher
+from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
-from preceptor.runs.references import name_of
 from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
-from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
+from preceptor.tasks.teacher import (
+    Lookup,
+    TeacherFn,
+    TeacherLike,
+)
 from preceptor.training import probe
-from preceptor.training.batches import Batches, StackedBatches
+from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
@@ -31,10 +34,12 @@ from preceptor.training.criteria import as_loss, as_objective, new_loss, new_obj
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
+from preceptor.training.given import as_given, fitted, load_teachers
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.models import model_name, new_model
-from preceptor.training.preprocessing import refuse_unconverted, with_own_inputs
+from preceptor.training.preprocessing import refuse_unconverted
+from preceptor.training.replay import replay_of, told_records
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
@@ -133,7 +138,7 @@ def distill_job(
     criterion = new_loss(recipe.loss, found.num_classes) if loss is None else as_loss(loss, found.num_classes)
     bare = loaded
     if bare is None:
-        bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
+        bare = as_given(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if recipe.mixing:
         refuse_mixing(criterion, bare)
@@ -143,7 +148,8 @@ def distill_job(
     two = samples.train[samples.for_students[:2].tolist()]
     few = two["input"]
     refuse_shared(student, bare, few)
-    given = _given(recipe, bare, found, accelerator.device)
+    given = fitted(recipe, bare, samples, accelerator.device)
+    replay = replay_of(given, recipe, samples)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
@@ -171,11 +177,11 @@ def distill_job(
         identity,
         cohort,
         task,
-        _batches(recipe, cohort, [samples.for_students], accelerator),
+        _batches(recipe, cohort, [samples.for_students], accelerator, replay),
         accelerator,
         folder,
         prepare=prepare,
-        extra={} if choice is None else {"choice": dict(choice)},
+        extra=told_records(given) | ({} if choice is None else {"choice": dict(choice)}),
     )
 
 
@@ -246,9 +252,15 @@ def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
 
 
 def _batches(
-    recipe: Recipe, cohort: Cohort, indices: Sequence[Tensor], accelerator: Accelerator
+    recipe: Recipe,
+    cohort: Cohort,
+    indices: Sequence[Tensor],
+    accelerator: Accelerator,
+    replay: Replay | None = None,
 ) -> Batches | StackedBatches:
-    return cohort.batches(recipe, indices, processes=accelerator.num_processes, device=accelerator.device)
+    return cohort.batches(
+        recipe, indices, processes=accelerator.num_processes, device=accelerator.device, replay=replay
+    )
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
@@ -306,13 +318,6 @@ def _module(
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
 
 
-def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.device) -> TeacherFn:
-    """A teacher as the student is given it: read, moved, on inputs of its own, transformed."""
-    read = of_probabilities(teacher) if recipe.probabilities else teacher
-    fitted = moved(with_own_inputs(read, data, resize=recipe.resize), device)
-    return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
-
-
 def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion) -> DistillTask:
     return DistillTask(
         cohort.module,
@@ -324,17 +329,6 @@ def _distill_task(recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, cri
         num_samples=len(cohort.samples[0].train),
         num_classes=cohort.data.num_classes,
     )
-
-
-def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
-    if not recipe.teacher:
-        raise InputError(
-            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
-        )
-    trust = trusting(trust, recipe)
-    several = distinct(recipe.teacher, same_teacher, name_of)
-    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in several]
-    return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)
 
 
 def _groups(students: Sequence[Student], num_classes: int) -> list[tuple[list[int], Criterion]]:

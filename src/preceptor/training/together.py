@@ -23,7 +23,7 @@ from preceptor.training.train import opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.
 _DATA = ("data", "num_classes", "split", "augmentation", "mixing")
-_TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
+_TEACHER = ("teacher", "transform", "probabilities", "resize", "cache", "teacher_rows", "teacher_unaugmented")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
 # What is said once, for all.

@@ -16,8 +16,9 @@ from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
+from preceptor.training.given import load_teachers
 from preceptor.training.outcome import Result
-from preceptor.training.resolve import Student, completed, distill_job, load_teachers, stack_job, teach_job
+from preceptor.training.resolve import Student, completed, distill_job, stack_job, teach_job
 from preceptor.training.samples import load_data
 from preceptor.training.together import check_students, refuse_unlike, train_together
 from preceptor.training.train import train
