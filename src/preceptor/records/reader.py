@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.records.forms import Dense
+from preceptor.records.forms import Dense, as_ids
 from preceptor.records.manifest import Manifest, read_manifest
 from preceptor.records.shards import Mapped, Shard, listed_shards
 from preceptor.records.targets import DenseTargets, Scalars, Targets
@@ -116,6 +116,18 @@ class Record:
                 f"{', '.join(self.manifest.features) or 'no module'}"
             )
         [found] = self._rows((f"features/{name}",), ids, view).values()
+        return found
+
+    def rows(self, ids: Tensor, view: int = 0) -> dict[str, Tensor]:
+        """All that is stored of some samples, by array, as `RecordWriter.add` takes it.
+
+        Raises:
+            InputError: as `read`.
+        """
+        names = ("labels", "scalars", *self.manifest.form.arrays, *(f"features/{n}" for n in self.manifest.features))
+        found = {"ids": ids} | self._rows(names, ids, view)
+        if "classes" in found:
+            found["classes"] = as_ids(found["classes"], self.num_classes)
         return found
 
     def verify(self) -> tuple[str, ...]:
