@@ -135,6 +135,7 @@ class Parquet:
 
 
 def _array(column: Any, name: str) -> np.ndarray:
+    column = getattr(column, "storage", column)  # Arrow's and Ray's tensors are lists with a shape
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise InputError(f"the column '{name}' is empty in row {row}; drop such rows or fill them in")

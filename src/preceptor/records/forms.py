@@ -70,7 +70,7 @@ class TopK:
         # Of the whole softmax, not one minus the head: rounded, a head may sum to more than 1.
         tails = torch.stack([(g * rest).logsumexp(-1) for g in (1.0, *scalars.powers)], -1)
         return {
-            "classes": _as_ids(ids, log_probs.shape[-1]),
+            "classes": as_ids(ids, log_probs.shape[-1]),
             "log_probs": head.to(getattr(torch, self.dtype)),
             "log_tails": tails.float(),
         }
@@ -119,7 +119,7 @@ class Sampled:
         wide = log_probs.double()
         ids, tau = draw(sizes_of(wide, self.sizes, scalars.powers, scalars.log_powers), self.k, uniform)
         return {
-            "classes": _as_ids(ids, log_probs.shape[-1]),
+            "classes": as_ids(ids, log_probs.shape[-1]),
             "log_probs": wide.gather(-1, ids).to(getattr(torch, self.dtype)),
             "tau": tau.float(),
         }
@@ -158,7 +158,8 @@ def scalars_of(log_probs: Tensor, labels: Tensor, grid: tuple[float, ...] = GRID
     )
 
 
-def _as_ids(ids: Tensor, num_classes: int) -> Tensor:
+def as_ids(ids: Tensor, num_classes: int) -> Tensor:
+    """Classes in the dtype that they are stored in."""
     return ids.to(torch.uint16 if num_classes <= 2**16 else torch.int32)
 
 

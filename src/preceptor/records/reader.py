@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.records.forms import Dense
+from preceptor.records.forms import Dense, as_ids
 from preceptor.records.manifest import Manifest, read_manifest
 from preceptor.records.shards import Mapped, Shard, listed_shards
 from preceptor.records.targets import DenseTargets, Scalars, Targets
-from preceptor.runs import integrity
+from preceptor.runs.verify import verify
+
+HELDOUT = "heldout"
+"""The folder within a record that holds one of held-out samples, as they are."""
 
 
 class Record:
@@ -115,12 +118,29 @@ class Record:
         [found] = self._rows((f"features/{name}",), ids, view).values()
         return found
 
+    def rows(self, ids: Tensor, view: int = 0) -> dict[str, Tensor]:
+        """All that is stored of some samples, by array, as `RecordWriter.add` takes it.
+
+        Raises:
+            InputError: as `read`.
+        """
+        names = ("labels", "scalars", *self.manifest.form.arrays, *(f"features/{n}" for n in self.manifest.features))
+        found = {"ids": ids} | self._rows(names, ids, view)
+        if "classes" in found:
+            found["classes"] = as_ids(found["classes"], self.num_classes)
+        return found
+
     def verify(self) -> tuple[str, ...]:
         """A sentence for every file that is not what was written, and for what is missing; none where all is well."""
-        problems = [integrity.difference(shard.path, shard.listed) for shard in self._shards]
-        found = [problem for problem in problems if problem]
+        found = verify(self.folder).problems
         if found:
-            return tuple(found)
+            return found
+        beside = self.folder / HELDOUT
+        lacking = Record(beside)._lacking() if beside.is_dir() else ()
+        return (*self._lacking(), *lacking)
+
+    def _lacking(self) -> tuple[str, ...]:
+        """A sentence for every view that lacks samples."""
         try:
             counts = [len(Record(self.folder)._places_of(view).ids) for view in range(self.views)]
         except InputError as error:

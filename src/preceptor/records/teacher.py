@@ -9,11 +9,8 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.manifest import MANIFEST
-from preceptor.records.reader import Record
+from preceptor.records.reader import HELDOUT, Record
 from preceptor.records.targets import DenseTargets, Targets
-
-HELDOUT = "heldout"
-"""The folder within a record that holds one of held-out samples, as they are."""
 
 
 def heldout_of(record: Record) -> Record | None:

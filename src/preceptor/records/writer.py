@@ -96,27 +96,30 @@ class RecordWriter:
             InputError: another shape, logits, NaN, or a sample twice.
         """
         _check(ids, view, log_probs, labels, features or {}, self.manifest)
-        fresh = self._fresh(ids.cpu(), view)
-        if not fresh.any():
-            return
-        ids, log_probs = ids.cpu()[fresh], log_probs.detach().float().cpu()[fresh]
-        labels = torch.full_like(ids, -1) if labels is None else labels.cpu()[fresh]
+        ids, log_probs = ids.cpu(), log_probs.detach().float().cpu()
+        labels = torch.full_like(ids, -1) if labels is None else labels.cpu()
         scalars = scalars_of(log_probs, labels, self.manifest.grid)
-        uniform = uniforms(self.manifest.seed, ids, view)
+        numbers = [scalars.entropy, scalars.log_max, scalars.label_log_probs]
         rows = {
             "ids": ids,
             "labels": labels.int(),
-            "scalars": torch.cat(
-                [
-                    torch.stack([scalars.entropy, scalars.log_max, scalars.label_log_probs], -1),
-                    scalars.log_powers,
-                ],
-                -1,
-            ),
-            **self.manifest.form.pack(log_probs, uniform, scalars),
-            **{f"features/{name}": each.detach().cpu()[fresh] for name, each in (features or {}).items()},
+            "scalars": torch.cat([torch.stack(numbers, -1), scalars.log_powers], -1),
+            **self.manifest.form.pack(log_probs, uniforms(self.manifest.seed, ids, view), scalars),
+            **{f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()},
         }
-        self._rows[view].append(rows)
+        self.add(view, rows)
+
+    def add(self, view: int, rows: Mapping[str, Tensor]) -> None:
+        """Add rows as they are stored (`Record.rows`), but for those whose ids are `done`.
+
+        Raises:
+            InputError: a sample twice.
+        """
+        fresh = self._fresh(rows["ids"], view)
+        if not fresh.any():
+            return
+        # Computed from the whole batch, and only then left out, so that the same batch gives the same bytes.
+        self._rows[view].append({name: each[fresh] for name, each in rows.items()})
         while sum(len(each["ids"]) for each in self._rows[view]) >= self.shard_size:
             self._write_shard(view, self.shard_size)
 

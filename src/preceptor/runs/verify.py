@@ -8,7 +8,7 @@ from preceptor.runs import checkpoint, integrity
 
 # JSON files that list the checksums of others: of runs, of studies of several kinds, and of records.
 _STUDIES = ("study.json", "generations.json", "prediction.json")
-_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, "record.json", "shards.json")
+_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, "record.json", "shards.json", "samples.json")
 
 
 @dataclass(frozen=True)

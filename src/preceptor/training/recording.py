@@ -18,8 +18,8 @@ from preceptor.recipe.text import find_recipe, read_yaml
 from preceptor.records import Dense, Manifest, Record, RecordWriter, Sampled, TopK
 from preceptor.records import Identity as RecordIdentity
 from preceptor.records.forms import Form
+from preceptor.records.reader import HELDOUT
 from preceptor.records.samples import write_samples
-from preceptor.records.teacher import HELDOUT
 from preceptor.runs import Factory
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.identity import fingerprint

@@ -3,9 +3,8 @@
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.records.manifest import MANIFEST
-from preceptor.records.reader import Record
+from preceptor.records.reader import HELDOUT, Record
 from preceptor.records.samples import trained_on
-from preceptor.records.teacher import HELDOUT
 from preceptor.runs.references import name_of
 from preceptor.study.teachers.candidates import Candidate
 
