@@ -18,8 +18,9 @@ from preceptor.records.samples import trained_on
 from preceptor.records.teacher import RecordTeacher
 from preceptor.runs import read_splits
 from preceptor.study.teachers import assess_teachers, read_candidates
-from preceptor.tasks import DistillTask
+from preceptor.tasks import DistillTask, Lookup
 from preceptor.training import recording
+from preceptor.training.resolve import distill_job
 from training.toys import distill_recipe, teach_recipe
 
 AUGMENTED = ("augmentation={name: crop_flip, padding: 1}", "mixing=mixup")
@@ -184,8 +185,11 @@ def test_another_record_under_the_name_is_another_teacher(teachers: Path, tmp_pa
 
 def test_without_augmentation_it_is_read_once_into_a_table(teachers: Path, tmp_path: Path) -> None:
     preceptor.record(teachers / "b", tmp_path / "r")
-    student(tmp_path / "r", tmp_path / "s")
+    student(RecordTeacher(tmp_path / "r"), tmp_path / "s")
     student(teachers / "b", tmp_path / "live")
+    job = distill_job(distill_recipe(f"teacher={tmp_path / 'r'}"), None)
+    job.prepare()
+    assert isinstance(job.task.teacher, Lookup)  # type: ignore[attr-defined]
     one, other = (preceptor.load(tmp_path / name).state_dict() for name in ("s", "live"))
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=1e-5)
@@ -228,6 +232,15 @@ def squared(student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | No
     """A loss of somebody's own."""
     values = (student_logits - teacher_logits).square().mean(-1)
     return values if mask is None else values.masked_fill(~mask, 0)
+
+
+def test_chosen_among_others(record: Path, teachers: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "s.yaml"
+    recipe.write_text("data: digits\nmodel: {name: mlp, hidden: [12]}\nsplit: {train: 150, heldout: 50, test: 100}\n")
+    options = ["training.epochs=1", "training.device=cpu", "--out", tmp_path / "s", "--json"]
+    done = run("distill", recipe, *AUGMENTED, "--teacher", "auto", record, teachers / "b", *options)
+    assert done.exit_code == 0, done.output
+    assert "choice" in json.loads(done.stdout)
 
 
 def test_side_by_side(record: Path, tmp_path: Path) -> None:
@@ -284,5 +297,7 @@ def test_in_a_loop_of_one_s_own(record: Path) -> None:
     ids[7] = index[0]
     mine = RecordTeacher(record, ids=ids, temperature=2.0)({"index": torch.tensor([7]), "view": torch.tensor([1])})
     torch.testing.assert_close(mine, found.log_probs(index[:1], 1) / 2)
+    with pytest.raises(InputError, match="is for a loop of your own; give the folder of its record"):
+        student(RecordTeacher(record, temperature=2.0), record.parent / "x")
     with pytest.raises(InputError, match="is not in view 0"):
         RecordTeacher(record)({"index": torch.tensor([int(read_splits(record.parent / "a")["test"][0])])})

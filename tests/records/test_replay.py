@@ -203,7 +203,7 @@ def test_what_differs_is_named_with_both_values(tmp_path: Path) -> None:
         tmp_path / "r", data, **changes, mixing="mixup"
     )
     named = Data(data.train, None, ("cat", "eel", "dog"))
-    assert "'class_names' is" in refused(tmp_path / "r", named, **changes)
+    assert "'class_names.1' is 'dog' in the record and 'eel'" in refused(tmp_path / "r", named, **changes)
     changed = images()
     changed.train.inputs[3, 0, 0, 0] += 1  # type: ignore[attr-defined]
     assert "'identity.data.values' is 'sha256:" in refused(tmp_path / "r", changed, **changes)

@@ -42,7 +42,8 @@ class RecordTeacher:
 
     def __init__(self, record: Record | Path | str, *, ids: Tensor | None = None, temperature: float = 1.0) -> None:
         self.record: Record = record if isinstance(record, Record) else Record(record)
-        self.ids, self.temperature = ids, temperature
+        self.ids: Tensor | None = ids
+        self.temperature: float = temperature
         kind = self.record.manifest.form.kind
         if temperature != 1 and kind != "dense":
             raise InputError(
@@ -50,6 +51,11 @@ class RecordTeacher:
                 "distribution at another temperature; give the temperature to the loss"
             )
         self.heldout: Record | None = heldout_of(self.record)
+
+    @property
+    def plain(self) -> Path | None:
+        """The folder of the record, where it is all that there is to this teacher."""
+        return self.record.folder if self.ids is None and self.temperature == 1 else None
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor | Targets:
         """What is stored of the samples of a batch: log-probabilities (B, C), or the targets of another form.

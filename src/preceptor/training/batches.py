@@ -104,7 +104,8 @@ class Batches:
         device: torch.device | str = "cpu",
         replay: Replay | None = None,
     ) -> None:
-        self.device, self.replay = torch.device(device), replay
+        self.device = torch.device(device)
+        self.replay: Replay | None = replay
         self._drawing: Streams = streams
         if replay is not None:
             self._drawing = replay.streams

@@ -93,6 +93,11 @@ def as_given(teacher: Any) -> TeacherFn:
     found = stored(teacher)
     if found is not None:
         return found
+    if isinstance(teacher, RecordTeacher):
+        raise InputError(
+            "the teacher is a RecordTeacher with ids or a temperature of its own, which is for a loop of your own; "
+            "give the folder of its record"
+        )
     if isinstance(teacher, list | tuple):
         parts = [part if isinstance(part, tuple) else (part, 1.0) for part in teacher]
         teacher = [(stored(part) or part, weight) for part, weight in parts] if _are_pairs(parts) else teacher

@@ -101,6 +101,8 @@ def record(
         given = None if isinstance(data, str | Mapping) else data
         samples = cut(made, load_data(made, given, trust=True), made.seed)
         accelerator = make_accelerator(made.training)
+        if accelerator.num_processes > 1:
+            raise InputError("a teacher is recorded by one process; start it without accelerate launch")
         asked = _teacher(made, samples, teacher, named, teacher_model, trust, accelerator)
         work = _Work(made, samples, asked, accelerator, _form(form, dtype, k), views, _digests(asked, named))
         place = Path(folder)

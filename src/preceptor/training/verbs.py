@@ -11,6 +11,7 @@ from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
+from preceptor.records import RecordTeacher
 from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
@@ -227,6 +228,7 @@ def _folder(folder: Path | str | None) -> Path | None:
 def _references(teacher: Any) -> list[dict[str, Any]]:
     """Teachers that are runs, as a recipe refers to them; none for an object."""
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    several = [each.plain or each if isinstance(each, RecordTeacher) else each for each in several]
     if not all(isinstance(each, str | Path | TeacherRef) for each in several):
         return []
     found = [[each] if isinstance(each, TeacherRef) else teacher_references(str(each)) for each in several]
