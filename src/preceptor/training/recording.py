@@ -9,6 +9,7 @@ from torch import Tensor
 
 from preceptor import __version__, runs
 from preceptor.data.dataset import Indexed
+from preceptor.data.readings import first_changed
 from preceptor.errors import InputError, did_you_mean
 from preceptor.names import Trust
 from preceptor.notices import note, notes_kept
@@ -202,8 +203,9 @@ class _Work:
     ) -> None:
         if views < 1:
             raise InputError(f"views is {views}; give 1 or more", argument="views")
-        if views > 1 and recipe.augmentation is None and recipe.mixing is None:
-            note(f"{views} views are recorded, and neither augmentation nor mixing of the recipe tells them apart")
+        alike = views > 1 and recipe.augmentation is None and recipe.mixing is None
+        if alike and first_changed(samples.train, samples.for_students, samples.labels, epoch=1) is None:
+            note(f"{views} views are recorded, and nothing that is done to the samples tells them apart")
         self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
         streams = Streams(samples.seed, recipe.streams)
         indices = samples.for_students.sort().values

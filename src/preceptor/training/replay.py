@@ -14,12 +14,14 @@ from preceptor.errors import InputError
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.records import Manifest, Record, difference
+from preceptor.records.samples import trained_on
 from preceptor.records.teacher import RecordTeacher
 from preceptor.runs.contents import samples_digests
 from preceptor.runs.identity import feed_array
 from preceptor.tasks.teacher import Function, TeacherFn, leaves
 from preceptor.training.batches import Batch, Batches, Replay
 from preceptor.training.cohort import changes_of
+from preceptor.training.leaks import refuse_seen
 from preceptor.training.probe import spread
 from preceptor.training.samples import Samples
 from preceptor.training.streams import Streams
@@ -54,8 +56,11 @@ def replay_of(teacher: TeacherFn, recipe: Recipe, samples: Samples) -> Replay | 
             )
     batches = batches_of(recipe, samples, replay)
     for record in records:
-        _refuse_missing(record, samples.for_students)
         _refuse_other(record, recipe, samples, batches)
+        trained = trained_on(record.folder)
+        if trained is not None:
+            refuse_seen(record.folder, trained, samples)
+        _refuse_missing(record, samples.for_students)
     return replay
 
 
