@@ -204,6 +204,32 @@ def test_in_an_ensemble_with_a_live_teacher(record: Path, teachers: Path, tmp_pa
         student(f"{record}+{tmp_path / 'r'}", tmp_path / "x", *AUGMENTED)
 
 
+@pytest.mark.parametrize(("form", "k"), [("top_k", 5), ("sampled", 6)])
+def test_of_some_classes(form: str, k: int, teachers: Path, tmp_path: Path) -> None:
+    preceptor.record(teachers / "a", tmp_path / "r", form=form, k=k, views=2)
+    result = student(tmp_path / "r", tmp_path / "s", *AUGMENTED, "loss={name: kd, temperature: 4}")
+    live = student(teachers / "a", tmp_path / "live", *AUGMENTED, "loss={name: kd, temperature: 4}")
+    assert result["record"][0]["form"] == form
+    for name in ("accuracy", "brier", "nll", "entropy"):  # from the numbers that every form has beside it
+        assert result["teacher"][name] == pytest.approx(live["teacher"][name], abs=1e-5)
+    assert result["heldout"]["last"]["brier"] == pytest.approx(live["heldout"]["last"]["brier"], abs=0.1)
+    refused = {
+        "loss=dist": "'dist'",
+        "loss={name: kd, temperature: 3}": "4",
+        f"loss={__name__}:squared": "the loss .*squared.* needs the teacher's outputs for all classes",
+    }
+    for loss, reason in refused.items():
+        with pytest.raises(InputError, match=reason):
+            student(tmp_path / "r", tmp_path / "x", *AUGMENTED, loss)
+    assert not (tmp_path / "x").exists()
+
+
+def squared(student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """A loss of somebody's own."""
+    values = (student_logits - teacher_logits).square().mean(-1)
+    return values if mask is None else values.masked_fill(~mask, 0)
+
+
 def test_side_by_side(record: Path, tmp_path: Path) -> None:
     students = {"kd": {"loss": "kd"}, "wttm": {"loss": "wttm"}}
     together = preceptor.distill_together(distill_recipe(*AUGMENTED), students, tmp_path / "t", teacher=record)

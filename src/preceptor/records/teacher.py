@@ -13,6 +13,12 @@ from preceptor.records.reader import HELDOUT, Record
 from preceptor.records.targets import DenseTargets, Targets
 
 
+def heldout_of(record: Record) -> Record | None:
+    """What a record says of held-out samples as they are, if it has some."""
+    beside = record.folder / HELDOUT
+    return Record(beside) if (beside / MANIFEST).is_file() else None
+
+
 class RecordTeacher:
     """A teacher that looks its answers up in a record.
 
@@ -43,8 +49,7 @@ class RecordTeacher:
                 f"the record '{self.record.folder}' is of the form '{kind}', whose classes do not tell its "
                 "distribution at another temperature; give the temperature to the loss"
             )
-        beside = self.record.folder / HELDOUT
-        self.heldout: Record | None = Record(beside) if (beside / MANIFEST).is_file() else None
+        self.heldout: Record | None = heldout_of(self.record)
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor | Targets:
         """What is stored of the samples of a batch: log-probabilities (B, C), or the targets of another form.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from preceptor.assess.forecasts import forecast, refuse_probabilities
 from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
+from preceptor.losses.targets import Targets, whole
 from preceptor.notices import note
 from preceptor.outputs import logits_of
 from preceptor.outputs.logits import others_in
@@ -93,7 +94,9 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
             )
     batch = on_device(samples.train[spread(samples.for_students, _FEW)], device)
     for position, part in enumerate(parts):
-        said = _ask(part.answer, batch)
+        said = whole(_ask(part.answer, batch))
+        if isinstance(said, Targets):  # a record of some classes: log-probabilities, of which it was sure itself
+            continue
         _check_kind(said, "the teacher")
         _check_classes(said, samples.data.num_classes)
         _check_shape(said, batch["label"], samples.data.num_classes, "the teacher")
@@ -130,7 +133,7 @@ def _answer(model: nn.Module, inputs: Tensor, whose: str, *, gradient: bool = Fa
         ) from error
 
 
-def _ask(teacher: Callable[[Any], Any], batch: dict[str, Tensor]) -> Tensor:
+def _ask(teacher: Callable[[Any], Any], batch: dict[str, Tensor]) -> Any:
     try:
         with drawing_nothing(batch["input"].device):
             return teacher(batch)

@@ -24,7 +24,7 @@ from preceptor.runs import Factory
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.identity import fingerprint
 from preceptor.runs.references import is_record, name_of, teacher_references
-from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, leaves
+from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, leaves, of_all_classes
 from preceptor.training import probe
 from preceptor.training.batches import Batches, Replay
 from preceptor.training.callers import given_back
@@ -40,7 +40,6 @@ from preceptor.training.streams import Streams
 
 FORMS: dict[str, type[Form]] = {"dense": Dense, "top_k": TopK, "sampled": Sampled}
 _BATCH, _SHARD_BYTES = 256, 2**26
-Ask = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def record(
@@ -170,8 +169,8 @@ def _form(form: Form | str, dtype: str | None, k: int | None) -> Form:
     if dtype not in (None, "float32", "float16", "bfloat16"):
         known = did_you_mean(str(dtype), ("float32", "float16", "bfloat16"))
         raise InputError(f"the dtype is '{dtype}'; {known}", argument="dtype")
-    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
-    return FORMS[form](**options, **({} if k is None else {"k": k}))
+    options: dict[str, Any] = {name: value for name, value in (("dtype", dtype), ("k", k)) if value is not None}
+    return FORMS[form](**options)
 
 
 def _digests(teacher: TeacherFn, named: Sequence[TeacherRef]) -> dict[str, str]:
@@ -266,7 +265,7 @@ class _Work:
     @torch.no_grad()
     def _write(self, writer: RecordWriter, batch: Mapping[str, Tensor], view: int) -> None:
         with self.accelerator.autocast():
-            said = self.teacher(batch)
+            said = of_all_classes(self.teacher(batch), "a record")
         labelled = self.samples.labelled
         index, labels = batch["index"].cpu(), batch["label"].cpu()
         if labelled is not None:

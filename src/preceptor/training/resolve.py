@@ -30,7 +30,7 @@ from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective, refuse_mixing
+from preceptor.training.criteria import as_loss, as_objective, new_loss, new_objective, refuse_mixing, refuse_targets
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
@@ -150,6 +150,8 @@ def distill_job(
     refuse_shared(student, bare, few)
     given = fitted(recipe, bare, samples, accelerator.device)
     replay = replay_of(given, recipe, samples)
+    if replay is not None:
+        refuse_targets(criterion, given, two, found.num_classes)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, probe.on_device(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, None if teacher is None else bare)
