@@ -96,6 +96,20 @@ def test_the_gradient_from_the_top_k_is_right_for_these_and_for_the_others_toget
     torch.testing.assert_close((rest * found).sum(-1), (rest * truth).sum(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_log_probabilities_in_8_bits_are_off_by_half_a_step_of_their_row():
+    _, teacher, labels = batch(100)
+    teacher[0, 3:] = -torch.inf
+    teacher = teacher.log_softmax(-1)
+    found = stored(TopK(8, "uint8"), teacher, labels)
+    true = teacher.gather(-1, found.ids)
+    finite = ~true.isneginf()
+    step = (true.amax(-1) - torch.where(finite, true, torch.inf).amin(-1)) / 254
+    assert ((found.log_probs - true).abs() <= 0.51 * step[:, None] + 1e-5)[finite].all()
+    assert (found.log_probs == -torch.inf).eq(~finite).all()
+    kept = torch.zeros_like(teacher, dtype=torch.bool).scatter(-1, found.ids, True)
+    assert torch.equal(kept, torch.zeros_like(kept).scatter(-1, teacher.topk(8).indices, True))
+
+
 def test_a_head_in_half_precision_that_sums_to_more_than_1_gives_no_negative_tail():
     student, teacher, labels = random_batch(200, C, scale=8.0)
     teacher = teacher.log_softmax(-1)

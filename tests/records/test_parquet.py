@@ -14,7 +14,7 @@ from preceptor.records.parquet import from_parquet, to_parquet
 from preceptor.study.teachers import read_candidates
 from records.test_folder import C, N, contents, manifest, outputs, write
 
-FORMS = [Dense(), Dense("bfloat16"), TopK(3), Sampled(1), Sampled(3, (1.0, 0.25), "float32")]
+FORMS = [Dense(), Dense("bfloat16"), TopK(3), TopK(4, "uint8"), TopK(1), Sampled(1), Sampled(3, (1.0, 0.25), "float32")]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
-from preceptor.cli.records import record_app
+from preceptor.cli.recording import record
+from preceptor.cli.records import DEFAULT, record_app
 from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.verify import verify
@@ -59,7 +60,7 @@ class Verbs(TyperGroup):
 
     def _flag(self, ctx: Any, argument: str | tuple[str, ...] | None) -> str:
         """How a verb spells a Python argument: its functions name their options as Python does."""
-        verb = self.get_command(ctx, ctx.invoked_subcommand or "")
+        verb: Any = self.get_command(ctx, ctx.invoked_subcommand or "")
         verbs = (verb, *getattr(verb, "commands", {}).values()) if verb else ()  # `record` has verbs of its own
         flags = {option.name: option.opts[0] for each in verbs for option in each.params}
         found = []
@@ -87,6 +88,7 @@ app: typer.Typer = typer.Typer(
 )
 for _verb in (teach, distill, distill_together, assess, generations, study, quickstart, report, verify):
     app.command()(_verb)
+record_app.command(DEFAULT)(record)
 app.add_typer(record_app, name="record")
 
 

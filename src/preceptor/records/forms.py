@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
 from preceptor.records.sampling import draw, sizes_of
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
 
@@ -49,14 +50,19 @@ class TopK:
 
     Args:
         k: classes a sample, fewer than there are.
-        dtype: of their log-probabilities; the tail's are float32.
+        dtype: of their log-probabilities; ``uint8`` are 254 steps from the smallest to the largest of a row. The tail's
+            are float32.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     k: int
-    dtype: Dtype = "float16"
+    dtype: Dtype | Literal["uint8"] = "float16"
     kind: Literal["top_k"] = "top_k"
-    arrays: ClassVar[tuple[str, ...]] = ("classes", "log_probs", "log_tails")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """What is stored of it."""
+        return ("classes", "log_probs", "log_tails", *(("low",) if self.dtype == "uint8" else ()))
 
     def check(self, num_classes: int) -> None:
         """Refuse a number of classes that the form is not for."""
@@ -65,21 +71,24 @@ class TopK:
     def pack(self, log_probs: Tensor, uniform: Tensor, scalars: Scalars) -> Arrays:
         """What is stored of log-probabilities (B, C)."""
         wide = log_probs.double()
-        head, ids = wide.topk(self.k)
-        rest = wide.scatter(-1, ids, -torch.inf)
+        ids = wide.topk(self.k).indices.sort(-1).values
+        head, rest = wide.gather(-1, ids), wide.scatter(-1, ids, -torch.inf)
         # Of the whole softmax, not one minus the head: rounded, a head may sum to more than 1.
         tails = torch.stack([(g * rest).logsumexp(-1) for g in (1.0, *scalars.powers)], -1)
-        return {
-            "classes": as_ids(ids, log_probs.shape[-1]),
-            "log_probs": head.to(getattr(torch, self.dtype)),
-            "log_tails": tails.float(),
-        }
+        found = {"classes": pack_classes(ids, log_probs.shape[-1]), "log_tails": tails.float()}
+        if self.dtype == "uint8":
+            low = torch.where(head.isneginf(), torch.inf, head).amin(-1).float()
+            return found | {"log_probs": encode(head, low, scalars.log_max), "low": low}
+        return found | {"log_probs": head.to(getattr(torch, self.dtype))}
 
     def unpack(self, arrays: Arrays, scalars: Scalars, num_classes: int) -> TopKTargets:
         """What was stored, as targets."""
+        log_probs = arrays["log_probs"]
+        if self.dtype == "uint8":
+            log_probs = decode(log_probs, arrays["low"], scalars.log_max)
         return TopKTargets(
-            log_probs=arrays["log_probs"].float(),
-            ids=arrays["classes"].long(),
+            log_probs=log_probs.float(),
+            ids=unpack_classes(arrays["classes"], self.k, num_classes),
             num_classes=num_classes,
             powers=scalars.powers,
             log_powers=scalars.log_powers,
@@ -119,7 +128,7 @@ class Sampled:
         wide = log_probs.double()
         ids, tau = draw(sizes_of(wide, self.sizes, scalars.powers, scalars.log_powers), self.k, uniform)
         return {
-            "classes": as_ids(ids, log_probs.shape[-1]),
+            "classes": pack_classes(ids, log_probs.shape[-1]),
             "log_probs": wide.gather(-1, ids).to(getattr(torch, self.dtype)),
             "tau": tau.float(),
         }
@@ -128,7 +137,7 @@ class Sampled:
         """What was stored, as targets."""
         return SampledTargets(
             log_probs=arrays["log_probs"].float(),
-            ids=arrays["classes"].long(),
+            ids=unpack_classes(arrays["classes"], self.k, num_classes),
             num_classes=num_classes,
             powers=scalars.powers,
             log_powers=scalars.log_powers,
@@ -156,11 +165,6 @@ def scalars_of(log_probs: Tensor, labels: Tensor, grid: tuple[float, ...] = GRID
         labels=labels,
         label_log_probs=torch.where(known, at_label, torch.nan).float(),
     )
-
-
-def as_ids(ids: Tensor, num_classes: int) -> Tensor:
-    """Classes in the dtype that they are stored in."""
-    return ids.to(torch.uint16 if num_classes <= 2**16 else torch.int32)
 
 
 def _check_k(k: int, num_classes: int) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from preceptor.data.arrays import Parquet
 from preceptor.data.tables import Table, read_table
 from preceptor.errors import InputError
-from preceptor.records.forms import Dense, Form, as_ids
+from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
+from preceptor.records.forms import Dense, Form
 from preceptor.records.manifest import Identity, Manifest
 from preceptor.records.reader import Record
 from preceptor.records.writer import RecordWriter
@@ -29,7 +30,7 @@ def to_parquet(record: Record, path: Path | str) -> None:
 
     Columns: ``id``, ``view``, ``label`` (-1 where unknown), ``entropy``, ``log_max``, ``label_log_prob``; lists
     ``log_powers`` and, of a dense record, ``logits`` (log-probabilities at T = 1), of others ``classes``, ``log_probs``
-    and ``log_tails`` or ``tau``; ``features/<module>``, flattened. Numbers in half precision are written as float32.
+    and ``log_tails`` or ``tau``; ``features/<module>``, flattened. Numbers of fewer bits are written as float32.
     The manifest is in the file's metadata, so that `from_parquet` gives the same record back.
 
     Args:
@@ -102,9 +103,19 @@ def _pyarrow() -> tuple[Any, Any]:
 def _tables(record: Record, arrow: Any) -> Iterator[Any]:
     for view in range(record.views):
         for ids in record.ids_of(view).split(_ROWS):
-            columns = dict(_columns(record.rows(ids, view), view))
+            columns = dict(_columns(_spelt_out(record.rows(ids, view), record.manifest), view))
             table = arrow.table({name: _arrow_array(each, arrow) for name, each in columns.items()})
             yield table.replace_schema_metadata({_KEY: record.manifest.model_dump_json()})
+
+
+def _spelt_out(rows: dict[str, Tensor], manifest: Manifest) -> dict[str, Tensor]:
+    """Rows as they are stored with classes as numbers, and log-probabilities as floats."""
+    found = dict(rows)
+    if not isinstance(manifest.form, Dense):
+        found["classes"] = unpack_classes(rows["classes"], manifest.form.k, manifest.num_classes)
+    if "low" in rows:
+        found["log_probs"] = decode(rows["log_probs"], rows["low"], rows["scalars"][:, 1])
+    return found
 
 
 def _columns(rows: dict[str, Tensor], view: int) -> Iterator[tuple[str, Tensor]]:
@@ -123,8 +134,7 @@ def _columns(rows: dict[str, Tensor], view: int) -> Iterator[tuple[str, Tensor]]
 def _arrow_array(values: Tensor, arrow: Any) -> Any:
     if values.is_floating_point() and values.dtype != torch.float64:
         values = values.float()
-    numbers = values.int() if values.dtype == torch.uint16 else values
-    flat = arrow.array(numbers.contiguous().numpy().reshape(-1))
+    flat = arrow.array(values.contiguous().numpy().reshape(-1))
     return flat if values.ndim == 1 else arrow.FixedSizeListArray.from_arrays(flat, values[0].numel())
 
 
@@ -160,10 +170,14 @@ def _rows(read: dict[str, Tensor], manifest: Manifest) -> dict[str, Tensor]:
     size = len(read["id"])
     for name in manifest.form.arrays:
         found = read["logits" if isinstance(manifest.form, Dense) else name]
-        found = found if name == "tau" else found.reshape(size, -1)  # a list of one is a number to `_tensor`
-        if name == "log_probs":
+        found = found if name in ("tau", "low") else found.reshape(size, -1)  # a list of one is a number to `_tensor`
+        if name == "classes":
+            found = pack_classes(found, manifest.num_classes)
+        elif name == "log_probs" and manifest.form.dtype == "uint8":
+            found = encode(found, read["low"], read["log_max"])
+        elif name == "log_probs":
             found = found.to(getattr(torch, manifest.form.dtype))
-        rows[name] = as_ids(found, manifest.num_classes) if name == "classes" else found
+        rows[name] = found
     return rows
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.records.forms import Dense, as_ids
+from preceptor.records.forms import Dense
 from preceptor.records.manifest import Manifest, read_manifest
 from preceptor.records.shards import Mapped, Shard, listed_shards
 from preceptor.records.targets import DenseTargets, Scalars, Targets
@@ -125,10 +125,7 @@ class Record:
             InputError: as `read`.
         """
         names = ("labels", "scalars", *self.manifest.form.arrays, *(f"features/{n}" for n in self.manifest.features))
-        found = {"ids": ids} | self._rows(names, ids, view)
-        if "classes" in found:
-            found["classes"] = as_ids(found["classes"], self.num_classes)
-        return found
+        return {"ids": ids} | self._rows(names, ids, view)
 
     def verify(self) -> tuple[str, ...]:
         """A sentence for every file that is not what was written, and for what is missing; none where all is well."""

@@ -24,6 +24,7 @@ _DTYPES: dict[str, tuple[str, torch.dtype]] = {
     "I64": ("<i8", torch.int64),
     "I32": ("<i4", torch.int32),
     "U16": ("<u2", torch.uint16),
+    "U8": ("|u1", torch.uint8),
 }
 
 
@@ -106,8 +107,6 @@ class Mapped:
 
     def tensor(self, name: str, found: np.ndarray) -> Tensor:
         """Values that were read of an array, as a tensor."""
-        if found.dtype == np.uint16:  # which torch can hold, and little else
-            return torch.from_numpy(found.astype(np.int32))
         return torch.from_numpy(found).view(self.arrays[name][1])
 
     def ids(self) -> np.ndarray:
