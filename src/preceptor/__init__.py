@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from preceptor import assess, data, losses, models, outputs, runs, tasks, teaching
+    from preceptor import assess, data, losses, models, outputs, records, runs, tasks, teaching
     from preceptor.errors import InputError
     from preceptor.runs.load import load
     from preceptor.study.teachers import assess_teachers
@@ -38,6 +38,7 @@ __all__ = [
     "models",
     "outputs",
     "record",
+    "records",
     "runs",
     "tasks",
     "teach",

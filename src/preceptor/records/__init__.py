@@ -2,7 +2,9 @@
 
 from preceptor.records.forms import GRID, Dense, Sampled, TopK
 from preceptor.records.manifest import Identity, Manifest, difference
+from preceptor.records.parquet import from_parquet, to_parquet
 from preceptor.records.reader import Record
+from preceptor.records.scores import scores
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
 from preceptor.records.teacher import RecordTeacher
 from preceptor.records.writer import RecordWriter
@@ -23,4 +25,7 @@ __all__ = [
     "TopK",
     "TopKTargets",
     "difference",
+    "from_parquet",
+    "scores",
+    "to_parquet",
 ]
