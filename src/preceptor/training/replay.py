@@ -55,8 +55,8 @@ def replay_of(teacher: TeacherFn, recipe: Recipe, samples: Samples) -> Replay | 
         drawn_alike = one.streams.seeds["augmentation"] == another.streams.seeds["augmentation"]
         if not drawn_alike or one.views != another.views or not torch.equal(one.indices, another.indices):
             raise InputError(
-                f"the records '{first.folder}' and '{other.folder}' were made with unlike draws, views or samples, so that no "
-                "input is that of both; record the ensemble as one teacher"
+                f"the records '{first.folder}' and '{other.folder}' were made with unlike draws, views or samples, so "
+                "that no input is that of both; record the ensemble as one teacher"
             )
     batches = batches_of(recipe, samples, replay)
     for record in records:
