@@ -16,7 +16,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, override, parse
-from preceptor.records import Record
+from preceptor.records import Dense, Manifest, Record, RecordWriter
 from preceptor.training.batches import Batch, Batches
 from preceptor.training.job import Job
 from preceptor.training.resolve import distill_job
@@ -216,9 +216,17 @@ def test_samples_that_are_not_on_record_are_counted(tmp_path: Path) -> None:
     recorded(tmp_path / "r", data, views=1)
     said = refused(tmp_path / "r", data, seed=1)
     assert "of the 50 training samples in view 0 (the first:" in said
-    assert "split and seed that were recorded" in said
+    assert "split and seed that were recorded (streams={split: 0})" in said
     job(tmp_path / "r", data, seed=1, streams={"split": 0})
     job(tmp_path / "r", data, split=SPLIT | {"train": 30})
+
+
+def test_a_record_of_one_s_own_says_of_which_data_it_is_or_is_refused(tmp_path: Path) -> None:
+    data = images()
+    manifest = Manifest(form=Dense(), num_classes=C)
+    with RecordWriter(tmp_path / "r", manifest) as writer:
+        writer.write(torch.arange(N), 0, torch.zeros(N, C).log_softmax(-1))
+    assert "does not say which data it is of" in refused(tmp_path / "r", data)
 
 
 class Outside(Augmentation):

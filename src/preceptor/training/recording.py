@@ -216,7 +216,7 @@ class _Work:
             num_samples=len(indices),
             views=views,
             seed=samples.seed,
-            streams={"augmentation": streams.seeds["augmentation"]},
+            streams={name: streams.seeds[name] for name in ("split", "augmentation")},
             identity=RecordIdentity(
                 teacher={
                     **digests,

@@ -47,12 +47,16 @@ def replay_of(teacher: TeacherFn, recipe: Recipe, samples: Samples) -> Replay | 
     if not records:
         return None
     first, *others = records
+    for record in records:
+        _refuse_unfinished(record)
     replay = replay_by(first.manifest, first.ids)
     for other in others:
-        if other.manifest.streams != first.manifest.streams or other.views != first.views:
+        one, another = (replay_by(each.manifest, each.ids) for each in (first, other))
+        drawn_alike = one.streams.seeds["augmentation"] == another.streams.seeds["augmentation"]
+        if not drawn_alike or one.views != another.views or not torch.equal(one.indices, another.indices):
             raise InputError(
-                f"the records '{first.folder}' and '{other.folder}' were made with unlike draws or views, so that no "
-                "input is that of both; record the ensemble as one teacher"
+                f"the records '{first.folder}' and '{other.folder}' were made with unlike draws, views or samples, so "
+                "that no input is that of both; record the ensemble as one teacher"
             )
     batches = batches_of(recipe, samples, replay)
     for record in records:
@@ -113,25 +117,36 @@ def described(recipe: Recipe, samples: Samples, batches: Batches) -> dict[str, A
     }
 
 
+def _refuse_unfinished(record: Record) -> None:
+    wanted = record.manifest.num_samples or len(record)
+    for view in range(record.views):
+        found = len(record.ids_of(view))
+        if found != wanted:
+            raise InputError(
+                f"the record '{record.folder}' is not complete: view {view} has {found} of {wanted} samples; run the "
+                "command that records it again, and it goes on"
+            )
+
+
 def _refuse_missing(record: Record, wanted: Tensor) -> None:
     for view in range(record.views):
         lacking = wanted[~torch.isin(wanted, record.ids_of(view))]
         if len(lacking):
-            whole = record.manifest.num_samples in (None, len(record.ids_of(view)))
-            remedy = (
-                "give the student the data, split and seed that were recorded (its streams.split is the record's seed)"
-                if whole
-                else "the recording is not complete, so run the same command again"
-            )
             raise InputError(
                 f"the record '{record.folder}' lacks {len(lacking)} of the {len(wanted)} training samples in view "
-                f"{view} (the first: {int(lacking[0])}); {remedy}"
+                f"{view} (the first: {int(lacking[0])}); give the student the split and seed that were recorded "
+                f"(streams={{split: {record.manifest.streams.get('split', 0)}}})"
             )
 
 
 def _refuse_other(record: Record, recipe: Recipe, samples: Samples, batches: Batches) -> None:
     """Refuse a record of other classes, data or changes of them than a student brings."""
     manifest = record.manifest
+    if not manifest.identity.data:
+        raise InputError(
+            f"the record '{record.folder}' does not say which data it is of (its manifest lacks identity.data); for a "
+            "run of ours let preceptor record write it, and for a loop of your own take RecordTeacher"
+        )
     found = described(recipe, samples, batches)
     identity = manifest.identity.model_copy(update={"data": found.pop("data")})
     asked = manifest.model_copy(update=found | {"identity": identity})
