@@ -68,6 +68,7 @@ ROOMS = {
     "preceptor.outputs": "Outputs",
     "preceptor.assess": "Assess",
     "preceptor.tasks": "Tasks",
+    "preceptor.records": "Records",
     "preceptor.data": "Data",
     "preceptor.data.augment": "Augmentation",
     "preceptor.data.mixing": "Mixing",

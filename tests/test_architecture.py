@@ -17,6 +17,7 @@ FLOORS = [
     ["cli"],
     ["integrations", "serving", "study"],
     ["training"],
+    ["records"],
     ["runs"],
     ["tasks"],
     ["assess", "teaching"],

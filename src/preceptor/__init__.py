@@ -4,6 +4,7 @@ Teach, assess, distill:
 
 - `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects, and
   `preceptor.distill_together` several students who share a teacher's answers;
+- `preceptor.record` writes a teacher's answers down, for students to learn from without it;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
   `preceptor.assess_teachers` from runs and files by name;
 - `preceptor.load` gives a trained model back, `preceptor.export` for other programs, `preceptor.predict` its answers;
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from preceptor import assess, data, losses, models, outputs, runs, tasks, teaching
+    from preceptor import assess, data, losses, models, outputs, records, runs, tasks, teaching
     from preceptor.errors import InputError
     from preceptor.runs.load import load
     from preceptor.serving import export, predict
     from preceptor.study.teachers import assess_teachers
-    from preceptor.training import distill, distill_together, teach
+    from preceptor.training import distill, distill_together, record, teach
 
 __all__ = [
     "InputError",
@@ -39,6 +40,8 @@ __all__ = [
     "models",
     "outputs",
     "predict",
+    "record",
+    "records",
     "runs",
     "tasks",
     "teach",
@@ -53,6 +56,7 @@ _WHERE = {
     "export": "preceptor.serving",
     "load": "preceptor.runs.load",
     "predict": "preceptor.serving",
+    "record": "preceptor.training",
     "teach": "preceptor.training",
 }
 

@@ -11,12 +11,12 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.data.tables import read_table
 from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.runs.files import load_tensors
 from preceptor.runs.references import teacher_references
 from preceptor.study.teachers import Candidate, read_candidates, reading
-from preceptor.study.teachers.tables import read_table
 from preceptor.training import as_teacher, load_teacher, teach
 from preceptor.training.samples import cut, load_data
 from training.toys import teach_recipe

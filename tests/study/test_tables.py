@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from preceptor.assess import compare
+from preceptor.data.tables import read_table
 from preceptor.errors import InputError
 from preceptor.study.teachers import assess_teachers
-from preceptor.study.teachers.tables import read_table
 
 LABELS = np.arange(60) % 3
 LOGITS = 3 * np.eye(3)[LABELS] + np.random.default_rng(0).normal(size=(60, 3))

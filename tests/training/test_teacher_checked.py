@@ -377,9 +377,11 @@ def test_a_loaded_teacher_within_another_is_given_its_own_or_refused(hold: Any, 
         learn(hold(loaded), data=data(0.0))
 
 
-def test_a_table_of_numbers_is_no_teacher() -> None:
-    for table in ([[0.0, 1.0, 2.0]] * 150, torch.zeros(150, 3), np.zeros((150, 3))):
-        with pytest.raises(InputError, match=r"not a table of numbers; give preceptor.tasks.Lookup"):
+def test_a_table_of_numbers_is_no_teacher_by_itself() -> None:
+    with pytest.raises(InputError, match=r"not a table of numbers; give preceptor.tasks.Lookup"):
+        learn([[0.0, 1.0, 2.0]] * 150)
+    for table in (torch.zeros(150, 3), np.zeros((150, 3))):  # stored outputs, if one knows of which samples
+        with pytest.raises(InputError, match=r"nothing says which sample each row .* is of; put ids beside them"):
             learn(table)
 
 

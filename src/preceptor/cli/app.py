@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 from preceptor import __version__
 from preceptor.cli.assess import assess
 from preceptor.cli.recipes import recipes
+from preceptor.cli.recording import record
+from preceptor.cli.records import DEFAULT, record_app
 from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
@@ -20,7 +22,7 @@ from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
 UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
-_SAVING = ("teach", "distill", "distill-together", "generations", "study", "quickstart")
+_SAVING = ("teach", "distill", "distill-together", "record", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
@@ -60,11 +62,11 @@ class Verbs(TyperGroup):
 
     def _flag(self, ctx: Any, argument: str | tuple[str, ...] | None) -> str:
         """How a verb spells a Python argument: its functions name their options as Python does."""
-        verb = self.get_command(ctx, ctx.invoked_subcommand or "")
-        flags = {option.name: option.opts[0] for option in verb.params} if verb else {}
-        refusals = (
-            {option.name: option.secondary_opts[0] for option in verb.params if option.secondary_opts} if verb else {}
-        )
+        verb: Any = self.get_command(ctx, ctx.invoked_subcommand or "")
+        verbs = (verb, *getattr(verb, "commands", {}).values()) if verb else ()  # `record` has verbs of its own
+        options = [option for each in verbs for option in each.params]
+        flags = {option.name: option.opts[0] for option in options}
+        refusals = {option.name: option.secondary_opts[0] for option in options if option.secondary_opts}
         found = []
         for each in (argument,) if isinstance(argument, str) else argument or ():
             name, space, value = each.partition(" ")
@@ -120,6 +122,8 @@ for _verb in (
 ):
     app.command()(_verb)
 app.add_typer(recipes, name="recipes")
+record_app.command(DEFAULT)(record)
+app.add_typer(record_app, name="record")
 
 
 @app.callback(invoke_without_command=True)

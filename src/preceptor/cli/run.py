@@ -88,10 +88,13 @@ def distill(
         str | None,
         typer.Option(
             "--teacher",
-            help="A teacher as assess names them (RUN, RUN:best, A+B, A:0.7+B:0.3...), or auto: chosen among the RUNs "
-            "that follow.",
+            help="A teacher as assess names them (RUN, RUN:best, FILE.parquet, A:0.7+B:0.3...), or auto: chosen among "
+            "the RUNs that follow.",
         ),
     ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="The teacher's file holds probabilities.")
+    ] = False,
     folder: Folder = None,
     data_dir: DataDir = None,
     model: Model = None,
@@ -114,6 +117,8 @@ def distill(
         _refuse_two_teachers(assignments)
     elif teacher:
         assignments.append(_teacher_override(teacher))
+    if probabilities:
+        assignments.append("probabilities=true")
     if more_epochs is None:
         path = find_recipe(recipe)
         loaded = load(DistillRecipe, path, assignments)

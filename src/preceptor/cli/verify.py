@@ -10,10 +10,10 @@ from preceptor.cli.output import show_json
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A run, a study, or a folder in which some lie.")],
+    folder: Annotated[Path, typer.Argument(help="A run, a study, a record, or a folder in which some lie.")],
     as_json: Json = False,
 ) -> None:
-    """Check every file of a run or a study against its SHA-256; exit code 1 where one is not what it was."""
+    """Check every file of a run, a study or a record against its SHA-256; exit code 1 where one is not what it was."""
     from dataclasses import asdict
 
     from preceptor.runs.verify import verify as check

@@ -110,6 +110,10 @@ class Parquet:
         with _blamed_on_parquet():
             self._file: Any = parquet.ParquetFile(pyarrow.BufferReader(source) if isinstance(source, bytes) else source)
             self.names: list[str] = self._file.schema_arrow.names
+            told: dict[bytes, bytes] = self._file.schema_arrow.metadata or {}
+            self.metadata: dict[str, str] = {
+                key.decode(errors="replace"): value.decode(errors="replace") for key, value in told.items()
+            }
         refuse_repeated(self.names)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -131,6 +135,7 @@ class Parquet:
 
 
 def _array(column: Any, name: str) -> np.ndarray:
+    column = getattr(column, "storage", column)  # Arrow's and Ray's tensors are lists with a shape
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise InputError(f"the column '{name}' is empty in row {row}; drop such rows or fill them in")

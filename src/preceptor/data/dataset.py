@@ -94,6 +94,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         num_classes: refuse labels outside [0, num_classes); without it only negative ones are refused.
         transform: applied to a whole batch of inputs (B, ...) each time one is fetched, and so deterministic;
             random augmentation belongs to `preceptor.data.augment`.
+        ids: what identifies each sample (N,) to whoever has stored outputs for it (`preceptor.data.ids`).
 
     Raises:
         InputError: no sample, different lengths, no tensors, or a label that is not a class.
@@ -113,10 +114,12 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         num_classes: int | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        ids: Sequence[Any] | None = None,
     ) -> None:
         self.inputs: Tensor = dense_tensor(inputs, "inputs")
         self.labels: Tensor = _one_a_sample(check_labels(labels, num_classes))
         self.transform = transform
+        self.ids: list[Any] | None = None if ids is None else list(ids)
         if self.inputs.ndim == 0:
             raise InputError("the inputs are a single number; give one sample or more along the first axis")
         if self.labels.ndim != 1:
@@ -275,7 +278,8 @@ def _joined(one: Any, other: Any) -> Dataset[Any]:
     arrays = type(one) is type(other) is ArrayDataset and one.transform == other.transform
     if arrays and one.inputs.dtype == other.inputs.dtype and one.inputs.shape[1:] == other.inputs.shape[1:]:
         inputs, labels = torch.cat([one.inputs, other.inputs]), torch.cat([one.labels, other.labels])
-        return ArrayDataset(inputs, labels, transform=one.transform)
+        ids = None if one.ids is None or other.ids is None else one.ids + other.ids
+        return ArrayDataset(inputs, labels, transform=one.transform, ids=ids)
     return ConcatDataset([one, other])
 
 

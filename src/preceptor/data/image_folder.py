@@ -3,9 +3,11 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from preceptor.data.class_names import refuse_difference
 from preceptor.data.dataset import Data, with_heldout
+from preceptor.data.ids import paths_below
 from preceptor.data.images import SUFFIXES, Size, image_datasets
 from preceptor.data.normalize import normalize_of
 from preceptor.errors import InputError
@@ -29,7 +31,8 @@ def image_folder(
     `folder/test` and `folder/val` hold the same classes. Where both are there, `val` is the held-out set and `test` the
     test set; one alone is the test set. Without a folder `train` the classes are looked for in `folder` itself, and the
     split of the recipe cuts held-out and test samples. Classes are numbered in the order of their names, images are
-    ordered by path, and those in folders within a class's folder are its, too.
+    ordered by path, and those in folders within a class's folder are its, too. An image's id is its path below the
+    part's folder, `CLASS/name.jpg`.
 
     Inputs are float32 (3, height, width), red, green, blue: pixels divided by 255, minus `mean`, divided by `std`.
     Grayscale is copied into the three colours, alpha is dropped. In memory they stay uint8; of more than 4 GiB files
@@ -66,7 +69,9 @@ def image_folder(
     for part, theirs in names.items():
         refuse_difference(names["train"], theirs, f"{places['train']}", f"{places[part]}")
     files = {part: _files(place, names["train"]) for part, place in places.items()}
-    sets = image_datasets(files, size=size, normalize=normalize, in_memory=in_memory)
+    sets: dict[str, Any] = image_datasets(files, size=size, normalize=normalize, in_memory=in_memory)
+    for part, place in places.items():
+        sets[part].ids = paths_below(files[part][0], place)
     data = Data(sets["train"], sets.get("test"), names["train"], normalize.as_json())
     return with_heldout(data, sets["heldout"]) if "heldout" in sets else data
 

@@ -28,8 +28,9 @@ def npz(
     """The arrays of a `.npz` file: `train_inputs` and `train_labels`, or `inputs` and `labels`.
 
     Also read where they are there: `test_inputs` and `test_labels` (else `test` is None), `heldout_inputs` and
-    `heldout_labels` (a validation set, which is then the held-out part: `preceptor.data.dataset.with_heldout`) and
-    `class_names` (strings; else "0", "1", ... up to the largest label). Other arrays are ignored.
+    `heldout_labels` (a validation set, which is then the held-out part: `preceptor.data.dataset.with_heldout`),
+    `class_names` (strings; else "0", "1", ... up to the largest label) and the samples' ids, `train_ids` or `ids` (and
+    `heldout_ids`), by which stored outputs are matched. Other arrays are ignored.
 
     Inputs are (N, ...), images (N, channels, height, width). Floats and uint8 come out as float32
     `(inputs / divide_by - mean) / std`; other integers (tokens) come out as int64, unchanged. Labels are
@@ -59,7 +60,8 @@ def npz(
 
 
 def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[float], divide_by: float | None) -> Data:
-    inputs, labels = _pair(arrays, "train_" if "train_inputs" in arrays or "train_labels" in arrays else "")
+    own = "train_" if "train_inputs" in arrays or "train_labels" in arrays else ""
+    inputs, labels = _pair(arrays, own)
     others = {
         part: _pair(arrays, f"{part}_")
         for part in ("test", "heldout")
@@ -74,11 +76,12 @@ def _data(arrays: Arrays, mean: float | Sequence[float], std: float | Sequence[f
     class_names = _class_names(arrays, torch.cat([labels, *(theirs for _, theirs in others.values())]))
     normalize = _normalize(inputs, mean, std, divide_by)
 
-    def dataset(inputs: Tensor, labels: Tensor) -> ArrayDataset:
-        return ArrayDataset(inputs, labels, num_classes=len(class_names), transform=normalize)
+    def dataset(inputs: Tensor, labels: Tensor, prefix: str) -> ArrayDataset:
+        ids = arrays[f"{prefix}ids"].tolist() if f"{prefix}ids" in arrays else None
+        return ArrayDataset(inputs, labels, num_classes=len(class_names), transform=normalize, ids=ids)
 
-    sets = {part: dataset(*pair) for part, pair in others.items()}
-    data = Data(dataset(inputs, labels), sets.get("test"), class_names, normalize.as_json() if normalize else {})
+    sets = {part: dataset(*pair, f"{part}_") for part, pair in others.items()}
+    data = Data(dataset(inputs, labels, own), sets.get("test"), class_names, normalize.as_json() if normalize else {})
     return with_heldout(data, sets["heldout"]) if "heldout" in sets else data
 
 

@@ -25,8 +25,15 @@ class TextDataset(ArrayDataset):
     `counts` is int64 (N, C): how many raters chose each class; None where the file has labels.
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor, counts: Tensor | None, num_classes: int) -> None:
-        super().__init__(inputs, labels, num_classes=num_classes)
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        counts: Tensor | None,
+        num_classes: int,
+        ids: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(inputs, labels, num_classes=num_classes, ids=ids)
         self.counts: Tensor | None = counts
 
 
@@ -52,7 +59,7 @@ def text(
     Labels are class numbers or class names, of one kind in all rows: "1", "1.0" and 1 are one number, and blanks round
     a label are left out, which is noted. With `counts_column`, a list of how many raters chose each class (in CSV
     written as JSON), the label is what one of these raters said, picked at random: it is distributed as the raters'
-    opinions are. The counts stay at hand as `data.train.counts`.
+    opinions are. The counts stay at hand as `data.train.counts`. A column `id` identifies the rows to stored outputs.
 
     Args:
         path: the file.
@@ -103,7 +110,7 @@ def text(
         targets = [_drawn(each, 2 * draw_seed + i) for i, each in enumerate(counts)]  # type: ignore[arg-type]
     length = max(len(row) for part in parts for row in part.texts)
     sets = [
-        TextDataset(padded(part.texts, length), labels, each, len(names))
+        TextDataset(padded(part.texts, length), labels, each, len(names), part.ids or None)
         for part, labels, each in zip(parts, targets, counts, strict=True)
     ]
     preprocessing: dict[str, Any] = {"text": "UTF-8 bytes, zero-padded", "max_bytes": max_bytes}
@@ -112,9 +119,10 @@ def text(
 
 @dataclass(frozen=True)
 class _Part(Cells):
-    """The rows of one set: their labels or counts, and their texts in bytes."""
+    """The rows of one set: their labels or counts, their texts in bytes, and their ids where all have one."""
 
     texts: list[bytes]
+    ids: list[Any]
 
 
 def _part(
@@ -126,8 +134,9 @@ def _part(
     max_bytes: int,
 ) -> _Part:
     path = Path(path).expanduser()
-    part = _Part(path, [], [], [])
     rows = read_rows(path, where or {})
+    named = all(row.get("id") is not None for _, row in rows)
+    part = _Part(path, [], [], [], [row["id"] for _, row in rows] if named else [])
     with blamed_on(path):
         for number, row in rows:
             with blamed_on(f"row {number}"):

@@ -16,7 +16,7 @@ from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
 from preceptor.tasks import Criterion, TeacherLike, as_teacher
 from preceptor.tasks.task import check_match, reduce
-from preceptor.tasks.teacher import TeacherFn, moved
+from preceptor.tasks.teacher import Answer, TeacherFn, moved
 from preceptor.training.criteria import new_criterion
 
 Named: TypeAlias = str | Mapping[str, Any] | Callable[..., Tensor]
@@ -96,8 +96,9 @@ class Distillation:
         """
         return self.losses(logits, self.ask(inputs, logits.device), labels, count)
 
-    def ask(self, inputs: Any, device: torch.device) -> Tensor:
-        """What the teacher says to a batch: logits or log-probabilities (..., C), without gradient.
+    def ask(self, inputs: Any, device: torch.device) -> Answer:
+        """What the teacher says to a batch: logits or log-probabilities (..., C), without gradient; of a record its
+        targets.
 
         Args:
             inputs: a tensor, which a module is given and a function as ``batch["input"]``; or a mapping of columns by
@@ -114,7 +115,7 @@ class Distillation:
             return asked(batch).to(device)
 
     def losses(
-        self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, count: Tensor | float | None = None
+        self, logits: Tensor, teacher_logits: Answer, labels: Tensor, count: Tensor | float | None = None
     ) -> dict[str, Tensor]:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
 

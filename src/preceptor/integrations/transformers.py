@@ -96,7 +96,7 @@ class _Distilled:
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
         self._parts_of: Any = None
-        self._answer: Tensor | None = None
+        self._answer: Any = None
         self._shifted: Tensor | None = None
         self._said = False
         trainer.compute_loss_func = self._distilled_loss

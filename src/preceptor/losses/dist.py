@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.losses import sparse
 from preceptor.losses._common import check_temperature, prepare
+from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
 def dist(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     beta: float = 1.0,
     gamma: float = 1.0,
@@ -45,8 +47,11 @@ def dist(
         >>> dist(teacher.roll(1, 0), teacher, temperature=1.0)
         tensor(3.5000)
     """
+    whole_teacher = whole(teacher_logits)
+    if isinstance(whole_teacher, SparseTargets):
+        raise sparse.refusal("dist", "correlates the probabilities of all classes, also along the batch")
     check_temperature(temperature)
-    student, teacher = prepare(student_logits, teacher_logits, mask)
+    student, teacher = prepare(student_logits, whole_teacher, mask)
     # Divided by a small temperature, logits lose the digits in which two near ones differ; less their largest, few do.
     q, p = (_rows(((x - x.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)) for x in (student, teacher))
     if q.shape[0] == 0:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from preceptor.losses import sparse
 from preceptor.losses._common import check_range, check_temperature, prepare, refused, zero_where_masked
 from preceptor.losses._softened import (
     LARGE_TEMPERATURE,
@@ -15,11 +16,12 @@ from preceptor.losses._softened import (
     softened_kl,
     uniform,
 )
+from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
 def dkd(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     labels: Integer[Tensor, "*batch"],
     *,
     alpha: float = 1.0,
@@ -57,8 +59,13 @@ def dkd(
         >>> dkd(torch.zeros(1, 3), teacher, torch.tensor([0]), alpha=1.0, beta=2.0, temperature=1.0)
         tensor([0.4510])
     """
+    whole_teacher = whole(teacher_logits)
+    if isinstance(whole_teacher, SparseTargets):
+        _check_labels(labels, student_logits.shape[:-1])
+        options = {"alpha": alpha, "beta": beta, "temperature": temperature}
+        return sparse.dkd(student_logits, whole_teacher, labels, **options, mask=mask)
     check_temperature(temperature)
-    student, teacher = prepare(student_logits, teacher_logits, mask)
+    student, teacher = prepare(student_logits, whole_teacher, mask)
     _check_labels(labels, student.shape[:-1])
     target = (labels if mask is None else torch.where(mask, labels, 0)).long()
     check_range(target, student.shape[-1])

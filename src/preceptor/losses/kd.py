@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.losses import sparse
 from preceptor.losses._closed import Rows, closed_form, divergence, softened
 from preceptor.losses._common import check_temperature, prepare, zero_where_masked
 from preceptor.losses._softened import softened_kl
+from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
 def kd(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     temperature: float = 4.0,
     mask: Bool[Tensor, "*batch"] | None = None,
@@ -43,9 +45,12 @@ def kd(
         >>> kd(torch.zeros(2, 2), teacher, temperature=2.0)
         tensor([0.4438, 0.0000])
     """
+    teacher = whole(teacher_logits)
+    if isinstance(teacher, SparseTargets):
+        return sparse.kd(student_logits, teacher, temperature=temperature, mask=mask)
     check_temperature(temperature)
     kernel, plain = partial(_kernel, temperature=temperature), partial(_plain, temperature=temperature)
-    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
+    return closed_form(student_logits, teacher, mask, kernel=kernel, plain=plain)
 
 
 def _kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:
@@ -63,7 +68,7 @@ def _plain(
 
 def standardized_kd(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     temperature: float = 2.0,
     mask: Bool[Tensor, "*batch"] | None = None,
@@ -95,8 +100,11 @@ def standardized_kd(
         >>> standardized_kd(10 * teacher - 7, teacher) < 1e-6
         tensor([True])
     """
+    teacher = whole(teacher_logits)
+    if isinstance(teacher, SparseTargets):
+        raise sparse.refusal("standardized_kd", "standardises the teacher's logits of all classes")
     check_temperature(temperature)
-    student, teacher = prepare(student_logits, teacher_logits, mask)
+    student, teacher = prepare(student_logits, teacher, mask)
     # Gradient to the scores in closed form, from there to the logits by autograd.
     return zero_where_masked(kd(_standardize(student), _standardize(teacher), temperature=temperature), mask)
 

@@ -6,16 +6,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.losses import sparse
 from preceptor.losses._closed import Rows, closed_form, divergence, softened
 from preceptor.losses._common import check_inputs, prepare, refused, sent, zero_where_masked
 from preceptor.losses._softened import accurate_kl
+from preceptor.losses.targets import SparseTargets, Targets, whole
 
 Coefficients = Float[Tensor, "*classes degree"] | Sequence[float] | Sequence[Sequence[float]]
 
 
 def ptloss(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     coefficients: Coefficients,
     mask: Bool[Tensor, "*batch"] | None = None,
@@ -48,9 +50,14 @@ def ptloss(
         >>> ptloss(student, teacher, coefficients=[1.0])
         tensor([0.8278])
     """
-    check_inputs(student_logits, teacher_logits, mask)
+    teacher = whole(teacher_logits)
+    if isinstance(teacher, SparseTargets):
+        given = coefficient_tensor(coefficients, num_classes=teacher.num_classes).to(student_logits)
+        of = lambda rest, ids: _power_series(rest, given if given.ndim == 1 else given[ids])  # noqa: E731
+        return sparse.perturbed(student_logits, teacher, of, mask=mask)
+    check_inputs(student_logits, teacher, mask)
     eps = sent(coefficient_tensor(coefficients, num_classes=student_logits.shape[-1]), student_logits.device)
-    return closed_form(student_logits, teacher_logits, mask, kernel=_kernel, plain=_plain, shared=eps)
+    return closed_form(student_logits, teacher, mask, kernel=_kernel, plain=_plain, shared=eps)
 
 
 def coefficient_tensor(coefficients: Coefficients, *, num_classes: int) -> Tensor:

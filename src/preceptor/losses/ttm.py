@@ -5,14 +5,16 @@ from functools import partial
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preceptor.losses import sparse
 from preceptor.losses._closed import Rows, closed_form, divergence, softened
 from preceptor.losses._common import check_temperature, prepare, zero_where_masked
 from preceptor.losses._softened import accurate_kl
+from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
 def ttm(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     temperature: float = 4.0,
     mask: Bool[Tensor, "*batch"] | None = None,
@@ -41,14 +43,17 @@ def ttm(
         >>> ttm(torch.zeros(2, 2), teacher, temperature=2.0)
         tensor([0.1109, 0.0000])
     """
+    teacher = whole(teacher_logits)
+    if isinstance(teacher, SparseTargets):
+        return sparse.ttm(student_logits, teacher, temperature=temperature, mask=mask)
     check_temperature(temperature)
     kernel, plain = partial(_ttm_kernel, temperature=temperature), partial(_ttm_plain, temperature=temperature)
-    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
+    return closed_form(student_logits, teacher, mask, kernel=kernel, plain=plain)
 
 
 def wttm(
     student_logits: Float[Tensor, "*batch classes"],
-    teacher_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"] | Targets,
     *,
     temperature: float = 4.0,
     mask: Bool[Tensor, "*batch"] | None = None,
@@ -78,9 +83,12 @@ def wttm(
         >>> wttm(torch.zeros(2, 2), teacher, temperature=2.0)
         tensor([0.1424, 0.0000])
     """
+    teacher = whole(teacher_logits)
+    if isinstance(teacher, SparseTargets):
+        return sparse.wttm(student_logits, teacher, temperature=temperature, mask=mask)
     check_temperature(temperature)
     kernel, plain = partial(_wttm_kernel, temperature=temperature), partial(_wttm_plain, temperature=temperature)
-    return closed_form(student_logits, teacher_logits, mask, kernel=kernel, plain=plain)
+    return closed_form(student_logits, teacher, mask, kernel=kernel, plain=plain)
 
 
 def _ttm_kernel(student: Tensor, teacher: Tensor, shared: Tensor | None, *, temperature: float) -> Rows:

@@ -13,7 +13,7 @@ from preceptor.outputs.logits import logits_of
 
 @torch.no_grad()
 def ask(
-    speaker: Callable[[Mapping[str, Any]], Tensor],
+    speaker: Callable[[Mapping[str, Any]], Any],
     dataset: Indexed,
     indices: Tensor,
     device: torch.device | str,

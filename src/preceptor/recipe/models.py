@@ -206,14 +206,14 @@ class TeachRecipe(Recipe):
 
 
 class TeacherRef(Strict):
-    """One teacher of a student: a run folder, which of its weights, and its share in the mixture.
+    """One teacher of a student: a run folder, which of its weights, and its share in the mixture; or stored outputs.
 
     ``epoch`` stands for the weights after that many epochs, which a run with ``training.keep=all`` has kept;
     ``member`` for one model of a stack.
     """
 
     run: Path
-    """The run's folder."""
+    """The run's folder, or a file of stored outputs (``.npz``, ``.npy``, ``.parquet``)."""
     weights: Literal["last", "best", "average", "teaching"] = "last"
     """Which of its weights."""
     epoch: Count | None = None
@@ -258,7 +258,7 @@ class DistillRecipe(Recipe):
     verb: Literal["distill"] = "distill"
     """What the recipe is for."""
     teacher: Annotated[tuple[TeacherRef, ...], BeforeValidator(_teachers)] = ()
-    """A run folder, or a list of references, whose probabilities are averaged."""
+    """A run folder, a file of stored outputs, or a list of references, whose probabilities are averaged."""
     transform: Transform | None = None
     """What is done to the teachers' mixture before the student sees it."""
     loss: Named = Component(name="kd")
@@ -275,6 +275,11 @@ class DistillRecipe(Recipe):
     """Give a teacher that was trained on images of another size images of that size."""
     cache: bool = True
     """Ask the teacher once for each sample, where its input is the same in every epoch."""
+    teacher_rows: Literal["ids", "position"] = "ids"
+    """What says which sample a stored output is of: ``ids`` beside it (or labels in the data's order), or
+    ``position``: row i, or the row with the id i, is of sample i of the training set."""
+    teacher_unaugmented: bool = False
+    """Learn stored outputs, which are of the samples as they are, for samples that are augmented."""
 
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":

@@ -5,7 +5,7 @@ The recipe says what they are called; objects that were handed over in their pla
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -21,7 +21,7 @@ from preceptor.notices import note
 from preceptor.recipe import TeacherRef
 from preceptor.runs import files
 from preceptor.runs.identity import feed_array, parts
-from preceptor.runs.references import name_of
+from preceptor.runs.references import is_record, name_of
 from preceptor.runs.weights import kept_epochs
 
 T = TypeVar("T")
@@ -48,8 +48,14 @@ def contents_of(data: Data, teachers: Sequence[TeacherRef] = ()) -> dict[str, di
 
 
 def weights_digest(reference: TeacherRef) -> str:
-    """The SHA-256 of the file that holds a teacher's weights: what its run has written down, or else computed."""
+    """The SHA-256 of the file that holds a teacher's weights, or its outputs: what its run has written down, or else
+    computed.
+    """
     run = reference.run
+    if run.is_file():
+        return f"sha256:{files.digest(run)}"
+    if is_record(run):
+        return _digest_of(files.digest(path) for path in sorted(run.rglob("*.json")))  # they list all others
     if reference.epoch is None:
         path = run / f"{reference.weights}.safetensors"
     else:
@@ -86,6 +92,13 @@ def distinct(given: Sequence[T], key: Callable[[T], Hashable], name: Callable[[T
     return list(first.values())
 
 
+def _digest_of(digests: Iterable[str]) -> str:
+    sha = hashlib.sha256()
+    for digest in digests:
+        sha.update(digest.encode())
+    return f"sha256:{sha.hexdigest()}"
+
+
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +122,15 @@ def _of_named_data(data: Data, origin: dict[str, Any]) -> dict[str, str]:
     return {"values": _digest(data)} | listing([*paths_in(origin), *paths_in(data)])
 
 
-def _digest(data: Data) -> str:
+def samples_digests(dataset: Any) -> dict[str, str]:
+    """The digests of what a training set holds, by what is digested: its values in memory, and the files it reads.
+
+    They are the same however the data set came about, by name or as an object.
+    """
+    return {"values": _digest(dataset)} | listing(paths_in(dataset))
+
+
+def _digest(data: Any) -> str:
     """The SHA-256 of all arrays and plain values that are found in a data set, whatever its classes are called."""
     sha = hashlib.sha256()
     for value in _values(data):

@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
 from preceptor.tasks.reaching import reached
+from preceptor.tasks.stored import Stored
 from preceptor.tasks.teacher import Function, Lookup, Mixture, Teacher, Transformed
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
@@ -77,6 +78,8 @@ def parts(thing: Any) -> Iterator[Any]:
             yield from (*thing.teachers, *thing.weights)
         case Transformed():
             yield from (thing.teacher, thing.transform)
+        case Stored():
+            yield from (thing.table, thing.ids, thing.labels, thing.class_names, thing.distribution)
         case Lookup():
             yield from (thing.table, thing.row_of, thing.distribution)
         case BaseModel():

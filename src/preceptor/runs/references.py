@@ -16,6 +16,9 @@ Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
 _SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE]-?\d+)?")  # a path may end so: what exists is a path
+RECORD = "record.json"
+"""What is in a folder of recorded outputs (`preceptor.records`), and in no run's."""
+
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}
 
@@ -40,7 +43,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
     """What a student's recipe calls the teacher that ``assess`` calls `name`: several are an ensemble.
 
     Raises:
-        InputError: it is no run, or a file of logits, or all epochs of a run.
+        InputError: it is no run and no file, or all epochs of a run.
     """
     terms = terms_of(name)
     if any(len(term.sources) > 1 for term in terms):
@@ -51,11 +54,8 @@ def teacher_references(name: str) -> list[TeacherRef]:
         )
     found: list[TeacherRef] = []
     for source, share in (each for term in terms for each in term.weighted):
-        if isinstance(source, Path):
-            raise InputError(
-                f"'{source}' is a file of logits, and no teacher that a student could learn from; give a run folder"
-            )
-        found.append(source if share is None else source.model_copy(update={"weight": share}))
+        reference = parse(TeacherRef, {"run": str(source)}) if isinstance(source, Path) else source
+        found.append(reference if share is None else reference.model_copy(update={"weight": share}))
     return found
 
 
@@ -93,8 +93,13 @@ def _normalized(name: str, terms: list[Term]) -> list[Term]:
     return [Term(term.sources, weight / total) for term, weight in zip(terms, weights, strict=True)]
 
 
+def is_record(path: Path) -> bool:
+    """Whether a folder holds a teacher's recorded outputs."""
+    return (path / RECORD).is_file()
+
+
 def _term(name: str) -> Term | None:
-    """What a term stands for: a file, or the run folder that its longest part names, with selectors after colons."""
+    """What a term stands for: a file, or the record or run that its longest part names, with selectors after colons."""
     parts = name.split(":")  # a path may hold colons of its own
     for count in range(len(parts), 0, -1):
         start = ":".join(parts[:count])
@@ -103,6 +108,8 @@ def _term(name: str) -> Term | None:
         if Path(start).is_file() and not selectors:
             return Term([Path(start)], _weight(name, shares))
         if start and Path(start).is_dir():
+            if is_record(Path(start)) and not selectors:
+                return Term([parse(TeacherRef, {"run": start})], _weight(name, shares))
             if any("+" in selector for selector in selectors):
                 return None  # an ensemble, of which this run is the first
             return Term([*_references(Path(start), selectors)], _weight(name, shares))
@@ -120,6 +127,8 @@ def _weight(name: str, shares: Sequence[str]) -> float | None:
 
 def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     """The teachers that ``RUN:selector:selector`` stands for."""
+    if is_record(run):
+        raise InputError(f"'{run}' is a record, which has no weights, epochs or members; leave ':{selectors[0]}' out")
     read_result(run)
     chosen: dict[str, Any] = {}
     for selector in selectors:

@@ -6,8 +6,9 @@ from pathlib import Path
 from preceptor.errors import InputError
 from preceptor.runs import checkpoint, integrity
 
-# JSON files that list the checksums of others: of runs, and of studies of several kinds.
-_LISTS = (integrity.RESULT, integrity.CHOICE, "study.json", "generations.json", "prediction.json")
+# JSON files that list the checksums of others: of runs, of studies of several kinds, and of records.
+_STUDIES = ("study.json", "generations.json", "prediction.json")
+_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, "record.json", "shards.json", "samples.json")
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Verification:
 
 
 def verify(folder: Path | str) -> Verification:
-    """Check every file of a run, or of a study and all of its runs, against its SHA-256.
+    """Check every file of a run, of a study and all of its runs, or of a record, against its SHA-256.
 
     Args:
-        folder: a run, a study, or a folder in which some lie. Runs that are not complete are held to the checksums of
-            their checkpoints.
+        folder: a run, a study, a record, or a folder in which some lie. Runs that are not complete are held to the
+            checksums of their checkpoints.
 
     Raises:
-        InputError: there is no run or study.
+        InputError: there is no run, study or record.
 
     >>> import tempfile, preceptor
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +47,7 @@ def verify(folder: Path | str) -> Verification:
     lists = sorted(path for path in files if path.name in _LISTS)
     runs = sorted(path.parent for path in files if path.name == "recipe.yaml")
     if not runs and not lists:
-        raise InputError(f"'{folder}' holds no run and no study; give a folder that Preceptor wrote")
+        raise InputError(f"'{folder}' holds no run and no study, nor a record; give a folder that Preceptor wrote")
     found = _Found()
     for path in lists:
         found.check_list(path)

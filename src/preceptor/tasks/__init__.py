@@ -2,6 +2,7 @@
 
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
 from preceptor.tasks.stack import Stack
+from preceptor.tasks.stored import Stored
 from preceptor.tasks.task import DistillTask, Task, TeachTask
 from preceptor.tasks.teacher import Lookup, Mixture, Teacher, TeacherLike, Transformed, as_teacher
 
@@ -11,6 +12,7 @@ __all__ = [
     "Lookup",
     "Mixture",
     "Stack",
+    "Stored",
     "Task",
     "TeachTask",
     "Teacher",

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.inputs import call
+from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps
-from preceptor.tasks.teacher import Teacher, TeacherFn, TeacherLike, as_teacher
+from preceptor.tasks.teacher import Answer, Teacher, TeacherFn, TeacherLike, as_teacher, of_all_classes
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
@@ -221,6 +222,7 @@ class DistillTask(Task):
         with torch.no_grad(), self._teacher_taps as teacher_features:
             teacher = batch[ANSWER] if ANSWER in batch else self.teacher(batch)
         check_match(logits, teacher)
+        self._check_targets(teacher)
         given = {**batch, "logits": logits, "teacher_logits": teacher, "labels": labels}
         given |= {"student_features": features, "teacher_features": teacher_features}
         hard = reduce(self._hard(given, known), mask, count, self.lead)
@@ -231,6 +233,14 @@ class DistillTask(Task):
     @property
     def _label_part(self) -> str:
         return "ce" if self.label_loss.name == cross_entropy.__name__ else "label"
+
+    def _check_targets(self, teacher: Answer) -> None:
+        """Refuse a record of some classes to whoever needs all."""
+        if isinstance(teacher, Targets):
+            strangers = [each.name for each in self.criteria if not takes_targets(each.function)]
+            if strangers or self.groups is not None:
+                who = f"the loss '{strangers[0]}'" if strangers else "a stack of students"
+                of_all_classes(teacher, who)
 
     def _hard(self, given: Mapping[str, Any], known: Tensor) -> Tensor:
         """The loss to the labels of each example; of a mixed one to both, as far as they are known."""
@@ -300,7 +310,7 @@ def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps:
     return Taps(model, [name for each in criteria for name in each.taps("teacher")], "teacher")
 
 
-def check_match(student: Tensor, teacher: Tensor) -> None:
+def check_match(student: Tensor, teacher: Answer) -> None:
     """Refuse a teacher whose output does not fit the student's."""
     if student.shape[-1] != teacher.shape[-1]:
         raise InputError(

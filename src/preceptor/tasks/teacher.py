@@ -15,11 +15,14 @@ from torch.nn.parameter import is_lazy
 from preceptor.data.labels import dense_tensor
 from preceptor.errors import InputError
 from preceptor.inputs import Inputs, call, each
+from preceptor.losses.targets import Targets, whole
 from preceptor.outputs import average_probabilities, logits_of, read_logits, transformed
 from preceptor.schema import Transform
 
 Batch: TypeAlias = Mapping[str, Any]
-TeacherFn: TypeAlias = Callable[[Batch], Tensor]
+Answer: TypeAlias = Tensor | Targets
+"""Logits or log-probabilities, or what a record has kept of them."""
+TeacherFn: TypeAlias = Callable[[Batch], Answer]
 TeacherLike: TypeAlias = nn.Module | TeacherFn | Sequence["TeacherLike | tuple[TeacherLike, float]"]
 
 
@@ -136,12 +139,14 @@ class Function:
         self.function, self.distribution = function, distribution
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> Tensor:
+    def answer(self, batch: Batch) -> Answer:
         """What the function says to a batch, before any of it is read."""
-        return _floating(logits_of(self.function(batch), "the teacher"))
+        said = self.function(batch)
+        return said if isinstance(said, Targets) else _floating(logits_of(said, "the teacher"))
 
-    def __call__(self, batch: Batch) -> Tensor:
-        return read_logits(self.answer(batch), self.distribution)
+    def __call__(self, batch: Batch) -> Answer:
+        said = whole(self.answer(batch))
+        return said if isinstance(said, Targets) else read_logits(said, self.distribution)
 
 
 class Mixture:
@@ -158,7 +163,8 @@ class Mixture:
         return self
 
     def __call__(self, batch: Batch) -> Tensor:
-        return average_probabilities([teacher(batch) for teacher in self.teachers], self.weights)
+        said = [of_all_classes(teacher(batch), "the mean of several teachers") for teacher in self.teachers]
+        return average_probabilities(said, self.weights)
 
 
 class Transformed:
@@ -176,7 +182,7 @@ class Transformed:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        return transformed(self.teacher(batch), self.transform)
+        return transformed(of_all_classes(self.teacher(batch), "a transform"), self.transform)
 
 
 class Lookup:
@@ -210,6 +216,18 @@ class Lookup:
 
     def __call__(self, batch: Batch) -> Tensor:
         return read_logits(self.answer(batch), self.distribution)
+
+
+def of_all_classes(answer: Answer, what: str) -> Tensor:
+    """A teacher's answer, where logits or log-probabilities of all classes are needed.
+
+    Raises:
+        InputError: it is from a record of some classes; `what` says who needs all.
+    """
+    found = whole(answer)
+    if isinstance(found, Targets):
+        raise InputError(f"{what} needs the teacher's outputs for all classes; record the form 'dense'")
+    return found
 
 
 Leaf: TypeAlias = Teacher | Function | Lookup

@@ -2,6 +2,7 @@
 
 from preceptor.runs import load_model, load_teacher, read_recipe, read_result, read_splits
 from preceptor.tasks.teacher import Lookup, Mixture, Teacher, as_teacher
+from preceptor.training.recording import record
 from preceptor.training.verbs import Student, distill, distill_stack, distill_together, teach
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "read_recipe",
     "read_result",
     "read_splits",
+    "record",
     "teach",
 ]

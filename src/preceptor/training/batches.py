@@ -1,5 +1,6 @@
 """Which samples make which optimizer step, process and micro-batch: a pure function of the seed."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from preceptor.training.sampling import Sampler
 from preceptor.training.streams import Streams
 
 Batch = dict[str, Any]
+VIEW = "view"
+"""What a batch brings beside its samples where a recording is shown again: which of its views this is."""
 
 
 class Source(Protocol):
@@ -42,6 +45,21 @@ WHOLE = Shard()
 """One process, and one batch a step."""
 
 
+@dataclass(frozen=True)
+class Replay:
+    """What a recording has shown its teacher, to be shown again: its epochs are the record's views, in turn.
+
+    Args:
+        streams: of the recording; ``augmentation`` is used, for all that is drawn of a sample.
+        views: how many of its epochs are on record.
+        indices: int64 (n,), the samples that are, among which partners are drawn.
+    """
+
+    streams: Streams
+    views: int
+    indices: Tensor
+
+
 class Batches:
     """The training batches of one model.
 
@@ -62,6 +80,7 @@ class Batches:
         smallest: samples that a step has at least.
         sampler: draws the samples of an epoch from the stream ``order``; None permutes them.
         device: where the batches are wanted. Arrays that fit there are moved once, and batches made there.
+        replay: draw what happens to the samples as a recording did, the order as ever; a batch then brings its `view`.
     """
 
     dataset: Indexed
@@ -87,8 +106,15 @@ class Batches:
         smallest: int = 1,
         sampler: Sampler | None = None,
         device: torch.device | str = "cpu",
+        replay: Replay | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.replay: Replay | None = replay
+        self._drawing: Streams = streams
+        if replay is not None:
+            self._drawing = replay.streams
+            dataset = copy.copy(dataset)
+            dataset.seed = replay.streams.seed("augmentation")
         self.dataset, self.indices, self.streams = resident(dataset, self.device), indices, streams
         self.is_resident: bool = self.dataset is not dataset
         self.batch_size, self.augmentation, self.mixing, self.smallest = batch_size, augmentation, mixing, smallest
@@ -107,17 +133,20 @@ class Batches:
         order = order.to(self.device) if self.is_resident else order
         sizes = step_sizes(len(order), self.batch_size, self.smallest)
         plan = [share for step in order.split(sizes)[start:] for share in shares(step, shard)]
-        places = torch.arange(len(order)).split(sizes)[start:] if self.sampler else ()
-        drawn = iter([place for step in places for place, _ in shares(step, shard)])
-        draws, mixed = self._draws(epoch), self._mixed(epoch)
+        steps = torch.arange(len(order)).split(sizes)[start:] if self._by_place else ()
+        places = [place for step in steps for place, _ in shares(step, shard)]
         micro: list[Batch] = []
-        wanted = [mixed.with_partners(indices) if mixed else indices for indices, _ in plan]
-        for (_, mask), batch in zip(plan, self._load(wanted, epoch), strict=True):
-            batch = self._augmented(batch, draws, next(drawn, None))
-            micro.append(_masked(mixed(batch) if mixed else batch, mask))
+        shown = epoch if self.replay is None else epoch % self.replay.views
+        for (_, mask), batch in zip(plan, self.made([indices for indices, _ in plan], shown, places), strict=True):
+            micro.append(_masked(batch, mask))
             if len(micro) == shard.accumulate:
                 yield micro
                 micro = []
+
+    @property
+    def _by_place(self) -> bool:
+        """Whether a sample that comes twice is augmented anew each time; a recording has shown each in one way."""
+        return self.sampler is not None and self.replay is None
 
     def _order(self, epoch: int) -> Tensor:
         """The samples of an epoch in their order, (n,)."""
@@ -125,6 +154,27 @@ class Batches:
         if self.sampler is not None:
             return self.indices[self.sampler.draw(generator)]
         return self.indices[torch.randperm(len(self.indices), generator=generator)]
+
+    def made(self, plan: Sequence[Tensor], epoch: int, places: Sequence[Tensor] = ()) -> Iterator[Batch]:
+        """A batch of the samples (B,) of each part of a plan, as they are shown in `epoch`: augmented and mixed.
+
+        Args:
+            places: of the samples in the epoch, part by part, where it is these that they are augmented by.
+        """
+        draws, mixed = self._draws(epoch), self._mixed(epoch)
+        wanted, drawn = [mixed.with_partners(indices) if mixed else indices for indices in plan], iter(places)
+        for batch in self._load(wanted, epoch):
+            batch = self._augmented(batch, draws, next(drawn, None))
+            batch = mixed(batch) if mixed else batch
+            yield batch if self.replay is None else {**batch, VIEW: torch.full_like(batch["index"], epoch)}
+
+    def drawn(self, epoch: int) -> list[Tensor]:
+        """All that is drawn for an epoch, on the CPU: rows of parameters of the augmentation and the mixing, and
+        partners.
+        """
+        draws, mixed = self._draws(epoch), self._mixed(epoch)
+        found = ([] if draws is None else [draws]) + ([] if mixed is None else [mixed.partner_of, mixed.draws])
+        return [each.cpu() for each in found]
 
     def _augmented(self, batch: Batch, draws: Tensor | None, places: Tensor | None) -> Batch:
         """A batch on its device, its inputs changed: by sample, or by place in the epoch where samples repeat."""
@@ -138,17 +188,18 @@ class Batches:
         """What happens to each sample in an epoch, drawn on the CPU whatever the device."""
         if self.augmentation is None:
             return None
-        size = len(self.dataset) if self.sampler is None else len(self.indices)
-        return self.augmentation.draw(size, self.streams.generator("augmentation", epoch)).to(self.device)
+        size = len(self.indices) if self._by_place else len(self.dataset)
+        return self.augmentation.draw(size, self._drawing.generator("augmentation", epoch)).to(self.device)
 
     def _mixed(self, epoch: int) -> "Mixed | None":
         if self.mixing is None:
             return None
-        paired = partners(self.indices, len(self.dataset), self.streams.generator("augmentation", epoch, 1))
-        draws = self.mixing.draw(len(self.dataset), self.streams.generator("augmentation", epoch, 2))
+        among = self.indices if self.replay is None else self.replay.indices
+        paired = partners(among, len(self.dataset), self._drawing.generator("augmentation", epoch, 1))
+        draws = self.mixing.draw(len(self.dataset), self._drawing.generator("augmentation", epoch, 2))
         return Mixed(self.mixing, paired.to(self.device if self.is_resident else "cpu"), draws.to(self.device))
 
-    def _load(self, plan: list[Tensor], epoch: int) -> Iterator[Batch]:
+    def _load(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         self.dataset.epoch = epoch
         if self.num_workers == 0 or self.is_resident:
             return (self.dataset[indices] for indices in plan)

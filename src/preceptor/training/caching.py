@@ -10,7 +10,7 @@ from preceptor.data.dataset import Batch, Indexed
 from preceptor.data.readings import known_to_repeat
 from preceptor.inputs import batch_to, device_of, equal
 from preceptor.notices import note, say
-from preceptor.tasks.teacher import Leaf, TeacherFn, leaves
+from preceptor.tasks.teacher import Leaf, TeacherFn, leaves, of_all_classes
 from preceptor.training.probe import drawing_nothing, spread
 
 _BATCH = 256
@@ -62,7 +62,8 @@ def _repeats(part: Leaf, alone: Batch, pair: Batch) -> bool:
     """Whether the first sample of both batches has one answer; a batch that is refused is none."""
     try:
         with drawing_nothing(device_of(alone["input"])):
-            first, second, again = (part.answer(batch)[0] for batch in (alone, pair, alone))
+            said = (of_all_classes(part.answer(batch), "a table") for batch in (alone, pair, alone))
+            first, second, again = (each[0] for each in said)
     except (RuntimeError, ValueError):
         return False
     return _agree(first, second) and _agree(first, again)

@@ -16,7 +16,7 @@ from preceptor.names import call
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.tasks.stack import Stack
-from preceptor.training.batches import Batches, StackedBatches
+from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.samples import Samples
 from preceptor.training.sampling import sampler_of
 from preceptor.training.streams import Streams
@@ -95,8 +95,12 @@ class Cohort:
         *,
         processes: int = 1,
         device: torch.device | str = "cpu",
+        replay: Replay | None = None,
     ) -> Batches | StackedBatches:
         """The training batches, on `device`; `indices` are of the samples that each source gives.
+
+        Args:
+            replay: the recording that is shown again, of a single model.
 
         Raises:
             InputError: every batch would have parts of one sample, on which the model cannot be trained.
@@ -107,10 +111,7 @@ class Cohort:
                 f"{key} changes inputs of one tensor, and those of the data go by name; set {key} to null and let the "
                 "data set change its samples"
             )
-        augmentation: Augmentation | None = None
-        if recipe.augmentation:  # of a recipe that is to be trained: what it names is imported
-            augmentation = call("augmentation", recipe.augmentation, trust=True)
-        mixing: Mixing | None = call("mixing", recipe.mixing, trust=True) if recipe.mixing else None
+        augmentation, mixing = changes_of(recipe)
         smallest = self._smallest_step(recipe, len(indices[0]), recipe.training.accumulate * processes)
         streams = [
             Batches(
@@ -124,6 +125,7 @@ class Cohort:
                 smallest=smallest,
                 sampler=sampler_of(recipe, samples, rows),
                 device=device,
+                replay=replay,
             )
             for samples, rows in zip(self.samples, indices, strict=True)
         ]
@@ -157,3 +159,9 @@ class Cohort:
 
     def _joined(self, rows: Sequence[Tensor]) -> Tensor:
         return rows[0] if self.source_of is None else torch.stack(list(rows))
+
+
+def changes_of(recipe: Recipe) -> tuple[Augmentation | None, Mixing | None]:
+    """What a recipe that is to be trained does to its samples; what it names is imported."""
+    augmentation = call("augmentation", recipe.augmentation, trust=True) if recipe.augmentation else None
+    return augmentation, call("mixing", recipe.mixing, trust=True) if recipe.mixing else None

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from preceptor import names
 from preceptor.errors import InputError
+from preceptor.losses.targets import Targets, takes_targets
 from preceptor.schema import Component
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
-from preceptor.tasks.teacher import Lookup, TeacherFn, leaves
+from preceptor.tasks.teacher import Lookup, TeacherFn, leaves, of_all_classes
 from preceptor.teaching import class_weights
 
 Given = Callable[..., Tensor] | None
@@ -104,6 +105,27 @@ def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None)
         reason = f"'{criterion.name}' gives one value for a batch, and mixed samples need one each; take another"
     if reason is not None:
         raise InputError(f"{reason}, or leave the mixing out")
+
+
+def refuse_targets(criterion: Criterion, teacher: TeacherFn, two: Mapping[str, Tensor], num_classes: int) -> None:
+    """Refuse a loss that can make nothing of what a record has kept, before anything is trained.
+
+    Args:
+        two: a batch of two samples that are on record.
+
+    Raises:
+        InputError: with the loss's own reason.
+    """
+    said = teacher(two)
+    if not isinstance(said, Targets):
+        return
+    if not takes_targets(criterion.function):
+        of_all_classes(said, f"the loss '{criterion.name}'")
+    given = {**two, "logits": _two_examples(num_classes), "teacher_logits": said.to("cpu"), "labels": two["label"]}
+    try:
+        criterion(given)
+    except ValueError as error:
+        raise InputError(f"the loss '{criterion.name}' cannot learn from this record: {error}") from error
 
 
 def _read(room: str, function: Callable[..., Tensor], name: str = "") -> Criterion:

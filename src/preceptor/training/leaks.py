@@ -1,12 +1,15 @@
 """What a student must not be given: teachers that were trained on what it is scored on, or for other classes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from preceptor import runs
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.runs.references import is_record
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.samples import Samples
 
@@ -14,18 +17,31 @@ from preceptor.training.samples import Samples
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
     """Refuse a teacher that was trained on samples that the student is scored on; `named` if the recipe's data are."""
     for reference in recipe.teacher:
-        alike = named and runs.read_recipe(reference.run).data == recipe.data
-        if not alike and not _same_samples(reference, samples):
-            continue  # the indices are those of another data set
-        trained = runs.parts_of(reference.run, reference.member)["train"]
-        for part in ("heldout", "test"):
-            scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
-            seen = scored[torch.isin(scored, trained)]
-            if len(seen):
-                raise InputError(
-                    f"the teacher '{reference.run}' was trained on {len(seen)} of the student's {part} samples "
-                    f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
-                )
+        trained = _trained_on(reference, recipe, samples, named=named)
+        refuse_seen(reference.run, trained, samples)
+
+
+def refuse_seen(teacher: Path, trained: Tensor, samples: Samples) -> None:
+    """Refuse a teacher that was trained on some of the samples (n,) that its student is scored on."""
+    for part in ("heldout", "test"):
+        scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
+        seen = scored[torch.isin(scored, trained)]
+        if len(seen):
+            raise InputError(
+                f"the teacher '{teacher}' was trained on {len(seen)} of the student's {part} samples "
+                f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
+            )
+
+
+def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, *, named: bool) -> Tensor:
+    """The samples that a teacher was trained on, as far as they are the student's."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    if reference.run.is_file() or is_record(reference.run):
+        return nothing  # a file does not say, and a record is held to the student's data first
+    alike = named and runs.read_recipe(reference.run).data == recipe.data
+    if not alike and not _same_samples(reference, samples):
+        return nothing  # the indices are those of another data set
+    return runs.parts_of(reference.run, reference.member)["train"]
 
 
 def _same_samples(reference: TeacherRef, samples: Samples) -> bool:

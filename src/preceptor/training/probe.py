@@ -12,6 +12,7 @@ from preceptor.assess.forecasts import forecast, refuse_probabilities
 from preceptor.data.dataset import Data, Indexed
 from preceptor.errors import InputError
 from preceptor.inputs import Inputs, batch_to, call, described, device_of, each, taken
+from preceptor.losses.targets import Targets, whole
 from preceptor.notices import note
 from preceptor.outputs import logits_of
 from preceptor.outputs.logits import others_in
@@ -110,7 +111,9 @@ def check_teacher(teacher: TeacherFn, samples: Samples, device: torch.device | s
             )
     batch = batch_to(samples.train[spread(samples.for_students, _FEW)], device)
     for position, part in enumerate(parts):
-        said = _ask(part.answer, batch)
+        said = whole(_ask(part.answer, batch))
+        if isinstance(said, Targets):  # a record of some classes: log-probabilities, of which it was sure itself
+            continue
         _check_kind(said, "the teacher")
         _check_classes(said, samples.data.num_classes)
         _check_shape(said, batch["label"], samples.data.num_classes, "the teacher")
@@ -142,7 +145,7 @@ def _answer(model: nn.Module, inputs: Inputs, whose: str, *, gradient: bool = Fa
         raise InputError(f"{whose} cannot take inputs of {described(inputs)}: {error}") from error
 
 
-def _ask(teacher: Callable[[Any], Tensor], batch: Mapping[str, Any]) -> Tensor:
+def _ask(teacher: Callable[[Any], Any], batch: Mapping[str, Any]) -> Any:
     try:
         with drawing_nothing(device_of(batch["input"])):
             return teacher(batch)

@@ -11,33 +11,38 @@ from preceptor import runs
 from preceptor.data.dataset import Data, require_index
 from preceptor.errors import InputError
 from preceptor.inputs import batch_to
-from preceptor.names import Trust, refuse_made, trusting
+from preceptor.names import Trust, refuse_made
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
-from preceptor.runs.contents import contents_of, distinct, same_teacher
+from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
-from preceptor.runs.references import name_of
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
-from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, Transformed, as_teacher, moved, of_probabilities
+from preceptor.tasks.teacher import (
+    Lookup,
+    TeacherFn,
+    TeacherLike,
+)
 from preceptor.training import probe
 from preceptor.training.asked import checked, counts_of, with_parent
-from preceptor.training.batches import Batches, StackedBatches
+from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import check_criterion, new_criterion, refuse_mixing
+from preceptor.training.criteria import check_criterion, new_criterion, refuse_mixing, refuse_targets
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
+from preceptor.training.given import as_given, fitted, load_teachers
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.models import model_name, new_model
 from preceptor.training.optimizers import check_own
 from preceptor.training.own import Own
 from preceptor.training.parent import parent_digest
-from preceptor.training.preprocessing import refuse_unconverted, with_own_inputs
+from preceptor.training.preprocessing import refuse_unconverted
+from preceptor.training.replay import replay_of, told_records
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.selection import selection_of
 from preceptor.training.students import Student, check_table, groups_of
@@ -137,7 +142,7 @@ def distill_job(
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:
-        bare = as_teacher(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
+        bare = as_given(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if recipe.mixing:
         refuse_mixing(criterion, bare)
@@ -150,7 +155,10 @@ def distill_job(
     two = samples.train[samples.for_students[:2].tolist()]
     few = two["input"]
     refuse_shared(student, bare, few)
-    given = _given(recipe, bare, found, accelerator.device)
+    given = fitted(recipe, bare, samples, accelerator.device)
+    replay = replay_of(given, recipe, samples)
+    if replay is not None:
+        refuse_targets(criterion, given, two, found.num_classes)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
     check_own(recipe, own, student, accelerator.device)
@@ -179,11 +187,11 @@ def distill_job(
         identity,
         cohort,
         task,
-        _batches(recipe, cohort, [samples.for_students], accelerator),
+        _batches(recipe, cohort, [samples.for_students], accelerator, replay),
         accelerator,
         folder,
         prepare=prepare,
-        extra={} if choice is None else {"choice": dict(choice)},
+        extra=told_records(given) | ({} if choice is None else {"choice": dict(choice)}),
         own=own,
         selection=selection_of(recipe, own, found.num_classes),
     )
@@ -264,9 +272,15 @@ def _samples(recipe: Recipe, data: Any, seeds: Sequence[int]) -> list[Samples]:
 
 
 def _batches(
-    recipe: Recipe, cohort: Cohort, indices: Sequence[Tensor], accelerator: Accelerator
+    recipe: Recipe,
+    cohort: Cohort,
+    indices: Sequence[Tensor],
+    accelerator: Accelerator,
+    replay: Replay | None = None,
 ) -> Batches | StackedBatches:
-    return cohort.batches(recipe, indices, processes=accelerator.num_processes, device=accelerator.device)
+    return cohort.batches(
+        recipe, indices, processes=accelerator.num_processes, device=accelerator.device, replay=replay
+    )
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
@@ -335,13 +349,6 @@ def _module(
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
 
 
-def _given(recipe: DistillRecipe, teacher: TeacherFn, data: Data, device: torch.device) -> TeacherFn:
-    """A teacher as the student is given it: read, moved, on inputs of its own, transformed."""
-    read = of_probabilities(teacher) if recipe.probabilities else teacher
-    fitted = moved(with_own_inputs(read, data, resize=recipe.resize), device)
-    return fitted if recipe.transform is None else Transformed(fitted, recipe.transform)
-
-
 def _distill_task(
     recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion, hard: Criterion
 ) -> DistillTask:
@@ -356,14 +363,3 @@ def _distill_task(
         num_samples=len(cohort.samples[0].train),
         num_classes=cohort.data.num_classes,
     )
-
-
-def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
-    if not recipe.teacher:
-        raise InputError(
-            "the recipe lacks the key 'teacher'; give teacher=RUN_FOLDER, a folder that teach wrote", argument="teacher"
-        )
-    trust = trusting(trust, recipe)
-    several = distinct(recipe.teacher, same_teacher, name_of)
-    loaded = [(runs.load_teacher(each, model=model, trust=trust), each.weight) for each in several]
-    return loaded[0][0] if len(loaded) == 1 else as_teacher(loaded)

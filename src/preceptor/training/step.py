@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.inputs import each
+from preceptor.losses.targets import Targets
 from preceptor.notices import note
 from preceptor.recipe import Optimizer, Recipe, Schedule
 from preceptor.tasks.stack import Stack, clip_each
@@ -211,6 +212,7 @@ class Stepper:
         if isinstance(self.task, DistillTask):
             with torch.no_grad():
                 said = self.task.teacher(batch)
+            said = said.log_probs if isinstance(said, Targets) else said
             refuse_teacher_not_finite(said, batch["index"], batch["mask"])
         raise LossNotFinite(loss.item())
 

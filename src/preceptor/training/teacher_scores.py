@@ -8,10 +8,14 @@ from torch import Tensor
 from preceptor.data.dataset import labels_of
 from preceptor.notices import note, say
 from preceptor.outputs.asking import ask
+from preceptor.records import Record
+from preceptor.records.scores import scores as recorded_scores
+from preceptor.records.teacher import heldout_of
 from preceptor.tasks.teacher import Mixture, TeacherFn, Transformed
 from preceptor.training.cohort import Cohort
 from preceptor.training.evaluate import score
 from preceptor.training.probe import drawing_nothing, spread
+from preceptor.training.replay import record_of
 from preceptor.training.samples import Samples
 
 _MOST = 10_000  # training samples that are looked at
@@ -80,6 +84,13 @@ def _scored_row(table: Tensor, labels: Tensor, samples: Samples) -> Scores:
 
 def _scored(teacher: TeacherFn, cohort: Cohort, device: torch.device, table: Tensor | None, whose: str) -> Scores:
     samples = cohort.samples[0]
+    record = record_of(teacher)
+    if record is not None and record.manifest.form.kind != "dense":
+        found = _of_some_classes(record, samples)
+        if found:
+            _show(whose, found)
+            _warn(found, whose)
+        return found
     found = _asked(teacher, *cohort.scored("heldout"), device, "heldout")
     train = samples.parts["train"]
     if table is None:
@@ -107,16 +118,33 @@ def _asked(teacher: TeacherFn, dataset: Any, indices: Tensor, device: torch.devi
     return _scores(outputs, labels, part)
 
 
+def _of_some_classes(record: Record, samples: Samples) -> Scores:
+    """The scores of a teacher whose record has not all classes, from the numbers beside them, where it has held-out
+    samples.
+    """
+    heldout = heldout_of(record)
+    index = samples.parts["heldout"]
+    if heldout is None or not torch.isin(index, heldout.ids).all():
+        note("the teacher could not be scored: its record has not all classes, and no held-out samples")
+        return {}
+    each = recorded_scores(heldout, ids=index)
+    means = {name: float(each[name].mean()) for name in (*_SHOWN.values(), "entropy")}
+    return _beside_chance(samples.labels[index], "heldout") | means | {"calibration_error": None}
+
+
 def _scores(outputs: Tensor, labels: Tensor, part: str) -> Scores:
     known = outputs.amax(-1).isfinite()
     if not known.any():
         return {}
-    labels = labels[known]
+    return _beside_chance(labels[known], part) | score(outputs[known], labels[known], calibration=True)
+
+
+def _beside_chance(labels: Tensor, part: str) -> Scores:
+    """What the scores of a part are compared with: those of its commonest class, and of the classes' shares."""
     shares = labels.bincount() / len(labels)
     return {
         "part": part,
         "samples": len(labels),
-        **score(outputs[known], labels, calibration=True),
         "chance": float(shares.max()),
         "chance_brier": float(1 - shares.square().sum()),
     }

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.inputs import tensors_of
@@ -25,7 +24,7 @@ from preceptor.training.train import loop_of, opened, scored_on_heldout, written
 
 # What decides which batches a student sees and what its teacher says to them.
 _DATA = ("data", "num_classes", "split", "sampler", "augmentation", "mixing")
-_TEACHER = ("teacher", "transform", "probabilities", "resize", "cache")
+_TEACHER = ("teacher", "transform", "probabilities", "resize", "cache", "teacher_rows", "teacher_unaugmented")
 _TRAINING = ("batch_size", "accumulate", "precision", "compile", "device", "num_workers")
 _STREAMS = ("split", "order", "augmentation")
 # What is said once, for all.
@@ -221,7 +220,7 @@ def _asking(job: Job, stepper: Stepper) -> Callable[[list[Batch], int], list[Bat
     """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it."""
     task = _student(job)
 
-    def ask(batch: Batch) -> Tensor:
+    def ask(batch: Batch) -> Any:
         with torch.no_grad(), job.accelerator.autocast():
             return task.teacher(stepper.laid_out(batch))
 

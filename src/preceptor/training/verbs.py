@@ -13,15 +13,17 @@ from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
+from preceptor.records import RecordTeacher
 from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
 from preceptor.schema import Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
+from preceptor.training.given import load_teachers
 from preceptor.training.outcome import Result
 from preceptor.training.own import MakeOptimizer, MakeScheduler, Own
 from preceptor.training.parent import longer
-from preceptor.training.resolve import completed, distill_job, load_teachers, stack_job, teach_job
+from preceptor.training.resolve import completed, distill_job, stack_job, teach_job
 from preceptor.training.samples import load_data
 from preceptor.training.students import Student
 from preceptor.training.together import check_students, refuse_unlike, train_together
@@ -299,6 +301,7 @@ def _folder(folder: Path | str | None) -> Path | None:
 def _references(teacher: Any) -> list[dict[str, Any]]:
     """Teachers that are runs, as a recipe refers to them; none for an object."""
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    several = [each.plain or each if isinstance(each, RecordTeacher) else each for each in several]
     if not all(isinstance(each, str | Path | TeacherRef) for each in several):
         return []
     found = [[each] if isinstance(each, TeacherRef) else teacher_references(str(each)) for each in several]

@@ -12,11 +12,11 @@ from preceptor.assess.evidence import common_shape
 from preceptor.assess.forecasts import Array
 from preceptor.assess.optimum import LossLike
 from preceptor.assess.ranking import compared
+from preceptor.data import tables
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.runs import Factory
 from preceptor.schema import Component
-from preceptor.study.teachers import tables
 from preceptor.study.teachers.assessment import Assessment
 from preceptor.study.teachers.candidates import Candidate, check_same_samples
 from preceptor.study.teachers.known import known_of

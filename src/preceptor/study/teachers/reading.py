@@ -11,17 +11,18 @@ from torch import Tensor
 
 from preceptor import assess, runs
 from preceptor.assess.forecasts import to_numpy
+from preceptor.data import tables
 from preceptor.data.dataset import Data, Indexed, labels_of
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import distinct, same_teacher
-from preceptor.runs.references import Source, Term, name_of, terms_of
+from preceptor.runs.references import Source, Term, is_record, name_of, terms_of
 from preceptor.schema import Component
-from preceptor.study.teachers import tables
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
+from preceptor.study.teachers.recorded import read_record
 from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import predict, refuse_not_finite
 from preceptor.training.progress import progress_bar
@@ -51,7 +52,7 @@ def read_candidates(
     after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
     ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
     candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
-    and ``FILE.parquet`` hold logits (`preceptor.study.teachers.tables.read_table`). ``A+B+C`` is the ensemble of
+    and ``FILE.parquet`` hold logits (`preceptor.data.tables.read_table`). ``A+B+C`` is the ensemble of
     these: the mean of their probabilities; ``A:0.7+B:0.3`` is a weighted mean.
 
     Predictions of ``last``, ``best`` and ``average`` weights for held-out samples are those that the run has stored;
@@ -160,7 +161,9 @@ class _Loader:
 
     def read(self, source: Source) -> Candidate:
         """One teacher."""
-        return self._read_file(source) if isinstance(source, Path) else self._read_run(source)
+        if isinstance(source, Path):
+            return self._read_file(source)
+        return read_record(source) if is_record(source.run) else self._read_run(source)
 
     def _read_file(self, path: Path) -> Candidate:
         name, table = self.file_names[path], tables.read_table(path)

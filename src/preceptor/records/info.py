@@ -1,0 +1,68 @@
+"""What a record holds, for people and programs."""
+
+from pathlib import Path
+from typing import Any
+
+from preceptor.records.forms import Dense, Sampled, TopK
+from preceptor.records.manifest import Manifest
+from preceptor.records.reader import Record
+from preceptor.records.scores import scores
+
+
+def describe(folder: Path | str) -> dict[str, Any]:
+    """A record in plain values: of whom, for which samples, in which form, how exact, and what its teacher is worth.
+
+    Raises:
+        InputError: there is no record, or it is damaged.
+    """
+    record = Record(folder)
+    manifest = record.manifest
+    rows = sum(len(record.ids_of(view)) for view in range(record.views))
+    found: dict[str, Any] = {
+        "record": str(folder),
+        "teacher": manifest.identity.teacher or "not said",
+        "samples": len(record),
+        "complete": manifest.num_samples is None or not record.verify(),
+        "views": record.views,
+        "classes": record.num_classes,
+        "form": _form(manifest),
+        "losses": _promise(manifest),
+        "bytes": record.num_bytes,
+        "bytes a row": round(record.num_bytes / max(rows, 1), 1),
+        "dense float32": 4 * record.num_classes,
+    }
+    if manifest.features:
+        found["features"] = ", ".join(manifest.features)
+    return found | ({"teacher's scores": _scores(record)} if rows else {})
+
+
+def _form(manifest: Manifest) -> str:
+    match manifest.form:
+        case Dense(dtype=dtype):
+            return f"dense, {dtype}"
+        case TopK(k=k, dtype=dtype):
+            return f"top {k} and the others' mass, {dtype}"
+        case Sampled(k=k, sizes=sizes, dtype=dtype):
+            return f"{k} sampled, sizes of exponents {', '.join(f'{g:g}' for g in sizes)}, {dtype}"
+
+
+def _promise(manifest: Manifest) -> str:
+    grid = ", ".join(f"{1 / g:.4g}" for g in sorted({1.0, *manifest.grid}))
+    match manifest.form:
+        case Dense(dtype=dtype):
+            return f"exact up to {dtype}, at any temperature"
+        case TopK():
+            return f"bounded from below, at temperatures {grid}"
+        case Sampled():
+            return f"unbiased, at temperatures {grid} (wttm: any)"
+
+
+def _scores(record: Record) -> dict[str, float]:
+    """Of the samples with a label, and the entropy of all."""
+    ids = record.ids
+    known = record.scalars(ids)
+    means = {"entropy": float(known.entropy.mean())}
+    labelled = ids[known.labels >= 0]
+    if len(labelled):
+        means |= {name: float(each.mean()) for name, each in scores(record, ids=labelled).items() if name != "entropy"}
+    return {name: round(value, 4) for name, value in means.items()}

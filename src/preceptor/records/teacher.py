@@ -1,0 +1,84 @@
+"""A record as a teacher, in anybody's loop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor.errors import InputError
+from preceptor.records.manifest import MANIFEST
+from preceptor.records.reader import HELDOUT, Record
+from preceptor.records.targets import DenseTargets, Targets
+
+
+def heldout_of(record: Record) -> Record | None:
+    """What a record says of held-out samples as they are, if it has some."""
+    beside = record.folder / HELDOUT
+    return Record(beside) if (beside / MANIFEST).is_file() else None
+
+
+class RecordTeacher:
+    """A teacher that looks its answers up in a record.
+
+    Args:
+        record: or its folder.
+        ids: int64 (N,), for each sample of your data set its id in the record; by default its position,
+            ``batch["index"]``.
+        temperature: divides the stored log-probabilities, as post-hoc calibration does; of a dense record.
+
+    Raises:
+        InputError: there is no record, it is damaged, or has no form to which a temperature could be given.
+
+    >>> import tempfile
+    >>> from preceptor.records import Dense, Manifest, RecordWriter
+    >>> folder = tempfile.mkdtemp()
+    >>> with RecordWriter(folder, Manifest(form=Dense(), num_classes=2)) as writer:
+    ...     writer.write(torch.tensor([5, 3]), 0, torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log())
+    >>> RecordTeacher(folder)({"index": torch.tensor([3])}).exp()
+    tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(self, record: Record | Path | str, *, ids: Tensor | None = None, temperature: float = 1.0) -> None:
+        self.record: Record = record if isinstance(record, Record) else Record(record)
+        self.ids: Tensor | None = ids
+        self.temperature: float = temperature
+        kind = self.record.manifest.form.kind
+        if temperature != 1 and kind != "dense":
+            raise InputError(
+                f"the record '{self.record.folder}' is of the form '{kind}', whose classes do not tell its "
+                "distribution at another temperature; give the temperature to the loss"
+            )
+        self.heldout: Record | None = heldout_of(self.record)
+
+    @property
+    def plain(self) -> Path | None:
+        """The folder of the record, where it is all that there is to this teacher."""
+        return self.record.folder if self.ids is None and self.temperature == 1 else None
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor | Targets:
+        """What is stored of the samples of a batch: log-probabilities (B, C), or the targets of another form.
+
+        Args:
+            batch: ``index`` (int64, (B,)) and, where a view is meant, ``view`` (int64, (B,), all the same). Without it
+                held-out samples are looked up as they are, if the record has them, and all others in view 0.
+
+        Raises:
+            InputError: a sample that is not on record.
+        """
+        index = batch["index"]
+        ids = index.cpu() if self.ids is None else self.ids[index.cpu()]
+        record, view = self._place(ids, batch)
+        found = record.read(ids, view).to(index.device)
+        if not isinstance(found, DenseTargets):
+            return found
+        return found.log_probs if self.temperature == 1 else found.log_probs / self.temperature
+
+    def _place(self, ids: Tensor, batch: Mapping[str, Any]) -> tuple[Record, int]:
+        if "view" in batch:
+            views = torch.as_tensor(batch["view"])
+            return self.record, int(views.reshape(-1)[0])
+        if self.heldout is not None and bool(torch.isin(ids, self.heldout.ids).all()):
+            return self.heldout, 0
+        return self.record, 0

@@ -1,0 +1,291 @@
+"""Recording a teacher: what a student's run would ask it, asked once and written down."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preceptor import __version__, runs
+from preceptor.data.dataset import Indexed
+from preceptor.data.readings import first_changed
+from preceptor.errors import InputError, did_you_mean
+from preceptor.inputs import batch_to
+from preceptor.names import Trust
+from preceptor.notices import note, notes_kept
+from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.recipe.keywords import RecipeLike, make_recipe
+from preceptor.recipe.text import find_recipe, read_yaml
+from preceptor.records import Dense, Manifest, Record, RecordWriter, Sampled, TopK
+from preceptor.records import Identity as RecordIdentity
+from preceptor.records.forms import Form
+from preceptor.records.reader import HELDOUT
+from preceptor.records.samples import write_samples
+from preceptor.runs import Factory
+from preceptor.runs.contents import weights_digest
+from preceptor.runs.identity import fingerprint
+from preceptor.runs.references import is_record, name_of, teacher_references
+from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, leaves, of_all_classes
+from preceptor.training import probe
+from preceptor.training.batches import Batches, Replay
+from preceptor.training.callers import given_back
+from preceptor.training.criteria import refuse_mixing
+from preceptor.training.device import Accelerator, make_accelerator
+from preceptor.training.given import as_given, fitted, load_teachers
+from preceptor.training.leaks import check_class_names, refuse_leak
+from preceptor.training.preprocessing import refuse_unconverted
+from preceptor.training.progress import OnStep, progress_bar
+from preceptor.training.replay import batches_of, described, record_of
+from preceptor.training.samples import Samples, cut, load_data
+from preceptor.training.streams import Streams
+
+FORMS: dict[str, type[Form]] = {"dense": Dense, "top_k": TopK, "sampled": Sampled}
+_BATCH, _SHARD_BYTES = 256, 2**26
+
+
+def record(
+    teacher: TeacherLike | Sequence[TeacherRef | Path | str] | TeacherRef | Path | str,
+    folder: Path | str,
+    *,
+    data: Any = None,
+    recipe: RecipeLike | None = None,
+    views: int = 1,
+    form: Form | str = "dense",
+    dtype: str | None = None,
+    k: int | None = None,
+    heldout: bool = True,
+    teacher_model: Factory | str | None = None,
+    trust: Trust = False,
+    progress: bool = False,
+    **keywords: Any,
+) -> Record:
+    """Write down what a student's run would ask its teacher in `views` epochs: of each training sample, augmented and
+    mixed as the recipe says.
+
+    A recording that was stopped, or killed, goes on where it was when the same is called again. The log-probabilities
+    are stored at T = 1, so that a student's loss may take any temperature (of a form that is not dense: those of its
+    grid). Labels of a ``transfer`` part are not.
+
+    Args:
+        teacher: as of `preceptor.distill`, but none that is stored already.
+        folder: of the record, new or begun.
+        data: as of `preceptor.distill`.
+        recipe: whose data, split, seed, augmentation and mixing are asked for (of a teacher or of a student); by
+            default the recipe of the teacher's own run.
+        views: how often each sample is recorded, each time with draws of its own; a student's epochs are these in turn.
+        form: ``dense`` (all classes), ``top_k`` (k classes and the mass of all others), ``sampled`` (k classes, so
+            drawn that losses are unbiased), or one of `preceptor.records` with its options.
+        dtype: of the stored log-probabilities: float32, float16 or bfloat16; by default the form's.
+        k: classes a sample, of ``top_k`` and ``sampled``.
+        heldout: record the held-out samples, too, as they are, so that the teacher can be scored from its record.
+        teacher_model, trust, progress: as of `preceptor.distill`.
+        keywords: laid over the recipe.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: as `preceptor.distill`; a record of something else in the folder; a change of the samples that
+            cannot be replayed, by name.
+
+    >>> import tempfile
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> len(record(net, tempfile.mkdtemp(), data="digits", split={"train": 100, "test": "rest"}, device="cpu"))
+    100
+    """
+    named = _references(teacher)
+    if any(each.run.is_file() or is_record(each.run) for each in named):
+        raise InputError("the teacher's outputs are stored already; record a live teacher")
+    with notes_kept(), given_back(None if named else teacher):
+        made = _recipe(recipe, named, keywords | ({"data": data} if isinstance(data, str | Mapping) else {}))
+        given = None if isinstance(data, str | Mapping) else data
+        samples = cut(made, load_data(made, given, trust=True), made.seed)
+        accelerator = make_accelerator(made.training)
+        if accelerator.num_processes > 1:
+            raise InputError("a teacher is recorded by one process; start it without accelerate launch")
+        asked = _teacher(made, samples, teacher, named, teacher_model, trust, accelerator)
+        work = _Work(made, samples, asked, accelerator, _form(form, dtype, k), views, _digests(asked, named))
+        place = Path(folder)
+        with progress_bar(f"recording {place.name}", enabled=progress) as on_step:
+            work.write(place, on_step, heldout=heldout)
+    return Record(place)
+
+
+def _references(teacher: Any) -> list[TeacherRef]:
+    several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    if not several or not all(isinstance(each, str | Path | TeacherRef) for each in several):
+        return []
+    found = [[each] if isinstance(each, TeacherRef) else teacher_references(str(each)) for each in several]
+    return [reference for references in found for reference in references]
+
+
+def _recipe(recipe: RecipeLike | None, named: Sequence[TeacherRef], keywords: Mapping[str, Any]) -> DistillRecipe:
+    """A recipe of whichever verb, or of the teacher's run, as that of a student of these teachers."""
+    raw: dict[str, Any] = {}
+    if recipe is None and named:
+        raw = runs.read_recipe(named[0].run).model_dump()
+    elif isinstance(recipe, str | Path):
+        raw = read_yaml(find_recipe(str(recipe)))
+    elif recipe is not None:
+        raw = dict(recipe) if isinstance(recipe, Mapping) else recipe.model_dump()
+    left_out = {"verb", "teacher", "objective", "distribution", "calibrate"}
+    ours = {key: value for key, value in raw.items() if key not in left_out}
+    references = {"teacher": [each.model_dump() for each in named]} if named else {}
+    return make_recipe(DistillRecipe, ours, {**keywords, **references})
+
+
+def _teacher(
+    recipe: DistillRecipe,
+    samples: Samples,
+    teacher: Any,
+    named: Sequence[TeacherRef],
+    model: Factory | str | None,
+    trust: Trust,
+    accelerator: Accelerator,
+) -> TeacherFn:
+    """The teacher as a student would be given it, held to all that `distill` holds it to."""
+    bare = load_teachers(recipe, model, trust) if named else as_given(teacher)
+    if any(isinstance(leaf, Lookup) or record_of(leaf) is not None for leaf in leaves(bare)):
+        raise InputError("the teacher's outputs are stored already; record a live teacher")
+    check_class_names(bare, samples.data.class_names)
+    if recipe.mixing:
+        refuse_mixing(None, bare)
+    if named:
+        refuse_leak(recipe, samples, named=samples.data.origin is not None)
+    asked = fitted(recipe, bare, samples, accelerator.device)
+    probe.check_teacher(asked, samples, accelerator.device)
+    two = samples.train[samples.for_students[:2].tolist()]
+    refuse_unconverted(asked, samples.data, batch_to(two, accelerator.device))
+    return asked
+
+
+def _form(form: Form | str, dtype: str | None, k: int | None) -> Form:
+    if not isinstance(form, str):
+        return form
+    if form not in FORMS:
+        raise InputError(f"the form is '{form}'; {did_you_mean(form, FORMS)}", argument="form")
+    if form != "dense" and k is None:
+        raise InputError(f"the form '{form}' stores k classes a sample; give k", argument="k")
+    if form == "dense" and k is not None:
+        raise InputError(f"k is {k}, and the form 'dense' stores all classes; leave k out", argument="k")
+    if dtype not in (None, "float32", "float16", "bfloat16"):
+        known = did_you_mean(str(dtype), ("float32", "float16", "bfloat16"))
+        raise InputError(f"the dtype is '{dtype}'; {known}", argument="dtype")
+    options: dict[str, Any] = {name: value for name, value in (("dtype", dtype), ("k", k)) if value is not None}
+    return FORMS[form](**options)
+
+
+def _digests(teacher: TeacherFn, named: Sequence[TeacherRef]) -> dict[str, str]:
+    """Of what answers: the weights of runs, by their folders' names and shares, or an object."""
+    if not named:
+        return {"object": fingerprint(teacher)}
+    called = [Path(name_of(each)).name + (f" x {each.weight:g}" if each.weight != 1 else "") for each in named]
+    one = len(named) == 1
+    return {
+        name if one else f"{number}: {name}": weights_digest(each)
+        for number, (name, each) in enumerate(zip(called, named, strict=True))
+    }
+
+
+class _Work:
+    """One recording: its record, its replayed batches, and the teacher to be asked."""
+
+    def __init__(
+        self,
+        recipe: DistillRecipe,
+        samples: Samples,
+        teacher: TeacherFn,
+        accelerator: Accelerator,
+        form: Form,
+        views: int,
+        digests: Mapping[str, str],
+    ) -> None:
+        if views < 1:
+            raise InputError(f"views is {views}; give 1 or more", argument="views")
+        alike = views > 1 and recipe.augmentation is None and recipe.mixing is None
+        if alike and first_changed(samples.train, samples.for_students, samples.labels, epoch=1) is None:
+            note(f"{views} views are recorded, and nothing that is done to the samples tells them apart")
+        self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
+        streams = Streams(samples.seed, recipe.streams)
+        indices = samples.for_students.sort().values
+        self.batches: Batches = batches_of(recipe, samples, Replay(streams, views, indices), accelerator.device)
+        found = described(recipe, samples, self.batches)
+        self.manifest = Manifest(
+            form=form,
+            num_samples=len(indices),
+            views=views,
+            seed=samples.seed,
+            streams={name: streams.seeds[name] for name in ("split", "augmentation")},
+            identity=RecordIdentity(
+                teacher={
+                    **digests,
+                    **({"transform": recipe.transform.model_dump_json()} if recipe.transform else {}),
+                },
+                data=found.pop("data"),
+                dtype=str(accelerator.mixed_precision).replace("no", "fp32"),
+                versions={"preceptor": __version__, "torch": str(torch.__version__)},
+            ),
+            **found,
+        )
+
+    def write(self, folder: Path, on_step: OnStep, *, heldout: bool) -> None:
+        """Write what is not yet there."""
+        indices, views = self.manifest.num_samples or 0, self.manifest.views
+        parts = self.samples.parts
+        others = parts["heldout"] if heldout else parts["heldout"][:0]
+        total, done = indices * views + len(others), 0
+        with RecordWriter(folder, self.manifest, shard_size=self._shard_size) as writer:
+            write_samples(folder, parts, self._trained_on())
+            for view in range(views):
+                chunks = self._left(self.batches.indices, writer.done(view))
+                done += indices - sum(map(len, chunks))
+                for batch in self.batches.made(chunks, view):
+                    self._write(writer, batch, view)
+                    done += len(batch["index"])
+                    on_step(done, total, {})
+        if len(others):
+            self._write_heldout(folder / HELDOUT, others, lambda more: on_step(done + more, total, {}))
+
+    def _write_heldout(self, folder: Path, indices: Tensor, on_step: Callable[[int], None]) -> None:
+        """The held-out samples as they are, in a record of their own."""
+        update = {"num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
+        as_they_are = Indexed(self.samples.train.dataset, num_classes=self.samples.data.num_classes)
+        manifest = self.manifest.model_copy(update=update)
+        with RecordWriter(folder, manifest, shard_size=self._shard_size) as writer:
+            for number, chunk in enumerate(self._left(indices, writer.done(0))):
+                self._write(writer, batch_to(as_they_are[chunk], self.accelerator.device), 0)
+                on_step(number * _BATCH + len(chunk))
+
+    @property
+    def _shard_size(self) -> int:
+        """Rows of a shard: whole batches, of some 64 MB where all classes are stored."""
+        return _BATCH * max(1, min(64, _SHARD_BYTES // (4 * self.manifest.num_classes * _BATCH)))
+
+    def _left(self, indices: Tensor, done: set[int]) -> list[Tensor]:
+        """The batches that are not wholly on disk: those of an uninterrupted recording, so that all is the same."""
+        return [chunk for chunk in indices.split(_BATCH) if not done.issuperset(chunk.tolist())]
+
+    @torch.no_grad()
+    def _write(self, writer: RecordWriter, batch: Mapping[str, Tensor], view: int) -> None:
+        with self.accelerator.autocast():
+            said = of_all_classes(self.teacher(batch), "a record")
+        labelled = self.samples.labelled
+        index, labels = batch["index"].cpu(), batch["label"].cpu()
+        if labelled is not None:
+            transfer = self.samples.parts["transfer"]
+            labels = torch.where(torch.isin(index, transfer), -1, labels)
+        writer.write(index, view, log_probs_of(said), labels=labels)
+
+    def _trained_on(self) -> Tensor | None:
+        """The samples of these data that the teachers were trained on; None of teachers that are objects."""
+        if not self.recipe.teacher:
+            return None
+        found = [runs.parts_of(each.run, each.member)["train"] for each in self.recipe.teacher]
+        return torch.cat(found).unique()
+
+
+def log_probs_of(said: Tensor) -> Tensor:
+    """A teacher's logits or log-probabilities (B, C) as float32 log-probabilities at T = 1, on the CPU."""
+    return said.float().log_softmax(-1).cpu()

@@ -1,0 +1,1 @@
+"""Tests of records; a package, so that the benchmark of the same name is not found first."""
