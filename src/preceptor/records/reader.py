@@ -30,7 +30,8 @@ class Record:
     """
 
     def __init__(self, folder: Path | str, *, check: bool = True) -> None:
-        self.folder, self.check = Path(folder), check
+        self.folder: Path = Path(folder)
+        self.check: bool = check
         self.manifest: Manifest = read_manifest(self.folder)
         self._shards: list[Shard] = listed_shards(self.folder)
         self._mapped: dict[int, Mapped] = {}

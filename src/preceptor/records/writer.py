@@ -45,7 +45,9 @@ class RecordWriter:
         if shard_size < 1:
             raise InputError(f"shard_size is {shard_size}; give 1 or more")
         manifest.form.check(manifest.num_classes)
-        self.folder, self.manifest, self.shard_size = Path(folder), manifest, shard_size
+        self.folder: Path = Path(folder)
+        self.manifest: Manifest = manifest
+        self.shard_size: int = shard_size
         self.own: Path = self.folder / name
         files.make_folder(self.own)
         self._held = ExitStack()
