@@ -210,8 +210,9 @@ class _Work:
         self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
         streams = Streams(samples.seed, recipe.streams)
         indices = samples.for_students.sort().values
-        self.batches: Batches = batches_of(recipe, samples, Replay(streams, views, indices), accelerator.device)
-        found = described(recipe, samples, self.batches)
+        replay, workers = Replay(streams, views, indices), recipe.training.num_workers
+        self.batches: Batches = batches_of(recipe, samples, replay, accelerator.device, num_workers=workers)
+        found = described(recipe, samples, replay)
         self.manifest = Manifest(
             form=form,
             num_samples=len(indices),
