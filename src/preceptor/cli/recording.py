@@ -43,7 +43,8 @@ def record(
     ] = 1,
     form: Annotated[str, typer.Option("--form", help="dense, top_k or sampled.")] = "dense",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Of the log-probabilities: float32, float16 or bfloat16.")
+        str | None,
+        typer.Option("--dtype", help="Of the log-probabilities: float32, float16, bfloat16, or of top_k uint8."),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="Classes a sample, of top_k and sampled.")] = None,
     heldout: Annotated[

@@ -15,8 +15,10 @@ def pack_classes(ids: Tensor, num_classes: int) -> Tensor:
 
     Whichever takes less.
 
-    >>> pack_classes(torch.tensor([[1, 2, 8]]), 10), pack_classes(torch.tensor([[1]]), 17)
-    (tensor([[96, 64]], dtype=torch.uint8), tensor([[1]], dtype=torch.uint16))
+    >>> pack_classes(torch.tensor([[1, 2, 8]]), 10)
+    tensor([[ 96, 128]], dtype=torch.uint8)
+    >>> pack_classes(torch.tensor([[1]]), 17).dtype
+    torch.uint16
     """
     if not _as_bits(ids.shape[-1], num_classes):
         return ids.to(torch.uint16 if num_classes <= 2**16 else torch.int32)

@@ -75,7 +75,7 @@ def record(
         views: how often each sample is recorded, each time with draws of its own; a student's epochs are these in turn.
         form: ``dense`` (all classes), ``top_k`` (k classes and the mass of all others), ``sampled`` (k classes, so
             drawn that losses are unbiased), or one of `preceptor.records` with its options.
-        dtype: of the stored log-probabilities: float32, float16 or bfloat16; by default the form's.
+        dtype: of the stored log-probabilities: float32, float16, bfloat16, or of top_k uint8; by default the form's.
         k: classes a sample, of ``top_k`` and ``sampled``.
         heldout: record the held-out samples, too, as they are and with all classes, so that the teacher can be scored
             from its record.
@@ -170,8 +170,9 @@ def _form(form: Form | str, dtype: str | None, k: int | None) -> Form:
         raise InputError(f"the form '{form}' stores k classes a sample; give k", argument="k")
     if form == "dense" and k is not None:
         raise InputError(f"k is {k}, and the form 'dense' stores all classes; leave k out", argument="k")
-    if dtype not in (None, "float32", "float16", "bfloat16"):
-        known = did_you_mean(str(dtype), ("float32", "float16", "bfloat16"))
+    dtypes = ("float32", "float16", "bfloat16", *(("uint8",) if form == "top_k" else ()))
+    if dtype not in (None, *dtypes):
+        known = did_you_mean(str(dtype), dtypes)
         raise InputError(f"the dtype is '{dtype}'; {known}", argument="dtype")
     options: dict[str, Any] = {name: value for name, value in (("dtype", dtype), ("k", k)) if value is not None}
     return FORMS[form](**options)
