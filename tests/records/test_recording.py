@@ -279,6 +279,9 @@ def test_assessed_by_its_heldout_rows(record: Path, teachers: Path, tmp_path: Pa
     torch.testing.assert_close(torch.tensor(stored.logits), torch.tensor(live.logits), atol=1e-5, rtol=0)
     ranking = assess_teachers([str(record), str(teachers / "b")])
     assert len(ranking[0].ranking) == 2
+    preceptor.record(teachers / "a", tmp_path / "some", form="sampled", k=3)  # of these samples all classes are there
+    [some] = read_candidates([tmp_path / "some"])
+    torch.testing.assert_close(torch.tensor(some.logits), torch.tensor(live.logits), atol=2e-2, rtol=0)
     preceptor.record(teachers / "b", tmp_path / "r", heldout=False)
     assert "has no held-out samples" in said(run("assess", tmp_path / "r"))
 

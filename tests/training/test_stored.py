@@ -148,7 +148,9 @@ def test_probabilities_are_said_to_be_some(data: Data, logits: Tensor, tmp_path:
     assert same(found, wanted)
     broken = logits.softmax(-1)
     broken[training_part(data)[7]] *= 1.2
-    assert "sum" in refused(data, {"logits": broken, "ids": ids}, probabilities=True)
+    said = refused(data, {"logits": broken, "ids": ids}, probabilities=True)
+    assert "1 of the 30 rows of the stored outputs for training samples are no probabilities: that of sample" in said
+    assert f"sample {int(training_part(data)[7])} has the sum 1.2" in said
 
 
 def test_in_an_ensemble_with_a_model(data: Data, logits: Tensor, tmp_path: Path) -> None:
@@ -176,6 +178,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert again.exit_code == 0
     assert snapshot(tmp_path / "runs/a") == before
     np.savez("p.npz", logits=probabilities, ids=ids)  # another teacher under the name
+    missing = CliRunner().invoke(app, ["distill", "r.yaml", "--teacher", "q.npz", "split.test=15"])
+    assert "there is no file 'q.npz'" in missing.output
     changed = CliRunner().invoke(app, [*command, "runs/a", "split.test=15", "--probabilities"])
     assert changed.exit_code == 2
     assert "another teacher under the name 'p.npz'" in changed.output

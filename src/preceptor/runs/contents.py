@@ -125,9 +125,10 @@ def _of_named_data(data: Data, origin: dict[str, Any]) -> dict[str, str]:
 def samples_digests(dataset: Any) -> dict[str, str]:
     """The digests of what a training set holds, by what is digested: its values in memory, and the files it reads.
 
-    They are the same however the data set came about, by name or as an object.
+    They are the same however the data set came about, by name or as an object, and after its files were copied.
     """
-    return {"values": _digest(dataset)} | listing(paths_in(dataset))
+    found = {"values": _digest(dataset)} | listing(paths_in(dataset))
+    return {name: digest for name, digest in found.items() if name != "times"}
 
 
 def _digest(data: Any) -> str:

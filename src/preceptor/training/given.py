@@ -66,6 +66,8 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
         InputError: as `preceptor.runs.load_teacher`; a file that cannot be read, or has no logits.
     """
     what = "a file of outputs" if reference.run.is_file() else "a record" if is_record(reference.run) else None
+    if what is None and reference.run.suffix in _SUFFIXES and not reference.run.exists():
+        raise InputError(f"there is no file '{reference.run}'; give the path of a teacher's outputs, or of a run")
     if what is None:
         return runs.load_teacher(reference, model=model, trust=trust)
     if reference != TeacherRef(run=reference.run, weight=reference.weight):

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.assess.forecasts import forecast
 from preceptor.data.ids import as_id, ids_of
 from preceptor.data.readings import first_changed
 from preceptor.errors import InputError
@@ -17,6 +16,8 @@ from preceptor.tasks.stored import Stored
 from preceptor.tasks.teacher import Leaf, Lookup
 from preceptor.training.evaluate import refuse_teacher_not_finite
 from preceptor.training.samples import Samples
+
+_ROUNDED = 1e-2  # what half precision may leave of a sum of 1
 
 
 def matched(leaf: Leaf, recipe: DistillRecipe, samples: Samples) -> Leaf:
@@ -38,9 +39,22 @@ def matched(leaf: Leaf, recipe: DistillRecipe, samples: Samples) -> Leaf:
     table = as_table(leaf.table[rows][:, columns].float(), index, len(samples.train))
     refuse_teacher_not_finite(table[samples.for_students], samples.for_students)
     if leaf.distribution == "probabilities":
-        seen = table[samples.for_students]
-        forecast(seen, probabilities=True, what=f"The probabilities of {leaf.name}")
+        _refuse_no_probabilities(leaf, table[samples.for_students], samples.for_students)
     return Lookup(table, distribution=leaf.distribution)
+
+
+def _refuse_no_probabilities(stored: Stored, rows: Tensor, index: Tensor) -> None:
+    """Refuse rows (n, C) of the samples at `index` that are negative somewhere or sum to another number than 1."""
+    total = rows.double().sum(-1)
+    wrong = (rows < 0).any(-1) | ((total - 1).abs() > _ROUNDED)
+    if wrong.any():
+        place = int(wrong.nonzero()[0])
+        raise InputError(
+            f"{int(wrong.sum())} of the {len(index)} rows of {stored.name} for training samples are no probabilities: "
+            f"that of sample {int(index[place])} has the sum {float(total[place]):.4g} and the minimum "
+            f"{float(rows[place].min()):.4g}; give rows that sum to 1, or logits without probabilities=True",
+            argument="probabilities",
+        )
 
 
 def _refuse_changed_inputs(stored: Stored, recipe: DistillRecipe, samples: Samples) -> None:

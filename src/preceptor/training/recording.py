@@ -78,7 +78,8 @@ def record(
             drawn that losses are unbiased), or one of `preceptor.records` with its options.
         dtype: of the stored log-probabilities: float32, float16, bfloat16, or of top_k uint8; by default the form's.
         k: classes a sample, of ``top_k`` and ``sampled``.
-        heldout: record the held-out samples, too, as they are, so that the teacher can be scored from its record.
+        heldout: record the held-out samples, too, as they are and with all classes, so that the teacher can be scored
+            from its record.
         teacher_model, trust, progress: as of `preceptor.distill`.
         keywords: laid over the recipe.
 
@@ -211,8 +212,9 @@ class _Work:
         self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
         streams = Streams(samples.seed, recipe.streams)
         indices = samples.for_students.sort().values
-        self.batches: Batches = batches_of(recipe, samples, Replay(streams, views, indices), accelerator.device)
-        found = described(recipe, samples, self.batches)
+        replay, workers = Replay(streams, views, indices), recipe.training.num_workers
+        self.batches: Batches = batches_of(recipe, samples, replay, accelerator.device, num_workers=workers)
+        found = described(recipe, samples, replay)
         self.manifest = Manifest(
             form=form,
             num_samples=len(indices),
@@ -250,8 +252,9 @@ class _Work:
             self._write_heldout(folder / HELDOUT, others, lambda more: on_step(done + more, total, {}))
 
     def _write_heldout(self, folder: Path, indices: Tensor, on_step: Callable[[int], None]) -> None:
-        """The held-out samples as they are, in a record of their own."""
-        update = {"num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
+        """The held-out samples as they are, in a record of their own: of all classes, as comparing teachers needs."""
+        form = self.manifest.form if isinstance(self.manifest.form, Dense) else Dense("float16")
+        update = {"form": form, "num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
         as_they_are = Indexed(self.samples.train.dataset, num_classes=self.samples.data.num_classes)
         manifest = self.manifest.model_copy(update=update)
         with RecordWriter(folder, manifest, shard_size=self._shard_size) as writer:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,9 +58,9 @@ def replay_of(teacher: TeacherFn, recipe: Recipe, samples: Samples) -> Replay | 
                 f"the records '{first.folder}' and '{other.folder}' were made with unlike draws, views or samples, so "
                 "that no input is that of both; record the ensemble as one teacher"
             )
-    batches = batches_of(recipe, samples, replay)
+    found = described(recipe, samples, replay)
     for record in records:
-        _refuse_other(record, recipe, samples, batches)
+        _refuse_other(record, found)
         trained = trained_on(record.folder)
         if trained is not None:
             refuse_seen(record.folder, trained, samples)
@@ -83,7 +83,14 @@ def replay_by(manifest: Manifest, indices: Tensor) -> Replay:
     return Replay(Streams(manifest.seed, manifest.streams), manifest.views, indices)  # type: ignore[arg-type]
 
 
-def batches_of(recipe: Recipe, samples: Samples, replay: Replay, device: torch.device | str = "cpu") -> Batches:
+def batches_of(
+    recipe: Recipe,
+    samples: Samples,
+    replay: Replay,
+    device: torch.device | str = "cpu",
+    *,
+    num_workers: int | Literal["auto"],
+) -> Batches:
     """The samples of a record as its teacher is, or was, shown them."""
     augmentation, mixing = changes_of(recipe)
     return Batches(
@@ -93,14 +100,15 @@ def batches_of(recipe: Recipe, samples: Samples, replay: Replay, device: torch.d
         replay.streams,
         augmentation=augmentation,
         mixing=mixing,
-        num_workers=recipe.training.num_workers,
+        num_workers=num_workers,
         device=device,
         replay=replay,
     )
 
 
-def described(recipe: Recipe, samples: Samples, batches: Batches) -> dict[str, Any]:
-    """What a manifest says of samples and of what is done to them, by the names of its fields.
+def described(recipe: Recipe, samples: Samples, replay: Replay) -> dict[str, Any]:
+    """What a manifest says of samples and of what is done to them, by the names of its fields; ``data`` is of its
+    identity.
 
     Raises:
         InputError: samples that cannot be shown again.
@@ -113,7 +121,7 @@ def described(recipe: Recipe, samples: Samples, batches: Batches) -> dict[str, A
         "preprocessing": dict(data.preprocessing),
         "augmentation": dump(recipe.augmentation),
         "mixing": dump(recipe.mixing),
-        "data": _data_digests(samples, batches),
+        "data": _data_digests(samples, batches_of(recipe, samples, replay, num_workers=0), replay),
     }
 
 
@@ -139,17 +147,17 @@ def _refuse_missing(record: Record, wanted: Tensor) -> None:
             )
 
 
-def _refuse_other(record: Record, recipe: Recipe, samples: Samples, batches: Batches) -> None:
-    """Refuse a record of other classes, data or changes of them than a student brings."""
+def _refuse_other(record: Record, found: Mapping[str, Any]) -> None:
+    """Refuse a record of other classes, data or changes of them than a student brings (`described`)."""
     manifest = record.manifest
     if not manifest.identity.data:
         raise InputError(
             f"the record '{record.folder}' does not say which data it is of (its manifest lacks identity.data); for a "
             "run of ours let preceptor record write it, and for a loop of your own take RecordTeacher"
         )
-    found = described(recipe, samples, batches)
-    identity = manifest.identity.model_copy(update={"data": found.pop("data")})
-    asked = manifest.model_copy(update=found | {"identity": identity})
+    identity = manifest.identity.model_copy(update={"data": found["data"]})
+    rest = {name: value for name, value in found.items() if name != "data"}
+    asked = manifest.model_copy(update=rest | {"identity": identity})
     problem = difference(manifest, asked, "in the record", "for the student")
     if problem:
         raise InputError(
@@ -165,11 +173,9 @@ def _refuse_other(record: Record, recipe: Recipe, samples: Samples, batches: Bat
 # -- the samples -------------------------------------------------------------------------------------------------------
 
 
-def _data_digests(samples: Samples, batches: Batches) -> dict[str, str]:
+def _data_digests(samples: Samples, batches: Batches, replay: Replay) -> dict[str, str]:
     """What tells a training set, and what is done to it, from others, by what is digested."""
     require_index(samples.data.train, "a record")
-    assert batches.replay is not None
-    replay = batches.replay
     few = torch.tensor(spread(replay.indices, _FEW))
     views = range(min(replay.views, 2))
     for view in views:
