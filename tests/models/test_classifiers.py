@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,43 @@ def test_an_encoder_is_no_whole_classifier(tmp_path, folder):
     with pytest.raises(InputError, match=r"lacks 2 of its weights \(the first: 'classifier\.bias'\)"):
         make(pretrained=str(bare))
     make(pretrained=str(bare), start="encoder")
+
+
+def test_a_folder_of_transformers_teaches_by_its_name(folder, films, tmp_path, monkeypatch):
+    """In Python and on the command line, where a recipe names the data; and the folder's content is the run's."""
+    alone = preceptor.distill(
+        teacher=make(pretrained=str(folder), input_shape=films.input_shape),
+        data=films,
+        model="ngram_bag",
+        epochs=1,
+        device="cpu",
+    )
+    copied = shutil.copytree(folder, tmp_path / "own")
+    options = {"data": films, "model": "ngram_bag", "epochs": 1, "device": "cpu", "folder": tmp_path / "run"}
+    result = preceptor.distill(teacher=str(copied), **options)
+    assert result["heldout"] == alone["heldout"]
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"classifier_dropout": 0.25}))
+    with pytest.raises(InputError, match="its weights have changed"):
+        preceptor.distill(teacher=str(copied), **options)
+
+
+def test_a_folder_of_transformers_that_is_no_teacher(tmp_path, films, folder):
+    from preceptor.study.teachers import read_candidates
+
+    encoder = tmp_path / "encoder"
+    transformers.AutoModel.from_pretrained(folder).save_pretrained(encoder)
+    with pytest.raises(InputError, match="is BertModel, and no classifier of texts or images"):
+        preceptor.distill(teacher=str(encoder), data=films, model="ngram_bag", epochs=1, device="cpu")
+    with pytest.raises(InputError, match="is a model of transformers, which has no weights, epochs or members"):
+        preceptor.distill(teacher=f"{folder}:best", data=films, model="ngram_bag", epochs=1, device="cpu")
+    with pytest.raises(InputError, match="no held-out predictions are stored; record it on your data first"):
+        read_candidates([str(folder)])
+
+
+def test_a_folder_of_transformers_is_recorded(tmp_path, films, folder):
+    record = preceptor.record(str(folder), tmp_path / "record", data=films, device="cpu")
+    options = {"data": films, "model": "ngram_bag", "epochs": 1, "device": "cpu"}
+    one, other = (preceptor.distill(teacher=str(each), **options) for each in (tmp_path / "record", folder))
+    assert len(record) > 0
+    assert one["heldout"]["last"]["nll"] == pytest.approx(other["heldout"]["last"]["nll"], rel=1e-5)

@@ -46,12 +46,7 @@ def text_classifier(
         InputError: transformers is not installed; nothing can be loaded; "whole" and another number of classes.
     """
     text_length(input_shape, "text_classifier")
-    tokenizer, model = _load("AutoModelForSequenceClassification", pretrained, num_classes, start)
-    most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 2**31)
-    length = min(most, 512) if max_tokens is None else max_tokens
-    if not 1 <= length <= most:
-        raise InputError(f"max_tokens is {max_tokens}, but the classifier '{pretrained}' reads 1 to {most}; give fewer")
-    return TextClassifier(model, tokenizer, length)
+    return _of_texts(pretrained, num_classes, start, max_tokens)
 
 
 def image_classifier(
@@ -74,14 +69,37 @@ def image_classifier(
             f"the model 'image_classifier' reads images (channels, height, width), but inputs have shape "
             f"{tuple(input_shape)}; choose a model for these inputs"
         )
-    _, model = _load("AutoModelForImageClassification", pretrained, num_classes, start)
-    channels = getattr(model.config, "num_channels", input_shape[0])
+    made = _of_images(pretrained, num_classes, start)
+    channels = getattr(made.config, "num_channels", input_shape[0])
     if channels != input_shape[0]:
         raise InputError(
             f"the classifier '{pretrained}' reads images of {channels} channels, and the data's have "
             f"{input_shape[0]}; give images of {channels}"
         )
-    return ImageClassifier(model, _processing(Path(place_of(pretrained))))
+    return made
+
+
+def classifier_of(folder: Path) -> "Classifier":
+    """A classifier that transformers has saved to a folder, whole, for inputs of its own size.
+
+    Raises:
+        InputError: as `text_classifier`; a model of another kind.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{folder / 'config.json'}' cannot be read ({error}); give a folder of transformers"
+        ) from None
+    kinds = [str(each) for each in config.get("architectures") or []] if isinstance(config, Mapping) else []
+    if any("ForSequenceClassification" in each for each in kinds):
+        return _of_texts(str(folder))
+    if any("ForImageClassification" in each for each in kinds):
+        return _of_images(str(folder))
+    raise InputError(
+        f"the model in '{folder}' is {', '.join(kinds) or 'of no stated kind'}, and no classifier of texts or images; "
+        "give a run, or hand over a function of the batch as the teacher"
+    )
 
 
 class Classifier(nn.Module):
@@ -141,8 +159,24 @@ class ImageClassifier(Classifier):
         return self.model(pixel_values=input).logits
 
 
-def _load(kind: str, pretrained: str, num_classes: int, start: Start) -> tuple[Any, Any]:
-    """Tokenizer, where it is one of texts, and model, in eval mode."""
+def _of_texts(
+    pretrained: str, num_classes: int | None = None, start: Start = "whole", max_tokens: int | None = None
+) -> TextClassifier:
+    tokenizer, model = _load("AutoModelForSequenceClassification", pretrained, num_classes, start)
+    most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 2**31)
+    length = min(most, 512) if max_tokens is None else max_tokens
+    if not 1 <= length <= most:
+        raise InputError(f"max_tokens is {max_tokens}, but the classifier '{pretrained}' reads 1 to {most}; give fewer")
+    return TextClassifier(model, tokenizer, length)
+
+
+def _of_images(pretrained: str, num_classes: int | None = None, start: Start = "whole") -> ImageClassifier:
+    _, model = _load("AutoModelForImageClassification", pretrained, num_classes, start)
+    return ImageClassifier(model, _processing(Path(place_of(pretrained))))
+
+
+def _load(kind: str, pretrained: str, num_classes: int | None, start: Start) -> tuple[Any, Any]:
+    """Tokenizer, where it is one of texts, and model, in eval mode; without `num_classes` with as many as it has."""
     if start not in ("whole", "encoder", "config"):
         raise InputError(f"start is {start!r}; choose 'whole', 'encoder' or 'config'")
     of_text = "Sequence" in kind
@@ -155,7 +189,7 @@ def _load(kind: str, pretrained: str, num_classes: int, start: Start) -> tuple[A
         auto, options = getattr(transformers, kind), safe | {"use_safetensors": True, "output_loading_info": True}
         if start == "whole":
             return tokenizer, *auto.from_pretrained(place, config=config, dtype=torch.float32, **options)
-        config.num_labels = num_classes
+        config.num_labels = num_classes  # type: ignore[assignment]
         model, report = auto.from_config(config), {"missing_keys": set()}
         if start == "encoder":
             encoder, report = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, **options)
@@ -169,7 +203,7 @@ def _load(kind: str, pretrained: str, num_classes: int, start: Start) -> tuple[A
     # A pooler is often not in an encoder's file, and belongs to the new head.
     missing = [key for key in report["missing_keys"] if start == "whole" or "pooler." not in key]
     refuse_missing(missing, pretrained, "classifier")
-    if model.config.num_labels != num_classes:
+    if num_classes is not None and model.config.num_labels != num_classes:
         raise InputError(
             f"the classifier '{pretrained}' has {model.config.num_labels} classes and the data {num_classes}; "
             "start='encoder' draws a head for the data's classes"

@@ -21,10 +21,11 @@ from preceptor.notices import note
 from preceptor.recipe import TeacherRef
 from preceptor.runs import files
 from preceptor.runs.identity import feed_array, parts
-from preceptor.runs.references import is_record, name_of
+from preceptor.runs.references import kind_of, name_of
 from preceptor.runs.weights import kept_epochs
 
 T = TypeVar("T")
+_OF_PRETRAINED = {".json", ".txt", ".model", ".safetensors"}  # weights, configuration, tokenizer
 _PLACES = {"path", "data_dir"}  # the options by which our data sets are told where their files are
 # Of data that were loaded by name, which nobody changes: a study asks for those of every run.
 _known: "WeakKeyDictionary[Any, tuple[ref[Data], dict[str, str]]]" = WeakKeyDictionary()
@@ -54,8 +55,11 @@ def weights_digest(reference: TeacherRef) -> str:
     run = reference.run
     if run.is_file():
         return f"sha256:{files.digest(run)}"
-    if is_record(run):
+    kind = kind_of(run)
+    if kind == "record":
         return _digest_of(files.digest(path) for path in sorted(run.rglob("*.json")))  # they list all others
+    if kind == "pretrained":
+        return _digest_of(files.digest(path) for path in sorted(run.iterdir()) if path.suffix in _OF_PRETRAINED)
     if reference.epoch is None:
         path = run / f"{reference.weights}.safetensors"
     else:

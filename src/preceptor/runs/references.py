@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import TeacherRef, parse
@@ -16,6 +16,9 @@ Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
 _SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE]-?\d+)?")  # a path may end so: what exists is a path
+Kind = Literal["run", "record", "pretrained", "file"]
+"""A run's folder, a teacher's recorded outputs, a model that transformers has saved, a file of outputs."""
+
 RECORD = "record.json"
 """What is in a folder of recorded outputs (`preceptor.records`), and in no run's."""
 
@@ -93,9 +96,13 @@ def _normalized(name: str, terms: list[Term]) -> list[Term]:
     return [Term(term.sources, weight / total) for term, weight in zip(terms, weights, strict=True)]
 
 
-def is_record(path: Path) -> bool:
-    """Whether a folder holds a teacher's recorded outputs."""
-    return (path / RECORD).is_file()
+def kind_of(path: Path) -> Kind:
+    """What a path holds that teaches: a run unless it is something else."""
+    if path.is_file():
+        return "file"
+    if (path / RECORD).is_file():
+        return "record"
+    return "pretrained" if (path / "config.json").is_file() and not (path / "recipe.yaml").exists() else "run"
 
 
 def _term(name: str) -> Term | None:
@@ -108,7 +115,7 @@ def _term(name: str) -> Term | None:
         if Path(start).is_file() and not selectors:
             return Term([Path(start)], _weight(name, shares))
         if start and Path(start).is_dir():
-            if is_record(Path(start)) and not selectors:
+            if kind_of(Path(start)) != "run" and not selectors:
                 return Term([parse(TeacherRef, {"run": start})], _weight(name, shares))
             if any("+" in selector for selector in selectors):
                 return None  # an ensemble, of which this run is the first
@@ -127,8 +134,10 @@ def _weight(name: str, shares: Sequence[str]) -> float | None:
 
 def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     """The teachers that ``RUN:selector:selector`` stands for."""
-    if is_record(run):
-        raise InputError(f"'{run}' is a record, which has no weights, epochs or members; leave ':{selectors[0]}' out")
+    kind = kind_of(run)
+    if kind != "run":
+        what = "a record" if kind == "record" else "a model of transformers"
+        raise InputError(f"'{run}' is {what}, which has no weights, epochs or members; leave ':{selectors[0]}' out")
     read_result(run)
     chosen: dict[str, Any] = {}
     for selector in selectors:

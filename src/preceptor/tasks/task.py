@@ -237,7 +237,8 @@ class DistillTask(Task):
     def _check_targets(self, teacher: Answer) -> None:
         """Refuse a record of some classes to whoever needs all."""
         if isinstance(teacher, Targets):
-            strangers = [each.name for each in self.criteria if not takes_targets(each.function)]
+            asking = [each for each in self.criteria if "teacher_logits" in each.needs]
+            strangers = [each.name for each in asking if not takes_targets(each.function)]
             if strangers or self.groups is not None:
                 who = f"the loss '{strangers[0]}'" if strangers else "a stack of students"
                 of_all_classes(teacher, who)

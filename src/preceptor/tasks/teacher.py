@@ -282,7 +282,7 @@ def as_teacher(teacher: TeacherLike) -> TeacherFn:
         InputError: an empty list, a weight that is not positive, or something that cannot be called.
     """
     if isinstance(teacher, nn.Module):
-        return _of_module(teacher)
+        return of_module(teacher)
     if isinstance(teacher, Leaf | Mixture | Transformed):
         return teacher
     if callable(teacher):
@@ -311,8 +311,8 @@ def _is_table(teacher: Any) -> bool:
     return isinstance(teacher, Tensor | np.ndarray | np.number | int | float)
 
 
-def _of_module(model: nn.Module) -> Teacher:
-    """A module, with how its run says that it is to be read if it comes from `preceptor.load`."""
+def of_module(model: nn.Module) -> Teacher:
+    """A module as a teacher, with how it says itself that it is to be read: its run (`preceptor.load`), its folder."""
     unmade = next((name for name, tensor in model.named_parameters() if is_lazy(tensor)), None)
     if unmade is not None:
         raise InputError(

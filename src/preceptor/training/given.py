@@ -8,12 +8,13 @@ import torch
 from preceptor import runs
 from preceptor.data.tables import read_table
 from preceptor.errors import InputError
+from preceptor.models.classifiers import classifier_of
 from preceptor.names import Trust, trusting
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.records.teacher import RecordTeacher
 from preceptor.runs import Factory
 from preceptor.runs.contents import distinct, same_teacher
-from preceptor.runs.references import is_record, name_of
+from preceptor.runs.references import kind_of, name_of
 from preceptor.tasks.stored import Stored, stored
 from preceptor.tasks.teacher import (
     Function,
@@ -23,6 +24,7 @@ from preceptor.tasks.teacher import (
     as_teacher,
     each_leaf,
     moved,
+    of_module,
     of_probabilities,
 )
 from preceptor.training.matching import matched
@@ -30,6 +32,7 @@ from preceptor.training.preprocessing import with_own_inputs
 from preceptor.training.samples import Samples
 
 _SUFFIXES = (".npz", ".npy", ".parquet")
+_CALLED = {"file": "a file of outputs", "record": "a record", "pretrained": "a model of transformers"}
 
 
 def load_teachers(recipe: DistillRecipe, model: Factory | str | None, trust: Trust) -> TeacherFn:
@@ -57,7 +60,7 @@ def fitted(recipe: DistillRecipe, teacher: TeacherFn, samples: Samples, device: 
 
 
 def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust: Trust) -> Leaf:
-    """The teacher that a recipe refers to: a run's, a record, or a file of stored outputs.
+    """The teacher that a recipe refers to: a run's, a record, a file of outputs, a classifier of transformers.
 
     Args:
         model, trust: as of `preceptor.runs.load_teacher`.
@@ -65,14 +68,18 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
     Raises:
         InputError: as `preceptor.runs.load_teacher`; a file that cannot be read, or has no logits.
     """
-    what = "a file of outputs" if reference.run.is_file() else "a record" if is_record(reference.run) else None
-    if what is None and reference.run.suffix in _SUFFIXES and not reference.run.exists():
+    kind = kind_of(reference.run)
+    if kind == "run" and reference.run.suffix in _SUFFIXES and not reference.run.exists():
         raise InputError(f"there is no file '{reference.run}'; give the path of a teacher's outputs, or of a run")
-    if what is None:
+    if kind == "run":
         return runs.load_teacher(reference, model=model, trust=trust)
     if reference != TeacherRef(run=reference.run, weight=reference.weight):
-        raise InputError(f"'{reference.run}' is {what}, which has no weights, epochs or members; leave these out")
-    return _stored_file(reference.run) if reference.run.is_file() else Function(RecordTeacher(reference.run))
+        raise InputError(
+            f"'{reference.run}' is {_CALLED[kind]}, which has no weights, epochs or members; leave these out"
+        )
+    if kind == "pretrained":
+        return of_module(classifier_of(reference.run))
+    return _stored_file(reference.run) if kind == "file" else Function(RecordTeacher(reference.run))
 
 
 def _stored_file(path: Path) -> Stored:

@@ -9,7 +9,7 @@ from torch import Tensor
 from preceptor import runs
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
-from preceptor.runs.references import is_record
+from preceptor.runs.references import kind_of
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.samples import Samples
 
@@ -36,8 +36,8 @@ def refuse_seen(teacher: Path, trained: Tensor, samples: Samples) -> None:
 def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, *, named: bool) -> Tensor:
     """The samples that a teacher was trained on, as far as they are the student's."""
     nothing = torch.empty(0, dtype=torch.int64)
-    if reference.run.is_file() or is_record(reference.run):
-        return nothing  # a file does not say, and a record is held to the student's data first
+    if kind_of(reference.run) != "run":
+        return nothing  # others do not say, and a record is held to the student's data first
     alike = named and runs.read_recipe(reference.run).data == recipe.data
     if not alike and not _same_samples(reference, samples):
         return nothing  # the indices are those of another data set

@@ -25,7 +25,7 @@ from preceptor.records.samples import write_samples
 from preceptor.runs import Factory
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.identity import fingerprint
-from preceptor.runs.references import is_record, name_of, teacher_references
+from preceptor.runs.references import kind_of, name_of, teacher_references
 from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, leaves, of_all_classes
 from preceptor.training import probe
 from preceptor.training.batches import Batches, Replay
@@ -97,7 +97,7 @@ def record(
     100
     """
     named = _references(teacher)
-    if any(each.run.is_file() or is_record(each.run) for each in named):
+    if any(kind_of(each.run) in ("file", "record") for each in named):
         raise InputError("the teacher's outputs are stored already; record a live teacher")
     with notes_kept(), given_back(None if named else teacher):
         made = _recipe(recipe, named, keywords | ({"data": data} if isinstance(data, str | Mapping) else {}))
@@ -125,7 +125,7 @@ def _references(teacher: Any) -> list[TeacherRef]:
 def _recipe(recipe: RecipeLike | None, named: Sequence[TeacherRef], keywords: Mapping[str, Any]) -> DistillRecipe:
     """A recipe of whichever verb, or of the teacher's run, as that of a student of these teachers."""
     raw: dict[str, Any] = {}
-    if recipe is None and named:
+    if recipe is None and named and kind_of(named[0].run) == "run":
         raw = runs.read_recipe(named[0].run).model_dump()
     elif isinstance(recipe, str | Path):
         raw = read_yaml(find_recipe(str(recipe)))
@@ -283,8 +283,8 @@ class _Work:
         writer.write(index, view, log_probs_of(said), labels=labels)
 
     def _trained_on(self) -> Tensor | None:
-        """The samples of these data that the teachers were trained on; None of teachers that are objects."""
-        if not self.recipe.teacher:
+        """The samples of these data that the teachers were trained on; None where they do not say it, as objects."""
+        if not self.recipe.teacher or any(kind_of(each.run) != "run" for each in self.recipe.teacher):
             return None
         found = [runs.parts_of(each.run, each.member)["train"] for each in self.recipe.teacher]
         return torch.cat(found).unique()

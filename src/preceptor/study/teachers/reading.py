@@ -18,7 +18,7 @@ from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import distinct, same_teacher
-from preceptor.runs.references import Source, Term, is_record, name_of, terms_of
+from preceptor.runs.references import Source, Term, kind_of, name_of, terms_of
 from preceptor.schema import Component
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
@@ -163,7 +163,13 @@ class _Loader:
         """One teacher."""
         if isinstance(source, Path):
             return self._read_file(source)
-        return read_record(source) if is_record(source.run) else self._read_run(source)
+        kind = kind_of(source.run)
+        if kind == "pretrained":
+            raise InputError(
+                f"'{source.run}' is a model of transformers, of which no held-out predictions are stored; record it on "
+                f"your data first: preceptor record {source.run} --recipe RECIPE --out FOLDER"
+            )
+        return read_record(source) if kind == "record" else self._read_run(source)
 
     def _read_file(self, path: Path) -> Candidate:
         name, table = self.file_names[path], tables.read_table(path)
