@@ -15,7 +15,7 @@ from preceptor.tasks import Teacher, TeacherLike
 from preceptor.training.preprocessing import conversion
 
 if TYPE_CHECKING:
-    from timm.task import TrainingTask
+    from timm.task import TrainingTask  # pyright: ignore[reportMissingImports]
 
 __all__ = ["distillation_task", "timm_teacher"]
 
@@ -104,7 +104,7 @@ def distillation_task(
 def _task_class() -> type[Any]:
     """The task's class, made when timm is first needed."""
     _timm()
-    from timm.task import ClassificationTask
+    from timm.task import ClassificationTask  # pyright: ignore[reportMissingImports]
 
     class DistillationTask(ClassificationTask):
         def __init__(
@@ -142,9 +142,9 @@ def _task_class() -> type[Any]:
 
 def _timm() -> Any:
     try:
-        import timm
-        import timm.data
-        import timm.task
+        import timm  # pyright: ignore[reportMissingImports]
+        import timm.data  # pyright: ignore[reportMissingImports]
+        import timm.task  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(f"timm 1.0.31 or later is needed: {error}; run pip install 'preceptor[timm]'") from error
     return timm

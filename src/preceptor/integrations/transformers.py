@@ -247,7 +247,7 @@ def _smoothed(label_loss: Named | None, smoothing: float) -> Named | None:
 
 def _shifts(trainer: Any) -> bool:
     """Whether position t of the student's logits speaks of label t + 1, as of a causal language model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # pyright: ignore[reportMissingImports]
 
     name = type(base_of(trainer.model)).__name__
     return getattr(trainer, "_loss_shifts_labels", False) or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -149,7 +149,7 @@ def layers_of(model: nn.Module) -> dict[str, int]:
     holds a matrix, in their order; vectors outside of these, such as those of a norm, are of the layer before them.
     """
     if hasattr(model, "group_matcher"):
-        from timm.models import group_parameters
+        from timm.models import group_parameters  # pyright: ignore[reportMissingImports]
 
         by_layer: Any = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
         return {name: int(layer) for name, layer in by_layer.items()}
