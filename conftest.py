@@ -13,6 +13,7 @@ import shapes
 def pytest_configure() -> None:
     """Before a test is imported: from here on calls of these rooms are held to their annotations."""
     shapes.check_packages("preceptor.losses", "preceptor.teaching", "preceptor.assess", "preceptor.outputs")
+    os.environ.pop("COLUMNS", None)  # xdist gives its workers the width of a terminal, which piped output has not
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network, and where there is none, trying takes long
     if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and would be so in the processes that tests start
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

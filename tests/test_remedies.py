@@ -122,6 +122,18 @@ CASES: list[tuple[str, str, str]] = [
     ("assess probabilities.npz", "(on the command line: «--probabilities»)", "assess probabilities.npz {}"),
     (f"{DISTILL} --teacher t:0.7+kept", "write such as A:0.7+B:0.3", f"{DISTILL} --teacher t:0.7+kept:0.3 -o c26"),
     (f"{DISTILL} --teacher t:0+kept:1", "such as 0.3", f"{DISTILL} --teacher t:0.3+kept:1 -o c27"),
+    ("record t", "give «--out» DIR", "record t {} c29"),
+    ("assess bare", "record it with them", "record t --out c30; assess c30"),
+    (
+        f"{DISTILL} --teacher digits.npy",
+        "or say «teacher_rows=position» where row i",
+        f"{DISTILL} --teacher digits.npy {{}} -o c31",
+    ),
+    (
+        f"{DISTILL} --teacher digits.npy teacher_rows=position --probabilities",
+        "or logits without probabilities=True",
+        f"{DISTILL} --teacher digits.npy teacher_rows=position -o c32",
+    ),
 ]
 
 # Sentences of the source that are provoked, and their remedies tried, elsewhere or nowhere, and why.
@@ -129,11 +141,26 @@ ELSEWHERE = {
     ("cli/studies.py", "exists already; go on with it by --resume"): "a whole quickstart: study/test_quickstart.py",
     ("cli/studies.py", "generations have no pictures"): "a chain: test_commands.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
+    ("integrations/distillation.py", "an option of a named one"): "integrations/test_distillation.py",
+    ("integrations/distillation.py", "is not imported unasked"): "integrations/test_transformers_trainer.py",
+    ("integrations/lightning.py", "is not unpickled"): "integrations/test_lightning.py",
+    ("integrations/timm.py", "has no head"): "integrations/test_timm.py",
+    ("integrations/transformers.py", "Distilled takes a class"): "integrations/test_transformers_trainer.py",
+    ("integrations/transformers.py", "and no labels"): "integrations/test_transformers_trainer.py",
+    ("models/classifiers.py", "draws a head for the data's classes"): "models/test_classifiers.py",
     ("models/encoder.py", "set training.precision=bf16"): "needs an encoder: models/test_encoder.py",
     ("outputs/proxy.py", "proxy_teacher did not converge"): "a function of Python: outputs/test_proxy.py",
     ("study/executors.py", "cannot be handed to another process"): "a function of Python: study/test_executors.py",
     ("study/teachers/auto.py", "there is nothing to choose from"): "a function of Python: study/test_auto.py",
+    ("study/teachers/reading.py", "is a model of transformers"): "needs a classifier: models/test_classifiers.py",
     ("teaching/lipschitz.py", "call bind(model=...)"): "a function of Python: teaching/test_lipschitz.py",
+    ("training/matching.py", "are sorted"): "an object of Python: training/test_stored.py",
+    ("training/matching.py", "the data set has none to match them by"): "training/test_stored.py",
+    ("training/own.py", "give maximize=True"): "an object of Python: training/test_students_side.py",
+    ("training/parent.py", "names code"): "a model of one's own: training/test_own_optimizer.py",
+    ("training/replay.py", "lacks identity.data"): "a record of one's own: records/test_replay.py",
+    ("training/replay.py", "training samples in view"): "records/test_replay.py",
+    ("training/verbs.py", "collate_fn makes batches"): "an object of Python: training/test_inputs_by_name.py",
 }
 
 
@@ -151,6 +178,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _runs() -> None:
     typed(f"{TEACH} -o t")
     typed("teach teach-digits training.epochs=2 training.keep=all calibrate=true -o kept")
+    typed("record t --no-heldout --out bare")
     preceptor.teach("teach-digits", "stack", seeds=[0, 1], epochs=1)
     rng = torch.Generator().manual_seed(0)
     sets = [TensorDataset(torch.randn(n, 3, generator=rng), torch.arange(n) % 2) for n in (40, 10)]
@@ -186,6 +214,7 @@ def _files() -> None:
         "    return [(torch.zeros(3) + label, 255 if label == 2 else int(label)) for label in labels]\n"
     )
     np.save("a.npy", rng.normal(size=(2, 1, 8, 8)))
+    np.save("digits.npy", rng.normal(size=(1797, 10)))
     logits = rng.normal(size=(40, 3)) + 3 * np.eye(3)[labels]
     np.savez("a.npz", logits=logits)
     np.save("labels.npy", labels)
@@ -286,7 +315,8 @@ def test_an_argument_that_an_error_names_is_one() -> None:
     """The command line adds the flag of an argument, and Python's callers look for it in a signature."""
     verbs: Any = get_command(app)
     flags = {parameter.name for verb in verbs.commands.values() for parameter in verb.params}
-    functions = [preceptor.teach, preceptor.distill, preceptor.export, preceptor.predict, preceptor.assess_teachers]
+    functions = [preceptor.teach, preceptor.distill, preceptor.record, preceptor.export, preceptor.predict]
+    functions += [preceptor.assess_teachers]
     functions += [getattr(importlib.import_module("preceptor.assess"), name) for name in ("compare", "choose")]
     known = flags | {name for function in functions for name in inspect.signature(function).parameters}
     for path in SRC.rglob("*.py"):

@@ -67,7 +67,7 @@ def completed(*words: str, folder: Path) -> list[str]:
 def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path) -> None:
     (tmp_path / "teaching.yaml").touch()
     (tmp_path / "teach.txt").touch()
-    assert completed("preceptor", "re", folder=tmp_path) == ["report", "recipes"]
+    assert completed("preceptor", "re", folder=tmp_path) == ["report", "recipes", "record"]
     assert completed("preceptor", "assess", "--temp", folder=tmp_path) == ["--temperature"]
     teaching = sorted(name for name in SHIPPED if name.startswith("teach"))
     assert sorted(completed("preceptor", "teach", "teach", folder=tmp_path)) == sorted([*teaching, "teaching.yaml"])
@@ -76,5 +76,6 @@ def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell_is_shown(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["preceptor"])
-    outcome = CliRunner().invoke(app, ["--show-completion", shell], prog_name="preceptor")
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))  # of the process's parents
+    outcome = CliRunner().invoke(app, ["--show-completion"], prog_name="preceptor")
     assert (outcome.exit_code, "_PRECEPTOR_COMPLETE" in outcome.stdout) == (0, True)

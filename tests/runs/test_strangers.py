@@ -95,7 +95,7 @@ def test_a_path_that_exists_is_a_path(name: str, run: Path, tmp_path: Path) -> N
     for path in (link, other):
         path.parent.mkdir(exist_ok=True)
         path.symlink_to(run, target_is_directory=True)
-    assert [[source.run for source in term] for term in terms_of(f"{link}+{other}:last")] == [[link], [other]]  # type: ignore[union-attr]
+    assert [[source.run for source in term.sources] for term in terms_of(f"{link}+{other}:last")] == [[link], [other]]  # type: ignore[union-attr]
     result = command("assess", link, "--json")
     assert result.exit_code == 0, result.output
     assert name in result.output

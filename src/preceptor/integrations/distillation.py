@@ -49,6 +49,7 @@ class Distillation:
         InputError: a teacher, loss or weight that cannot be; a loss with parameters or a memory, which a loop would
             have to know of.
 
+    >>> from torch import nn
     >>> distillation = Distillation(nn.Linear(2, 3), "wttm", temperature=4.0)
     >>> inputs, labels, student = torch.zeros(4, 2), torch.tensor([0, 1, 2, -100]), nn.Linear(2, 3)
     >>> sorted(distillation(inputs, student(inputs), labels))

@@ -70,6 +70,7 @@ def meant(kind: type[BaseModel], path: Sequence[str], name: str) -> str | None:
     """The whole key, from the top, that `name` stands for in another group, or by another name; or the nearest one
     where there is none near among its neighbours. None where a neighbour is.
     """
+    name = str(name)
     said = name.lower().replace("-", "_")
     for depth in range(len(path), -1, -1):
         if exact := _exactly(_model_at(kind, path[:depth]), said):
@@ -120,8 +121,8 @@ def _known(kind: type[BaseModel]) -> dict[str, str]:
 def _leaves(kind: type[BaseModel]) -> Iterator[str]:
     """The keys below the groups of a recipe."""
     for name, field in kind.model_fields.items():
-        models = _models_in(field.annotation)
-        if len(models) == 1 and models[0] is not Component and "tuple" not in str(field.annotation):
+        models = [model for model in _models_in(field.annotation) if not issubclass(model, Component)]
+        if len(models) == 1 and "tuple" not in str(field.annotation):
             yield from (f"{name}.{inner}" for inner in models[0].model_fields)
 
 
