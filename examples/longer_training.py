@@ -5,6 +5,7 @@ The new run names its parent, which stays as it is. The data are made here.
 $ python examples/longer_training.py
 """
 
+import tempfile
 from typing import Any
 
 import torch
@@ -36,10 +37,11 @@ class GoodEnough:
 def main() -> None:
     """Train for a while, see that it was too short, and go on."""
     objects: dict[str, Any] = {"model": network, "data": (clouds(800, 0), clouds(200, 1), clouds(400, 2))}
-    short = preceptor.teach(**objects, epochs=4, lr=0.1, schedule={"name": "constant"}, folder="runs/short")
+    runs = tempfile.mkdtemp()
+    short = preceptor.teach(**objects, epochs=4, lr=0.1, schedule={"name": "constant"}, folder=f"{runs}/short")
     longer = preceptor.teach(
-        "runs/short",
-        "runs/longer",
+        f"{runs}/short",
+        f"{runs}/longer",
         **objects,
         more_epochs=40,
         schedule={"name": "cosine"},

@@ -12,22 +12,24 @@ import preceptor
 runs = Path(tempfile.mkdtemp())
 shown = {
     "data": "digits",
-    "split": {"train": 600, "test": "rest"},
+    "split": {"train": 300, "test": "rest"},
     "augmentation": [{"name": "crop_flip", "padding": 1, "flip": False}, {"name": "cutout", "size": 2}],
     "mixing": {"name": "mixup", "alpha": 0.4},
     "device": "cpu",
 }
-preceptor.teach(model="cnn", epochs=12, lr=0.1, folder=runs / "teacher", **shown)
+preceptor.teach(model="cnn", epochs=25, lr=0.1, folder=runs / "teacher", **shown)
 
 # What a student's epochs 0 to 3 would ask the teacher: each crop, square and partner is drawn again, just so, later.
 record = preceptor.record(runs / "teacher", runs / "record", views=4, dtype="float16")
 print(f"{len(record)} samples x {record.views} views in {record.num_bytes / 1000:.0f} kB")
 shutil.rmtree(runs / "teacher")
 
-student = {"model": {"name": "mlp", "hidden": [32]}, "epochs": 12, "lr": 0.1}
+student = {"model": {"name": "mlp", "hidden": [64]}, "epochs": 25, "lr": 0.1}
 alone = preceptor.teach(**student, **shown)
 # The temperature is chosen now: what is stored knows none.
-taught = preceptor.distill(teacher=runs / "record", loss={"name": "kd", "temperature": 4.0}, **student, **shown)
+taught = preceptor.distill(
+    teacher=runs / "record", loss={"name": "kd", "temperature": 2.0}, ce_weight=1.0, **student, **shown
+)
 scores = [result["test"]["last"]["accuracy"] for result in (alone, taught)]
 print(f"test accuracy of a student on labels alone {scores[0]:.3f}, with the record {scores[1]:.3f}")
 

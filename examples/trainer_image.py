@@ -10,14 +10,14 @@ from transformers import AutoModelForImageClassification, Trainer, TrainingArgum
 from preceptor.integrations.transformers import Distilled
 
 digits = load_digits()
-pixels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8)
+pixels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1  # (1797, 1, 8, 8)
 rows = [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, digits.target, strict=True)]
 train, test = rows[:1000], rows[1400:]
 
 
 def vit(width):  # yours: AutoModelForImageClassification.from_pretrained(...), with its image processor in the data
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = ViTConfig(image_size=8, patch_size=2, num_channels=1, num_labels=10, **sizes)
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=10, **sizes)
     return AutoModelForImageClassification.from_config(config)
 
 
@@ -26,7 +26,7 @@ def arguments(epochs):
         output_dir="trainer_image",
         per_device_train_batch_size=50,
         num_train_epochs=epochs,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         report_to="none",
         disable_tqdm=True,
         save_strategy="no",
@@ -40,11 +40,11 @@ def accuracy(trainer):
 
 
 torch.manual_seed(0)
-taught = Trainer(model=vit(48), args=arguments(10), train_dataset=train)
+taught = Trainer(model=vit(64), args=arguments(8), train_dataset=train)
 taught.train()
 student = Distilled(Trainer)(
-    model=vit(16),
-    args=arguments(10),
+    model=vit(24),
+    args=arguments(8),
     train_dataset=train,
     teacher=taught.model,
     loss={"name": "wttm", "temperature": 4.0},

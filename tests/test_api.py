@@ -69,6 +69,14 @@ def test_keywords_are_laid_over_a_recipe() -> None:
     assert make_recipe(TeachRecipe, base, {}) is base
 
 
+@pytest.mark.parametrize(
+    "keywords", [{"lr": 0.3, "optimizer": {"name": "adamw"}}, {"optimizer": {"name": "adamw"}, "lr": 0.3}]
+)
+def test_a_rate_is_that_of_the_optimizer_beside_it_in_any_order(keywords: dict[str, Any]) -> None:
+    made = make_recipe(TeachRecipe, None, keywords)
+    assert (made.optimizer.name, made.optimizer.lr) == ("adamw", 0.3)
+
+
 def test_a_recipe_that_ships_is_found_by_name() -> None:
     assert make_recipe(TeachRecipe, "teach-digits-mse", {"epochs": 2}).training.epochs == 2
 
@@ -83,6 +91,7 @@ def test_a_recipe_that_ships_is_found_by_name() -> None:
         (DistillRecipe(**RECIPE), {}, "the recipe is a DistillRecipe, and teach needs a TeachRecipe"),
         ({"objectiv": "mse"}, {}, "unknown key 'objectiv' in the recipe; did you mean 'objective'"),
         (None, {"optimizer": {"lrr": 1}}, "unknown key 'optimizer.lrr'"),
+        ({"optimizer": "adamw"}, {"lr": 1}, "'optimizer' is 'adamw'; give a mapping"),
     ],
 )
 def test_recipes_that_are_none(recipe: Any, keywords: dict[str, Any], sentence: str) -> None:

@@ -2,15 +2,19 @@
 
 import ast
 import os
+import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LEAVES_TRACES = ("lightning_module",)
+"""Seed the process for good, so each has one of its own; the others run here, where the packages are imported once."""
 
 
 def command_of(example: Path) -> list[str]:
@@ -21,17 +25,28 @@ def command_of(example: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(example: Path, tmp_path: Path) -> None:
+def test_example_runs(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     first, *rest = command_of(example)
     assert f"examples/{example.name}" in rest
+    monkeypatch.chdir(tmp_path)
+    if first == "python" and example.stem not in LEAVES_TRACES:
+        assert rest == [f"examples/{example.name}"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of other packages stop nobody who types the command
+            runpy.run_path(str(example), run_name="__main__")
+    else:
+        launched(first, [str(ROOT / word) if word.startswith("examples/") else word for word in rest])
+    assert capfd.readouterr().out.strip()
+
+
+def launched(first: str, arguments: list[str]) -> None:
     program = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
-    arguments = [str(ROOT / word) if word.startswith("examples/") else word for word in rest]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*program[first], *arguments], cwd=tmp_path, env=environment, timeout=200, capture_output=True, text=True
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*program[first], *arguments], env=environment, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
-    assert done.stdout.strip()
+    print(done.stdout)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

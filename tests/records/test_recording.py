@@ -14,6 +14,7 @@ from preceptor.cli import app
 from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.records import Record
+from preceptor.records.info import describe
 from preceptor.records.samples import trained_on
 from preceptor.records.teacher import RecordTeacher
 from preceptor.runs import read_splits
@@ -79,6 +80,8 @@ def test_by_default_the_teacher_s_own_run_says_what_is_asked(record: Path, teach
     torch.testing.assert_close(
         held.label_log_probs, live.gather(1, held.labels[:, None])[:, 0].detach(), atol=1e-6, rtol=0
     )
+    right = (live.argmax(1) == held.labels).double().mean().item()
+    assert describe(record)["held-out scores"]["accuracy"] == pytest.approx(right, abs=1e-4)
 
 
 def _inputs(index: Tensor) -> Tensor:

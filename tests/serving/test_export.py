@@ -227,10 +227,10 @@ def test_a_file_that_says_something_else_is_not_left(
 
     monkeypatch.setattr(formats, "Whole", Other)
     with pytest.raises(InputError, match=r"was not written: a probability differs by 0\.\d+ from the run's own") as no:
-        preceptor.export(digits, to="onnx", path=tmp_path / "wrong.onnx")
+        preceptor.export(digits, to="pt2", path=tmp_path / "wrong.pt2")
     assert str(no.value.argument).startswith("tolerance")
     assert not any(tmp_path.iterdir())
-    assert preceptor.export(digits, to="onnx", path=tmp_path / "wrong.onnx", tolerance=1).path.is_file()
+    assert preceptor.export(digits, to="pt2", path=tmp_path / "wrong.pt2", tolerance=1).path.is_file()
 
 
 def test_a_run_that_holds_other_predictions_is_seen(digits: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_run_that_holds_other_predictions_is_seen(digits: Path, tmp_path: Path
 
 def test_epochs_are_compared_with_the_model_in_torch(tmp_path: Path) -> None:
     preceptor.teach(RECIPE, tmp_path / "run", keep="all")
-    done = preceptor.export(f"{tmp_path / 'run'}:epoch-1", to="onnx")
+    done = preceptor.export(f"{tmp_path / 'run'}:epoch-1", to="pt2")
     assert done.against == "torch"
     assert done.difference is not None
     assert done.difference < 1e-5

@@ -124,6 +124,17 @@ def test_a_position_is_an_id_where_it_is_said(
     assert "have 59 rows and the training set 60" in refused(data, logits[1:], teacher_rows="position")
 
 
+def test_held_out_samples_of_the_data_s_own_need_no_row_to_a_position(
+    data: Data, logits: Tensor, tmp_path: Path
+) -> None:
+    arrays = data.train.inputs, data.train.labels  # type: ignore[attr-defined]
+    parts = tuple(ArrayDataset(*(each[part] for each in arrays)) for part in (slice(40), slice(40, 50), slice(50, N)))
+    options = {name: value for name, value in OPTIONS.items() if name != "split"}
+    for name, rows in {"all": logits[:50], "training": logits[:40]}.items():
+        distill(teacher=rows, teacher_rows="position", data=parts, folder=tmp_path / name, **options)
+    assert same(weights(tmp_path / "all"), weights(tmp_path / "training"))
+
+
 def test_columns_are_put_in_order_by_their_names(
     data: Data, logits: Tensor, expected: dict[str, Tensor], tmp_path: Path
 ) -> None:

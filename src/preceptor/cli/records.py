@@ -28,7 +28,8 @@ class RecordVerbs(TyperGroup):
 
 record_app: typer.Typer = typer.Typer(
     cls=RecordVerbs,
-    help="Keep a teacher's outputs on disk: record TEACHER, record info DIR, record verify DIR.",
+    help="Keep a teacher's outputs on disk: record TEACHER, record info DIR, record verify DIR. "
+    "What record TEACHER takes: record teacher --help.",
 )
 
 

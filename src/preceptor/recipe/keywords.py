@@ -48,12 +48,16 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     if isinstance(recipe, kind) and not keywords:
         return recipe
     raw = _raw(recipe)
-    for key, value in keywords.items():
+    # Whole keys first: a rate beside an optimizer is that optimizer's, whichever is written first.
+    for key, value in sorted(keywords.items(), key=lambda item: item[0] not in kind.model_fields):
         section = None if key in kind.model_fields else _SECTIONS.get(key)
         if key not in kind.model_fields and section is None:
             raise InputError(f"there is no keyword '{key}'; {_meant(kind, key)}")
         if section is not None:
-            raw[section] = {**(raw.get(section) or {}), key: value}
+            beside = raw.get(section) or {}
+            raw[section] = (
+                {**beside, key: value} if isinstance(beside, Mapping) else beside
+            )  # what that is, `parse` says
         elif isinstance(value, Mapping) and isinstance(raw.get(key), Mapping) and "name" not in value:
             raw[key] = {**raw[key], **value}
         else:

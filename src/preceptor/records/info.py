@@ -7,10 +7,14 @@ from preceptor.records.forms import Dense, Sampled, TopK
 from preceptor.records.manifest import Manifest
 from preceptor.records.reader import Record
 from preceptor.records.scores import scores
+from preceptor.records.teacher import heldout_of
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
     """A record in plain values: of whom, for which samples, in which form, how exact, and what its teacher is worth.
+
+    ``teacher's scores`` are means over the recorded samples that have a label, ``held-out scores`` over the held-out
+    samples where these were recorded, too.
 
     Raises:
         InputError: there is no record, or it is damaged.
@@ -33,7 +37,13 @@ def describe(folder: Path | str) -> dict[str, Any]:
     }
     if manifest.features:
         found["features"] = ", ".join(manifest.features)
-    return found | ({"teacher's scores": _scores(record)} if rows else {})
+    if rows:
+        found["teacher's scores"] = _scores(record)
+    heldout = heldout_of(record)
+    if heldout is not None and len(heldout):
+        # The scores above are of samples that the teacher may have learned from: too good to go by.
+        found["held-out scores"] = _scores(heldout)
+    return found
 
 
 def _form(manifest: Manifest) -> str:

@@ -87,7 +87,10 @@ def _stored_file(path: Path) -> Stored:
         raise InputError(f"'{path}' is no file of outputs by its name; give one that ends in {', '.join(_SUFFIXES)}")
     table = read_table(path)
     if table.logits is None:
-        raise InputError(f"'{path}' has no 'logits', and is no teacher; give a file with a teacher's logits")
+        raise InputError(
+            f"'{path}' has no 'logits', and is no teacher; give a file with a teacher's outputs under that name, be "
+            "they logits, log-probabilities or probabilities"
+        )
     return Stored(
         table.logits, ids=table.ids, labels=table.labels, class_names=table.class_names, name=f"the outputs in '{path}'"
     )

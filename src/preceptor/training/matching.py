@@ -110,7 +110,8 @@ def _matched_rows(stored: Stored, labels: Tensor | None, rule: str, samples: Sam
         return _by_id(stored, rule, samples)
     count, rows = len(samples.train), torch.arange(len(stored.table))
     if rule == "position":
-        if len(rows) != count:
+        # Held-out samples that the data bring follow their training samples, whose positions are then the same.
+        if len(rows) != count and not torch.equal(samples.for_students.sort().values, rows):
             raise InputError(
                 f"{stored.name} have {len(rows)} rows and the training set {count} samples, so that positions match "
                 "nothing; give ids, or a row for each sample"
