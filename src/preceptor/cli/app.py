@@ -73,7 +73,7 @@ class Verbs(TyperGroup):
             flag = flags.get({"loss": "losses"}.get(name, name), "")  # assess takes one or more
             if value == "False":
                 flag, space, value = refusals.get(name, ""), "", ""
-            found += [flag + space + value] if flag.startswith("--") else []
+            found += [flag + space + value] if flag.startswith("-") else []
         return f" (on the command line: {' or '.join(found)})" if found else ""
 
 

@@ -51,7 +51,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     for key, value in keywords.items():
         section = None if key in kind.model_fields else _SECTIONS.get(key)
         if key not in kind.model_fields and section is None:
-            raise InputError(f"there is no keyword '{key}'; {_meant(kind, key)}")
+            raise InputError(f"there is no keyword '{key}'; {_meant(kind, str(key))}")
         if section is not None:
             raw[section] = {**(raw.get(section) or {}), key: value}
         elif isinstance(value, Mapping) and isinstance(raw.get(key), Mapping) and "name" not in value:
