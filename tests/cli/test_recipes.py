@@ -31,6 +31,8 @@ def test_recipes_are_listed_with_what_they_are_for() -> None:
         assert name in listed
     assert "A teacher for scikit-learn's digits; seconds on a CPU" in listed
     assert "…" not in listed
+    assert run("recipes", "list").stdout == listed
+    assert run("recipes", "list", "--json").stdout == run("recipes", "--json").stdout
 
 
 def test_a_recipe_is_shown_and_copied_as_it_is(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def completed(*words: str, folder: Path) -> list[str]:
 def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path) -> None:
     (tmp_path / "teaching.yaml").touch()
     (tmp_path / "teach.txt").touch()
-    assert completed("preceptor", "re", folder=tmp_path) == ["report", "recipes"]
+    assert completed("preceptor", "re", folder=tmp_path) == ["report", "recipes", "record"]
     assert completed("preceptor", "assess", "--temp", folder=tmp_path) == ["--temperature"]
     teaching = sorted(name for name in SHIPPED if name.startswith("teach"))
     assert sorted(completed("preceptor", "teach", "teach", folder=tmp_path)) == sorted([*teaching, "teaching.yaml"])

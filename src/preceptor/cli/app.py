@@ -80,7 +80,7 @@ class Verbs(TyperGroup):
 def _say_usage(error: Any, command: str = "preceptor") -> None:
     """Say in one sentence what is wrong with the arguments of a verb, or which there are."""
     said = error.format_message()
-    command = error.ctx.command_path if error.ctx else command
+    command = error.ctx.command_path.strip() if error.ctx else command
     remedy = "" if said.endswith("?") else f"; {command} --help says what it takes"  # else one was meant
     if (key := _meant(command, getattr(error, "option_name", None))) and remedy:
         remedy = f"; did you mean {key}=VALUE?"
