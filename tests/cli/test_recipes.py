@@ -31,6 +31,8 @@ def test_recipes_are_listed_with_what_they_are_for() -> None:
         assert name in listed
     assert "A teacher for scikit-learn's digits; seconds on a CPU" in listed
     assert "…" not in listed
+    assert run("recipes", "list").stdout == listed
+    assert run("recipes", "list", "--json").stdout == run("recipes", "--json").stdout
 
 
 def test_a_recipe_is_shown_and_copied_as_it_is(tmp_path: Path) -> None:

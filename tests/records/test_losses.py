@@ -235,6 +235,18 @@ def test_a_certain_teacher_gives_finite_losses(name, form):
     torch.testing.assert_close(value_and_grad(LOSSES[name], student, targets, labels, 2.0), truth, rtol=1e-5, atol=1e-5)
 
 
+@every_loss
+def test_a_label_that_the_teacher_excludes_outside_of_the_top_k_gives_the_true_loss(name):
+    student, teacher, labels = batch(2)
+    teacher[:, 5:] = -torch.inf
+    teacher, form = teacher.log_softmax(-1), TopK(C - 1, "float32")
+    labels = sum(range(C)) - stored(form, teacher.float(), labels).ids.sum(-1)  # the one that is left out
+    targets = stored(form, teacher.float(), labels)
+    assert teacher.gather(-1, labels[:, None]).isneginf().all()
+    truth = value_and_grad(LOSSES[name], student, teacher.double(), labels, 2.0)
+    torch.testing.assert_close(value_and_grad(LOSSES[name], student, targets, labels, 2.0), truth, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("form", [TopK(3), Sampled(3)], ids=str)
 def test_what_some_classes_cannot_say_is_refused(form):
     student, teacher, labels = batch()

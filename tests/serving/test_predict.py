@@ -130,6 +130,9 @@ def test_refused(digits: Path, photos: Path, texts: Path, tmp_path: Path) -> Non
     np.save(tmp_path / "flat.npy", np.zeros((3, 64)))
     np.save(tmp_path / "nan.npy", np.full((2, 1, 8, 8), np.nan))
     np.savez(tmp_path / "other.npz", x=np.zeros((1, 1, 8, 8)))
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.savez(tmp_path / "words.npz", inputs=np.array(["a", "b"]))
+    np.save(tmp_path / "complex.npy", np.zeros((1, 1, 8, 8), np.complex64))
     cases: list[tuple[Path, str, str]] = [
         (photos, "broken.png", "broken.png is no image"),
         (photos, "absent.png", "there is no file"),
@@ -138,6 +141,9 @@ def test_refused(digits: Path, photos: Path, texts: Path, tmp_path: Path) -> Non
         (digits, "image.png", "is an image, and .* was trained on numbers of shape"),
         (digits, "flat.npy", r"the array has shape \(3, 64\), .* shape \(1, 8, 8\); give \(N, 1, 8, 8\)"),
         (digits, "nan.npy", "row 0 of the array is not finite"),
+        (digits, "words.npy", "array that torch cannot read"),
+        (digits, "words.npz", "array that torch cannot read"),
+        (digits, "complex.npy", "is of torch.complex64; give real numbers"),
         (digits, "other.npz", "there is no array 'inputs', only x"),
         (texts, "latin.txt", "is not text in UTF-8"),
         (texts, "gap.txt", "line 1: the text is empty"),
@@ -147,7 +153,7 @@ def test_refused(digits: Path, photos: Path, texts: Path, tmp_path: Path) -> Non
         with pytest.raises(InputError, match=sentence) as refused:
             preceptor.predict(run, tmp_path / name)
         assert name in str(refused.value)
-    for nothing in ([], [3], np.zeros((0, 1, 8, 8))):
+    for nothing in ([], [3], np.zeros((0, 1, 8, 8)), np.array(["a"])):
         with pytest.raises(InputError):
             preceptor.predict(digits, nothing)
     with pytest.raises(InputError, match="top is 11; give 1 to 10"):

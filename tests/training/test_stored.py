@@ -58,6 +58,16 @@ def student(data: Data, teacher: Any, folder: Path, **options: Any) -> dict[str,
     return weights(folder / "run")
 
 
+def test_ids_in_a_set_are_refused_as_they_have_no_order(data: Data, logits: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ids in a set, which has no order"):
+        student(data, {"logits": logits, "ids": set(ids_of(data.train) or ())}, tmp_path)
+
+
+def test_lists_of_numbers_are_outputs(data: Data, logits: Tensor, expected: dict[str, Tensor], tmp_path: Path) -> None:
+    found = student(data, {"logits": logits.tolist(), "ids": ids_of(data.train)}, tmp_path)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def refused(data: Data, teacher: Any, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
         distill(teacher=teacher, data=data, **(OPTIONS | options))

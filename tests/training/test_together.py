@@ -137,6 +137,18 @@ def test_seeds_share_batches_under_common_streams(tmp_path: Path) -> None:
     assert results["0"]["heldout"] != results["1"]["heldout"]
 
 
+@pytest.mark.parametrize("form", ["dense", "top_k", "sampled"])
+def test_a_record_teaches_each_as_it_would_alone(form: str, tmp_path: Path) -> None:
+    asked = {key: COMMON[key] for key in ("data", "split", "training", "augmentation") if key in COMMON}
+    k = None if form == "dense" else 4
+    preceptor.record(Counted(), tmp_path / "record", form=form, k=k, views=2, **asked)
+    students: dict[str, Any] = {"kd": {"loss": "kd"}, "ttm": {"loss": "ttm"}}
+    taught = {"teacher": tmp_path / "record", "epochs": 1}
+    preceptor.distill_together(COMMON, students, tmp_path / "s", **taught)
+    preceptor.distill(COMMON, tmp_path / "alone", loss="ttm", **taught)
+    assert snapshot(tmp_path / "s" / "ttm") == snapshot(tmp_path / "alone")
+
+
 def test_a_run_as_teacher_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preceptor.teach(teach_recipe(), tmp_path / "teacher")
     together_with = {"teacher": tmp_path / "teacher", "epochs": 1}

@@ -73,14 +73,14 @@ class Verbs(TyperGroup):
             flag = flags.get({"loss": "losses"}.get(name, name), "")  # assess takes one or more
             if value == "False":
                 flag, space, value = refusals.get(name, ""), "", ""
-            found += [flag + space + value] if flag.startswith("--") else []
+            found += [flag + space + value] if flag.startswith("-") else []
         return f" (on the command line: {' or '.join(found)})" if found else ""
 
 
 def _say_usage(error: Any, command: str = "preceptor") -> None:
     """Say in one sentence what is wrong with the arguments of a verb, or which there are."""
     said = error.format_message()
-    command = error.ctx.command_path if error.ctx else command
+    command = error.ctx.command_path.strip() if error.ctx else command
     remedy = "" if said.endswith("?") else f"; {command} --help says what it takes"  # else one was meant
     if (key := _meant(command, getattr(error, "option_name", None))) and remedy:
         remedy = f"; did you mean {key}=VALUE?"

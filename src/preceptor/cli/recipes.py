@@ -16,10 +16,15 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a shipped recipe."
 
 
 @recipes.callback(invoke_without_command=True)
-def list_recipes(context: typer.Context, as_json: Json = False) -> None:
+def without_verb(context: typer.Context, as_json: Json = False) -> None:
     """The recipes that ship with Preceptor: their names and what they are for."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_recipes(as_json)
+
+
+@recipes.command("list")
+def list_recipes(as_json: Json = False) -> None:
+    """List them, as recipes alone does: their names and what they are for."""
     from preceptor.recipe.text import shipped_recipes
 
     found = [(name, *_said(path)) for name, path in shipped_recipes().items()]

@@ -57,6 +57,8 @@ def record(
     """Write down what a student's run would ask its teacher. Stopped or killed, the same command goes on.
 
     Students learn from it without the teacher: preceptor distill RECIPE --teacher DIR.
+
+    What it holds, and whether it is whole: preceptor record info DIR, preceptor record verify DIR.
     """
     from preceptor.recipe.text import override
     from preceptor.training.recording import record as recorded

@@ -20,10 +20,14 @@ class RecordVerbs(TyperGroup):
     """Its first argument is a verb of its own, or else belongs to `DEFAULT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments after ``record``."""
-        if args and args[0] not in (*self.commands, "--help") and DEFAULT in self.commands:
-            args = [DEFAULT, *args]
-        return super().parse_args(ctx, args)
+        """Read the arguments after ``record``: a run, too, may be called as `DEFAULT` is."""
+        named = bool(args) and args[0] in self.commands and args[0] != DEFAULT
+        return super().parse_args(ctx, args if named or DEFAULT not in self.commands else [DEFAULT, *args])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The verb, without a name where it is `DEFAULT`, so that help and errors spell it as it is typed."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return "" if name == DEFAULT else name, command, rest
 
 
 record_app: typer.Typer = typer.Typer(

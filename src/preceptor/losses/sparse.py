@@ -216,7 +216,8 @@ def _others_of_top_k(log_q: Tensor, targets: TopKTargets, labels: Tensor, log_la
     """The KL among the classes other than the label, of which those outside the top k are one."""
     is_label, tail = targets.ids == labels, power.log_tail[..., None]
     inside = is_label.any(-1, keepdim=True)
-    tail = torch.where(inside, tail, tail + _log_rest((log_label - tail).clamp(max=0.0)))
+    share = torch.where(tail.isneginf(), -torch.inf, log_label - torch.where(tail.isneginf(), 0.0, tail))
+    tail = torch.where(inside, tail, tail + _log_rest(share.clamp(max=0.0)))
     teacher = torch.cat([(power.g * targets.log_probs).masked_fill(is_label, -torch.inf), tail], -1)
     student = _coarse(log_q.scatter(-1, labels, -torch.inf), targets.ids)
     alone = teacher.isneginf().all(-1)

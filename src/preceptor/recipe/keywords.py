@@ -52,7 +52,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     for key, value in sorted(keywords.items(), key=lambda item: item[0] not in kind.model_fields):
         section = None if key in kind.model_fields else _SECTIONS.get(key)
         if key not in kind.model_fields and section is None:
-            raise InputError(f"there is no keyword '{key}'; {_meant(kind, key)}")
+            raise InputError(f"there is no keyword '{key}'; {_meant(kind, str(key))}")
         if section is not None:
             beside = raw.get(section) or {}
             raw[section] = (

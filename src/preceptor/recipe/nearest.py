@@ -121,7 +121,8 @@ def _known(kind: type[BaseModel]) -> dict[str, str]:
 def _leaves(kind: type[BaseModel]) -> Iterator[str]:
     """The keys below the groups of a recipe."""
     for name, field in kind.model_fields.items():
-        models = [model for model in _models_in(field.annotation) if not issubclass(model, Component)]
+        # What is found by a name, such as an optimizer of somebody's own, may have any keys.
+        models = [each for each in _models_in(field.annotation) if not issubclass(each, Component)]
         if len(models) == 1 and "tuple" not in str(field.annotation):
             yield from (f"{name}.{inner}" for inner in models[0].model_fields)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from preceptor.data.arrays import read_npy, read_npz
 from preceptor.data.files import blamed_on
 from preceptor.data.images import SUFFIXES, image_size, read_image
+from preceptor.data.labels import dense_tensor
 from preceptor.data.text import padded, text_bytes
 from preceptor.errors import InputError
 from preceptor.serving.served import Served
@@ -39,7 +40,7 @@ def parts_of(given: Any, served: Served, *, resize: bool) -> Iterator[Part]:
         InputError: naming the file, or what was handed over.
     """
     if isinstance(given, Tensor | np.ndarray):
-        yield Part("", _checked(torch.as_tensor(given), served, "the array"))
+        yield Part("", _checked(dense_tensor(given, "inputs"), served, "the array"))
         return
     several = [given] if isinstance(given, str | Path) else list(given)
     if not several:
@@ -100,11 +101,11 @@ def _image(path: Path, served: Served, resize: bool) -> Tensor:
 
 def _array(path: Path) -> Tensor:
     if path.suffix.lower() == ".npy":
-        return torch.from_numpy(read_npy(path))
+        return dense_tensor(read_npy(path), "numbers")
     arrays = read_npz(path)
     if "inputs" not in arrays:
         raise InputError(f"there is no array 'inputs', only {', '.join(sorted(arrays)) or 'none at all'}; name it so")
-    return torch.from_numpy(arrays["inputs"])
+    return dense_tensor(arrays["inputs"], "numbers")
 
 
 def _checked(inputs: Tensor, served: Served, what: str) -> Tensor:
@@ -117,6 +118,8 @@ def _checked(inputs: Tensor, served: Served, what: str) -> Tensor:
         )
     if len(inputs) == 0:
         raise InputError(f"{what} holds no sample; give one or more")
+    if inputs.is_complex():
+        raise InputError(f"{what} is of {inputs.dtype}; give real numbers")
     if inputs.is_floating_point():
         bad = ~inputs.isfinite().flatten(1).all(1)
         if bad.any():

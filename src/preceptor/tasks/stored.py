@@ -85,21 +85,23 @@ def stored(given: Any) -> Stored | None:
 
 
 def _numbers(outputs: Any, name: str) -> Any:
-    """Arrays of lists, as Ray and pyarrow give them, as arrays of numbers; others such that torch reads them."""
-    if not isinstance(outputs, np.ndarray):
+    """Lists, and arrays of them, as of Ray and pyarrow, as arrays of numbers; others such that torch reads them."""
+    if not isinstance(outputs, np.ndarray | list):
         return outputs
-    if outputs.dtype != object:
+    if isinstance(outputs, np.ndarray) and outputs.dtype != object:
         refuse_masked(outputs, "teacher's outputs")
         return np.require(outputs, requirements=("C", "W"))
     try:
         return np.stack([np.asarray(row, dtype=np.float64) for row in outputs])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of tensors with a gradient
         raise InputError(f"{name} are Python objects that are no rows of one length; give numbers (R, C)") from None
 
 
 def _listed(values: Any, length: int, what: str, name: str) -> Sequence[Any] | None:
     if values is None:
         return None
+    if isinstance(values, set | frozenset):
+        raise InputError(f"{name} have {what} in a set, which has no order; give a list, in the order of the rows")
     listed = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else list(values)
     if len(listed) != length or any(isinstance(each, list) for each in listed[:1]):
         raise InputError(f"{name} have {length} rows and {len(listed)} {what}; give one for each row")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.inputs import tensors_of
@@ -278,6 +279,6 @@ class SharedBatches:
 
 
 def _versions(batches: list[Batch]) -> list[int]:
-    """How often each tensor was changed in place, as torch counts it."""
-    tensors = [tensor for batch in batches for value in batch.values() for tensor in tensors_of(value)]
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+    """How often each tensor was changed in place, as torch counts it; no model is given the targets of a record."""
+    values = [each for batch in batches for value in batch.values() for each in tensors_of(value)]
+    return [each._version for each in values if isinstance(each, Tensor) and not each.is_inference()]
