@@ -120,8 +120,8 @@ def _known(kind: type[BaseModel]) -> dict[str, str]:
 def _leaves(kind: type[BaseModel]) -> Iterator[str]:
     """The keys below the groups of a recipe."""
     for name, field in kind.model_fields.items():
-        models = _models_in(field.annotation)
-        if len(models) == 1 and models[0] is not Component and "tuple" not in str(field.annotation):
+        models = [model for model in _models_in(field.annotation) if not issubclass(model, Component)]
+        if len(models) == 1 and "tuple" not in str(field.annotation):
             yield from (f"{name}.{inner}" for inner in models[0].model_fields)
 
 
