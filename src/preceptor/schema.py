@@ -42,12 +42,12 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _component(value: object) -> object:
+def by_name(value: object) -> object:
     """``loss: kd`` is short for ``loss: {name: kd}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
-Named = Annotated[Component, BeforeValidator(_component)]
+Named = Annotated[Component, BeforeValidator(by_name)]
 
 
 class Temperature(Strict):

@@ -243,3 +243,21 @@ def test_a_masked_array_is_refused(part: str) -> None:
     arrays[part] = np.ma.array(arrays[part], mask=arrays[part] > 1)
     with pytest.raises(InputError, match="masked"):
         taught(Pairs(**arrays) if part == "inputs" else ArrayDataset(arrays["inputs"], arrays["labels"]))
+
+
+def test_a_dict_of_datasets_is_its_parts() -> None:
+    import datasets
+
+    def part(size: int) -> Any:
+        rows = [{"input": [float(i % 3)] * 5, "label": i % 3} for i in range(size)]
+        found = datasets.Dataset.from_list(rows).cast_column("label", datasets.ClassLabel(names=["a", "b", "c"]))
+        return found.with_format("torch")
+
+    found = as_data(datasets.DatasetDict(train=part(30), validation=part(9), test=part(6)))
+    assert (len(found.train), len(found.test), found.class_names) == (39, 6, ("a", "b", "c"))  # type: ignore[arg-type]
+    assert found.pools is not None
+    assert found.pools["heldout"].tolist() == list(range(30, 39))
+    result = taught(datasets.DatasetDict(train=part(30), test=part(6)))
+    assert result["test"]["last"]["accuracy"] >= 0
+    with pytest.raises(InputError, match=r"a DatasetDict of train, test_matched; give .*\(data\['train'\], data"):
+        taught(datasets.DatasetDict(train=part(30), test_matched=part(6)))

@@ -116,6 +116,9 @@ def test_what_cannot_be_is_said_in_one_sentence(pixels: Tensor, monkeypatch: pyt
         timm_teacher("resnet_no")
     with pytest.raises(InputError, match="the teacher has 7 classes and the student 5"):
         distillation_task(network(0), network(1, classes=7))(pixels, torch.zeros(4, dtype=torch.int64))
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(InputError, match=f"task_loss_weight is {weight}; give a number of at least 0"):
+            distillation_task(network(0), network(1), task_loss_weight=weight)
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(InputError, match=r"run pip install 'preceptor\[timm\]'"):
         timm_teacher(network())

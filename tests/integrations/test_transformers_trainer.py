@@ -10,9 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers import PreTrainedTokenizerFast, Trainer
 
 import preceptor
 from integrations.toys import CLASSES, arguments, batch_of, bert, relative_error, rows, trained
@@ -267,7 +269,10 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "objective": ("no label_loss called 'focl'", {"label_loss": "focl"}),
     "twice": ("the temperature is 2 in the loss and 4 beside it", {"loss": {"name": "kd", "temperature": 2}}),
     "function": ("functools.partial(loss, temperature=4)", {"loss": wttm}),
-    "reduced": ("return one value per example, without reduction", {"label_loss": nn.CrossEntropyLoss()}),
+    "reduced": (
+        "gives shape () for 2 examples; return one value per example, without reduction",
+        {"label_loss": nn.CrossEntropyLoss()},
+    ),
     "memory": ("which only Preceptor's own loop can serve", {"label_loss": "SoTeacher"}),
     "weight": ("ce_weight is -1; give a number of at least 0", {"ce_weight": -1}),
     "run": ("there is no run folder or file 'runs/none'", {"teacher": "runs/none"}),
@@ -324,6 +329,16 @@ def test_a_run_of_a_model_of_ones_own_is_given_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(f"teacher=preceptor.load('{run}', model=...)")):
         trained(Distilled(Trainer), tmp_path, **options, teacher=str(run))
     trained(Distilled(Trainer), tmp_path, **options, teacher=preceptor.load(run, model=make))
+
+
+def test_a_folder_of_save_pretrained_is_a_teacher(tmp_path: Path) -> None:
+    bert(1).save_pretrained(tmp_path / "saved")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a"))).save_pretrained(tmp_path / "saved")
+    found = [
+        trained(Distilled(Trainer), tmp_path, rows(), bert(0), teacher=teacher).gradients[0]
+        for teacher in (bert(1), str(tmp_path / "saved"))
+    ]
+    assert relative_error(found[1], found[0]) == 0
 
 
 def test_a_function_with_its_options_is_a_loss(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ class Other(nn.Module):
         ({"collate_fn": lambda samples: pad(samples[:-1])}, r"makes a batch of .* labels of \d+ samples; give one row"),
         ({"collate_fn": lambda samples: samples[0]["nothing"]}, "collate_fn cannot make a batch of samples .*KeyError"),
         ({"collate_fn": lambda samples: {"input_ids": [1]}}, "collate_fn cannot make a batch .*must be"),
+        ({"collate_fn": "pad"}, "collate_fn is a str; give a function from a list of samples"),
         (
             {"model": lambda num_classes: Other()},
             "takes none of the inputs, which are called input_ids, attention_mask",

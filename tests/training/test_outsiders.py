@@ -201,7 +201,7 @@ def test_names_that_lead_nowhere(overrides: list[str], sentence: str, tmp_path: 
 @pytest.mark.parametrize("name", ["timm:create_model", "torchvision.models:resnet18"])
 def test_a_library_of_models_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = name.partition(":")[0].partition(".")[0]
-    for module in {package, name.partition(":")[0]}:
+    for module in {package, *(each for each in sys.modules if each.startswith(f"{package}."))}:
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(InputError, match=f"the model '{name}' cannot be imported: .*; run pip install {package}$"):
         find("model", name, trust=True)

@@ -56,6 +56,17 @@ SCHEDULERS: dict[str, Any] = {
 }
 
 
+def test_an_optimizer_that_counts_its_steps_in_a_group_resumes(tmp_path: Path) -> None:
+    keywords: dict[str, Any] = {"optimizer": {"name": "timm.optim:Lamb"}, "training": {"checkpoint_every": 1}}
+    schedule = {"name": "transformers:get_linear_schedule_with_warmup", "num_warmup_steps": 2}  # asks for all steps
+    distill(tmp_path / "whole", **keywords, schedule=schedule)
+    with stopped_at(4):
+        distill(tmp_path / "broken", **keywords, schedule=schedule)
+    distill(tmp_path / "broken", **keywords, schedule=schedule)
+    assert snapshot(tmp_path / "broken") == snapshot(tmp_path / "whole")
+    assert metrics(tmp_path / "whole")[-1]["lr"] == 0.0
+
+
 @pytest.mark.parametrize("scheduler", ["one cycle", "multi step"])
 def test_an_own_optimizer_and_scheduler_resume(scheduler: str, tmp_path: Path) -> None:
     keywords: dict[str, Any] = {
@@ -107,6 +118,7 @@ class Keeping(torch.optim.SGD):
         ({"optimizer": {"name": "torch.optim:Adam", "betas": 3}}, ["refuses the parameters or its options"]),
         ({"optimizer": {"name": "torch.optim:Rprop", "no_decay": ["norms"]}}, ["has no weight_decay"]),
         ({"optimizer": {"rates": {"hed.*": 2.0}}}, ["'hed.*', which fits no parameter"]),
+        ({"optimizer": {"rates": {"*": 1.0, "3.*": 2.0}}}, ["'3.*', all of whose parameters an earlier pattern fits"]),
         ({"scheduler": lambda o, n: ReduceLROnPlateau(o)}, ["waits for a score", "training.patience"]),
         ({"scheduler": lambda o: 3}, ["refuses the optimizer or its options"]),
         ({"scheduler": lambda o, n: 3}, ["without step()"]),
@@ -242,6 +254,7 @@ def test_a_callback_that_fails_leaves_a_run_that_goes_on(fail: Any, tmp_path: Pa
 
 def test_callbacks_that_cannot_be() -> None:
     refused(lambda: distill(callbacks=Diary()), "give a list of objects")
+    refused(lambda: distill(callbacks=[Diary]), "the callback is the class Diary; give one that is made")
     refused(lambda: distill(callbacks=[print]), "neither on_step_end nor on_epoch_end")
 
 

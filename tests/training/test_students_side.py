@@ -193,6 +193,8 @@ def test_a_label_loss_with_a_memory_resumes(tmp_path: Path) -> None:
         ({"label_loss": nn.CrossEntropyLoss}, ["is the class CrossEntropyLoss", "CrossEntropyLoss(...)"]),
         ({"label_loss": 3}, ["3", "give a function"]),
         ({"label_loss": "SoTeacher", "mixing": "mixup"}, ["remembers each sample"]),
+        ({"label_loss": lambda q, y: (q.argmax(-1) != y).float()}, ["label_loss '<lambda>' has no gradient"]),
+        ({"loss": lambda s, t: (s - t).abs().mean(-1).detach()}, ["loss '<lambda>' has no gradient", ".detach()"]),
     ],
 )
 def test_a_label_loss_that_cannot_be(keywords: dict[str, Any], parts: list[str]) -> None:

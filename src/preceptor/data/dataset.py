@@ -171,11 +171,31 @@ def require_index(dataset: Any, what: str = "this objective") -> None:
         )
 
 
+def of_splits(found: Any) -> Any:
+    """A `DatasetDict` of the library `datasets` as the tuple of data sets that it stands for; anything else as it is.
+
+    Raises:
+        InputError: splits of other names than ``train``, ``validation`` and ``test``, or no ``train``.
+    """
+    if type(found).__name__ not in ("DatasetDict", "IterableDatasetDict") or not isinstance(found, Mapping):
+        return found
+    if "train" not in found or found.keys() - {"train", "validation", "test"}:
+        raise InputError(
+            f"the data are a {type(found).__name__} of {', '.join(map(str, found))}; give those that are meant as a "
+            "tuple, (data['train'], data['test']) or (data['train'], data['validation'], data['test'])",
+            argument="data",
+        )
+    if "validation" in found:
+        return found["train"], found["validation"], found.get("test")
+    return (found["train"], found["test"]) if "test" in found else found["train"]
+
+
 def as_data(found: Any, num_classes: int | None = None) -> Data:
     """What a user's factory returned, as `Data`: a `Data`, one map-style data set, or several.
 
     A pair is (train, test). Three are (train, heldout, test): the validation set `heldout` becomes the held-out part
-    (`with_heldout`), and `test` may be None. An iterable-style data set is read into memory (`Gathered`).
+    (`with_heldout`), and `test` may be None. A `DatasetDict` is these by their names (`of_splits`). An iterable-style
+    data set is read into memory (`Gathered`).
 
     Class names are those that the training set brings (`class_names.names_of`), and those of the other sets must be
     the same; without them they are "0", "1", ... up to the largest training label.
@@ -189,6 +209,7 @@ def as_data(found: Any, num_classes: int | None = None) -> Data:
     >>> as_data([(torch.zeros(2), 0), (torch.zeros(2), 1)]).class_names
     ('0', '1')
     """
+    found = of_splits(found)
     if isinstance(found, Data):
         data = replace(found, train=_gathered(found.train), test=_gathered(found.test))
         for part in (data.train, data.test):

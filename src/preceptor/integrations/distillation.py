@@ -10,9 +10,10 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.integrations.columns import of_columns
+from preceptor.models.classifiers import classifier_of
 from preceptor.recipe import TeacherRef
 from preceptor.runs import load_teacher
-from preceptor.runs.references import teacher_references
+from preceptor.runs.references import kind_of, teacher_references
 from preceptor.schema import Component
 from preceptor.tasks import Criterion, TeacherLike, as_teacher
 from preceptor.tasks.task import check_match, reduce
@@ -34,8 +35,8 @@ class Distillation:
 
     Args:
         teacher: a module, a function from the batch to logits or log-probabilities, a run folder by name
-            (docs/teachers.md), a `preceptor.tasks.Teacher`, or a list of these or of ``(teacher, weight)``, whose
-            probabilities are averaged.
+            (docs/teachers.md), a folder with a classifier that transformers has saved, a `preceptor.tasks.Teacher`, or
+            a list of these or of ``(teacher, weight)``, whose probabilities are averaged.
         loss: to the teacher: a name of `preceptor.losses`, a mapping of one and its options, or a function or module
             ``loss(student_logits, teacher_logits, *, mask=None)`` that gives one value per example.
         temperature: an option of the loss, for short.
@@ -67,9 +68,7 @@ class Distillation:
         distill_weight: float = 0.9,
         num_classes: int | None = None,
     ) -> None:
-        for name, weight in (("ce_weight", ce_weight), ("distill_weight", distill_weight)):
-            if not 0 <= weight < float("inf"):
-                raise InputError(f"{name} is {weight}; give a number of at least 0")
+        check_weights(ce_weight=ce_weight, distill_weight=distill_weight)
         self.teacher: TeacherFn = teacher_of(teacher)
         self.ce_weight: float = ce_weight
         self.distill_weight: float = distill_weight
@@ -159,6 +158,13 @@ class Distillation:
         return self._num_classes is not None and self.criteria[1].batch_level
 
 
+def check_weights(**weights: float) -> None:
+    """Refuse a weight of a loss that is negative or not finite, by its name."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"{name} is {weight}; give a number of at least 0")
+
+
 def teacher_of(teacher: Any) -> TeacherFn:
     """Any form of teacher, also runs by name, as one callable from a batch to logits or log-probabilities.
 
@@ -175,6 +181,8 @@ def teacher_of(teacher: Any) -> TeacherFn:
 
 
 def _loaded(reference: TeacherRef, name: str) -> TeacherFn:
+    if kind_of(reference.run) == "pretrained":
+        return as_teacher(classifier_of(reference.run).model)  # which a loop gives tokens, or images as it has them
     try:
         return load_teacher(reference)
     except InputError as error:
@@ -182,7 +190,7 @@ def _loaded(reference: TeacherRef, name: str) -> TeacherFn:
             raise
         raise InputError(
             f"the run '{name}' has a model of somebody's own, which is not imported unasked; give the model, "
-            f"teacher=preceptor.load('{name}', model=...) with the function that makes it, or trust=True"
+            f"teacher=preceptor.load('{name}', model=...) with the function that makes it, or with trust=True"
         ) from None
 
 

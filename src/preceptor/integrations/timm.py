@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.integrations.distillation import Distillation, Named
+from preceptor.integrations.distillation import Distillation, Named, check_weights
 from preceptor.tasks import Teacher, TeacherLike
 from preceptor.training.preprocessing import conversion
 
@@ -87,6 +87,7 @@ def distillation_task(
     Raises:
         InputError: as `timm_teacher` and `Distillation`; targets of mixed labels for a loss that needs class numbers.
     """
+    check_weights(task_loss_weight=task_loss_weight, distill_loss_weight=distill_loss_weight)
     if isinstance(teacher, nn.Module) and hasattr(teacher, "pretrained_cfg") and hasattr(student, "pretrained_cfg"):
         teacher = timm_teacher(teacher, student=student)
     distillation = Distillation(

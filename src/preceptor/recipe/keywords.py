@@ -11,6 +11,7 @@ from preceptor.recipe.models import Recipe, Training
 from preceptor.recipe.nearest import meant
 from preceptor.recipe.optimization import Optimizer
 from preceptor.recipe.text import find_recipe, parse, read_yaml
+from preceptor.schema import by_name
 
 R = TypeVar("R", bound=Recipe)
 RecipeLike = Recipe | Path | str | Mapping[str, Any]
@@ -32,7 +33,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
         recipe: one that is made, the path of a YAML file or the name of one that ships with Preceptor, a mapping, or
             None for the defaults.
         keywords: laid over it: its keys (a nested one as a mapping, of which what it names is changed), and the keys of
-            ``training`` and ``optimizer`` by their own names.
+            ``training`` and ``optimizer`` by their own names, whichever comes first.
 
     Raises:
         InputError: a recipe of another verb, a file that cannot be read, or an unknown key or value.
@@ -48,21 +49,32 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     if isinstance(recipe, kind) and not keywords:
         return recipe
     raw = _raw(recipe)
-    # Whole keys first: a rate beside an optimizer is that optimizer's, whichever is written first.
-    for key, value in sorted(keywords.items(), key=lambda item: item[0] not in kind.model_fields):
-        section = None if key in kind.model_fields else _SECTIONS.get(key)
-        if key not in kind.model_fields and section is None:
-            raise InputError(f"there is no keyword '{key}'; {_meant(kind, str(key))}")
-        if section is not None:
-            beside = raw.get(section) or {}
-            raw[section] = (
-                {**beside, key: value} if isinstance(beside, Mapping) else beside
-            )  # what that is, `parse` says
-        elif isinstance(value, Mapping) and isinstance(raw.get(key), Mapping) and "name" not in value:
-            raw[key] = {**raw[key], **value}
-        else:
-            raw[key] = value
+    whole = {key: value for key, value in keywords.items() if key in kind.model_fields}
+    for key, value in whole.items():
+        held = by_name(raw.get(key))
+        if isinstance(value, Mapping) and isinstance(held, Mapping) and "name" not in value:
+            value = {**held, **value}
+        raw[key] = value
+    for key in (each for each in keywords if each not in whole):  # behind the sections, wherever a caller has them
+        _lay_over(kind, raw, key, keywords)
     return parse(kind, raw)
+
+
+def _lay_over(kind: type[Recipe], raw: dict[str, Any], key: str, keywords: Mapping[str, Any]) -> None:
+    """Lay a keyword over the section that it belongs to.
+
+    Raises:
+        InputError: there is no such keyword, or the section is a keyword, too, and says otherwise.
+    """
+    section, value = _SECTIONS.get(key), keywords[key]
+    if section is None:
+        raise InputError(f"there is no keyword '{key}'; {_meant(kind, key)}")
+    said = keywords.get(section)
+    if isinstance(said, Mapping) and said.get(key, value) != value:
+        raise InputError(f"{key} is {value!r}, and in {section} {said[key]!r}; give one of them", argument=key)
+    held = raw.get(section) or {}
+    if isinstance(held, Mapping):  # what else it may be is refused with the recipe
+        raw[section] = {**held, key: value}
 
 
 def _meant(kind: type[Recipe], key: str) -> str:

@@ -80,7 +80,8 @@ class Schedule(Strict):
 
 class OwnSchedule(Component):
     """A scheduler of somebody's own, stepped after each optimizer step: its other keys are options of the function or
-    class that it names, which is called with the optimizer and, if it asks for it, ``total_steps``.
+    class that it names, which is called with the optimizer and, if it asks for it, ``total_steps`` (or
+    ``num_training_steps``, as those of transformers).
     """
 
     model_config: ClassVar[ConfigDict] = _OWN

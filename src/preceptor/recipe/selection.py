@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from preceptor.schema import NUMBER, Component, Strict
+from preceptor.schema import NUMBER, Component, Strict, by_name
 
 
 class Sampling(Strict):
@@ -30,12 +30,7 @@ class Sampling(Strict):
         return self
 
 
-def _by_name(value: object) -> object:
-    """``sampler: balanced`` is short for ``sampler: {name: balanced}``."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-AnySampling = Annotated[Sampling | None, BeforeValidator(_by_name)]
+AnySampling = Annotated[Sampling | None, BeforeValidator(by_name)]
 
 
 class Metric(Component):

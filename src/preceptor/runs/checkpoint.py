@@ -19,6 +19,7 @@ from preceptor.errors import InputError
 from preceptor.runs import files
 
 SCHEMA = 1
+_GROUP = "group"  # before the number of a group whose tensor it is
 FILES = _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
@@ -105,7 +106,12 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
         for name, value in slots.items():
             target = tensors if isinstance(value, torch.Tensor) else values
             target[f"{index}/{name}"] = value
-    return tensors, {"values": values, "param_groups": state["param_groups"]}
+    groups: list[dict[str, Any]] = []
+    for index, group in enumerate(state["param_groups"]):  # which of some optimizers hold tensors, such as a step
+        held = {name: value for name, value in group.items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"{_GROUP}{index}/{name}": value for name, value in held.items()}
+        groups.append({name: value for name, value in group.items() if name not in held})
+    return tensors, {"values": values, "param_groups": groups}
 
 
 def restore_optimizer(
@@ -114,14 +120,18 @@ def restore_optimizer(
     """The inverse of `flatten_optimizer`."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
+    groups = [dict(group) for group in rest["param_groups"]]
     for key, value in {**tensors, **rest["values"]}.items():
         index, name = key.split("/", 1)
+        if index.startswith(_GROUP):
+            groups[int(index.removeprefix(_GROUP))][name] = value
+            continue
         parameter = parameters[int(index)]
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
             # In the parameter's memory format: in another one the same sum may be rounded differently.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def scoped(scope: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -26,6 +26,11 @@ def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
             argument="callbacks",
         )
     for each in callbacks:
+        if isinstance(each, type):
+            raise InputError(
+                f"the callback is the class {each.__name__}; give one that is made: {each.__name__}(...)",
+                argument="callbacks",
+            )
         if not any(callable(getattr(each, method, None)) for method in METHODS):
             meant = [name for name in dir(each) if name.startswith("on_")]
             hint = did_you_mean(meant[0], METHODS) if meant else "give one with on_epoch_end(epoch, scores)"

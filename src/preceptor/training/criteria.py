@@ -169,7 +169,7 @@ def _tried(room: str, criterion: Criterion, component: Component, num_classes: i
         tried = replace(criterion, function=copy.deepcopy(criterion.function))
     logits = _two_examples(num_classes)
     labels = torch.tensor([0, 1])
-    given = {"logits": logits, "teacher_logits": logits, "labels": labels, "index": labels}
+    given = {"logits": logits.clone().requires_grad_(), "teacher_logits": logits, "labels": labels, "index": labels}
     values, masks = _masked(tried, given)
     if values is None:
         values = _try(lambda: tried(given | {"mask": torch.tensor([True, True])}), room, component)
@@ -180,6 +180,11 @@ def _tried(room: str, criterion: Criterion, component: Component, num_classes: i
         raise InputError(
             f"the {room} '{component.name}' gives {_what(values)} for 2 examples; return one value per "
             f"example, {remedy}"
+        )
+    if torch.is_grad_enabled() and not values.requires_grad and not criterion.has("observe"):
+        raise InputError(
+            f"the {room} '{component.name}' has no gradient, so that nothing would be learned from it; leave out what "
+            "breaks it off, such as .detach(), .argmax() or torch.no_grad()"
         )
     return replace(criterion, batch_level=values.ndim == 0, masks=masks)
 

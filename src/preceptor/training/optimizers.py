@@ -53,10 +53,8 @@ def own_scheduler(recipe: Recipe, own: Own) -> tuple[MakeScheduler, str] | None:
     function = _found("schedule", said, ("optimizer",))
 
     def make(optimizer: torch.optim.Optimizer, steps: int) -> Any:
-        known = names.options_of(function)[0]
-        return function(
-            optimizer, **{"total_steps": steps} if "total_steps" in known - options.keys() else {}, **options
-        )
+        asked = {"total_steps", "num_training_steps"} & (names.options_of(function)[0] - options.keys())
+        return function(optimizer, **dict.fromkeys(asked, steps), **options)
 
     return make, said.name
 
@@ -166,11 +164,19 @@ def layers_of(model: nn.Module) -> dict[str, int]:
 
 
 def _refuse_idle_patterns(rates: Mapping[str, float], known: Sequence[str]) -> None:
+    left = list(known)
     for pattern in rates:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise InputError(
                 f"optimizer.rates names '{pattern}', which fits no parameter; {did_you_mean(pattern, known)}"
             )
+        fitting = [name for name in left if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise InputError(
+                f"optimizer.rates names '{pattern}', all of whose parameters an earlier pattern fits, and the first "
+                "counts; put it before that, or leave it out"
+            )
+        left = [name for name in left if name not in fitting]
 
 
 # -- somebody's own ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from preceptor.data.dataset import as_data
+from preceptor.data.dataset import as_data, of_splits
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.notices import notes_kept
@@ -279,8 +279,14 @@ def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs
 
 def _collated(data: Any, collate_fn: Collate | None) -> Any:
     """The data that were handed over, with what makes batches of them."""
+    data = of_splits(data)
     if collate_fn is None:
         return data
+    if not callable(collate_fn):
+        raise InputError(
+            f"collate_fn is a {type(collate_fn).__name__}; give a function from a list of samples to a batch",
+            argument="collate_fn",
+        )
     if data is None or isinstance(data, str | Mapping | Component):
         raise InputError(
             "collate_fn makes batches of samples that are handed over; give data= a data set, or let the function that "
