@@ -298,3 +298,18 @@ def test_a_folder_of_transformers_is_recorded(tmp_path, films, folder):
     one, other = (preceptor.distill(teacher=str(each), **options) for each in (tmp_path / "record", folder))
     assert len(record) > 0
     assert one["heldout"]["last"]["nll"] == pytest.approx(other["heldout"]["last"]["nll"], rel=1e-5)
+
+
+def test_a_student_is_exported_as_transformers_loads_it(folder, films, tmp_path):
+    preceptor.teach(
+        data=films,
+        model={"name": "text_classifier", "pretrained": str(folder)},
+        folder=tmp_path / "run",
+        epochs=1,
+        batch_size=16,
+        device="cpu",
+    )
+    preceptor.export(tmp_path / "run", to="pretrained", path=tmp_path / "out", data=films)
+    with torch.no_grad():
+        expected = preceptor.load(tmp_path / "run")(rows(TEXTS))
+    torch.testing.assert_close(by_transformers(tmp_path / "out", TEXTS), expected)

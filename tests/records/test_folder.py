@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,3 +316,16 @@ if __name__ == "__main__":
         deaths.append(die_in(child))
         write(folder, said)
     print(json.dumps(deaths))
+
+
+@pytest.mark.parametrize("swapped", ["record.json", "writer-0"])
+def test_parts_of_two_records_do_not_make_one(tmp_path, swapped):
+    """Of one form and of the same samples: only the teacher is another."""
+    for name in ("one", "other"):
+        write(tmp_path / name, manifest(identity=Identity(teacher={name: "sha256:" + name})))
+    there, taken = tmp_path / "one" / swapped, tmp_path / "other" / swapped
+    shutil.rmtree(there) if there.is_dir() else there.unlink()
+    taken.rename(there)
+    with pytest.raises(InputError, match=r"of another record than the record\.json above it"):
+        Record(tmp_path / "one")
+    assert verify(tmp_path / "one").problems

@@ -10,7 +10,7 @@ from preceptor.records.forms import GRID, Form
 from preceptor.runs import integrity
 from preceptor.schema import Strict
 
-MANIFEST = "record.json"
+MANIFEST: str = integrity.RECORD
 FORMAT = 1
 """The format of records that this version writes, and the newest that it reads."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from preceptor.errors import InputError
 from preceptor.runs import files, integrity
 
-INDEX = "shards.json"
+INDEX: str = integrity.SHARDS
 # Of safetensors; what NumPy lacks is read as whole numbers of its size and seen as what it is by torch.
 _DTYPES: dict[str, tuple[str, torch.dtype]] = {
     "F64": ("<f8", torch.float64),
@@ -51,11 +51,12 @@ def read_index(folder: Path) -> list[Shard]:
     """The shards of one writer; none where it has not written any.
 
     Raises:
-        InputError: its index is damaged.
+        InputError: its index is damaged, or of another record than the manifest in the folder above.
     """
     path = folder / INDEX
     if not path.is_file():
         return []
+    integrity.check_shards(path)
     listed = integrity.read_sealed(path).get("files", {})
     return [Shard(folder / name, each["view"], each["rows"], each) for name, each in listed.items()]
 
@@ -75,8 +76,10 @@ def write_shard(folder: Path, view: int, number: int, arrays: Mapping[str, Tenso
 
 
 def write_index(folder: Path, shards: list[Shard]) -> None:
-    """List a writer's shards."""
-    integrity.write_sealed(folder / INDEX, {"files": {each.path.name: dict(each.listed) for each in shards}})
+    """List a writer's shards, as those of the record whose manifest is in the folder above."""
+    listed = {each.path.name: dict(each.listed) for each in shards}
+    of = integrity.read_sealed(folder.parent / integrity.RECORD).get("sha256")
+    integrity.write_sealed(folder / INDEX, {"of": of, "files": listed})
 
 
 class Mapped:

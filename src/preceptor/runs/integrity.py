@@ -18,6 +18,8 @@ from preceptor.runs import files
 SCHEMA = 2
 """The format of runs that this version writes, and the newest that it reads."""
 RESULT, CHOICE, TEACHING = "result.json", "choice.json", "teaching.safetensors"
+RECORD, SHARDS = "record.json", "shards.json"
+"""Of a record (`preceptor.records`): its manifest, and what each of its writers has written."""
 # What a run writes; whatever else lies in its folder, a tracker's logs say, is not ours to vouch for.
 WRITTEN = ("recipe.yaml", "*.json", "*.jsonl", "*.safetensors", "checkpoints/*/*", "pretrained/*")
 Files = dict[str, dict[str, Any]]
@@ -88,9 +90,27 @@ def check_choice(path: Path) -> None:
     Raises:
         InputError: so it is, or damaged.
     """
-    result = path.with_name(RESULT)
-    if read_sealed(path).get("of") != read_sealed(result).get("sha256", ""):
+    if not is_of(path, path.with_name(RESULT)):
         raise InputError(f"'{path}' is damaged or of another run than the {RESULT} beside it; copy the run anew")
+
+
+def check_shards(path: Path) -> None:
+    """Refuse a ``shards.json`` of another record than the one whose writer's folder it is in.
+
+    Raises:
+        InputError: so it is, or damaged.
+    """
+    if not is_of(path, path.parent.parent / RECORD):
+        raise InputError(f"'{path}' is damaged or of another record than the {RECORD} above it; copy the record anew")
+
+
+def is_of(path: Path, whole: Path) -> bool:
+    """Whether a sealed file says by its entry ``of`` that it was written for the sealed file `whole`.
+
+    Raises:
+        InputError: one of the two is damaged.
+    """
+    return read_sealed(path).get("of") == read_sealed(whole).get("sha256", "")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe import TeacherRef, parse
 from preceptor.runs.folder import read_result
+from preceptor.runs.integrity import RECORD
 from preceptor.runs.weights import kept_epochs
 
 Source = Path | TeacherRef
@@ -18,9 +19,6 @@ Source = Path | TeacherRef
 _SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE]-?\d+)?")  # a path may end so: what exists is a path
 Kind = Literal["run", "record", "pretrained", "file"]
 """A run's folder, a teacher's recorded outputs, a model that transformers has saved, a file of outputs."""
-
-RECORD = "record.json"
-"""What is in a folder of recorded outputs (`preceptor.records`), and in no run's."""
 
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}

@@ -8,7 +8,7 @@ from preceptor.runs import checkpoint, integrity
 
 # JSON files that list the checksums of others: of runs, of studies of several kinds, and of records.
 _STUDIES = ("study.json", "generations.json", "prediction.json")
-_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, "record.json", "shards.json", "samples.json")
+_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, integrity.RECORD, integrity.SHARDS, "samples.json")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class _Found:
             content = integrity.read_sealed(path)
             if path.name == integrity.CHOICE:
                 integrity.check_choice(path)
+            if path.name == integrity.SHARDS:
+                integrity.check_shards(path)
         except InputError as error:
             self._damaged(path, error)
             return

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.models.classifiers import Classifier, classifier_of
+from preceptor.models.hub import save_pretrained
 from preceptor.runs import Factory, files
 from preceptor.runs.weights import load_model, save_weights
 from preceptor.serving.served import Served, Whole
@@ -87,16 +89,11 @@ def write_pretrained(served: Served, path: Path, model: Factory | str | None) ->
 
 
 def _of_transformers(served: Served, path: Path) -> nn.Module:
-    model: Any = served.model
-    own, names = model.config, dict(enumerate(served.weights.class_names))
-    model.config = copy.deepcopy(own)
-    model.config.id2label, model.config.label2id = names, {name: label for label, name in names.items()}
-    try:
-        with _quiet():
-            model.save_pretrained(path)
-            return type(model).from_pretrained(path, local_files_only=True).eval()
-    finally:
-        model.config = own
+    with _quiet():
+        save_pretrained(served.model, path, served.weights.class_names)
+        if isinstance(served.model, Classifier):
+            return classifier_of(path).eval()
+        return type(served.model).from_pretrained(path, local_files_only=True).eval()  # type: ignore[attr-defined]
 
 
 def _of_timm(served: Served, path: Path) -> nn.Module:
