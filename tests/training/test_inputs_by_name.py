@@ -1,6 +1,7 @@
 """Inputs that are several arrays by name: tokens with their mask, pixels with an extra, padded to their batch."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import preceptor
+from preceptor.data.dataset import as_data
 from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.tasks import DistillTask
@@ -142,6 +144,25 @@ def test_several_students_of_one_teacher():
     results = preceptor.distill_together(None, students, teacher=teacher, model=Padded, **OPTIONS)
     alone = preceptor.distill(teacher=teacher, model=Padded, loss="wttm", **OPTIONS)
     assert results["wttm"]["test"]["last"] == alone["test"]["last"]
+
+
+def test_a_student_of_the_recorded_teacher_is_that_of_the_live_one(tmp_path):
+    teacher, options = Bag(), {key: value for key, value in OPTIONS.items() if key not in ("data", "collate_fn")}
+    data = replace(as_data(SETS), collate_fn=pad)
+    preceptor.record(teacher, tmp_path / "record", data=data, device="cpu")
+    live = preceptor.distill(teacher=teacher, model=Padded, data=data, cache=False, **options)
+    recorded = preceptor.distill(teacher=str(tmp_path / "record"), model=Padded, data=data, **options)
+    assert recorded["test"]["last"]["nll"] == pytest.approx(live["test"]["last"]["nll"], rel=1e-5)
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_a_graph_of_inputs_by_name_is_refused(tmp_path, to):
+    preceptor.teach(model=Bag, folder=tmp_path / "t", **(OPTIONS | {"epochs": 1}))
+    data = replace(as_data(SETS), collate_fn=pad)
+    with pytest.raises(InputError, match=r"inputs go by name, .*; export it to safetensors") as caught:
+        preceptor.export(tmp_path / "t", to=to, path=tmp_path / "out", data=data, model=Bag)
+    assert "\n" not in str(caught.value)
+    preceptor.export(tmp_path / "t", to="safetensors", path=tmp_path / "out", data=data, model=Bag)
 
 
 def test_samples_may_be_pairs_or_have_an_input_of_arrays():

@@ -31,7 +31,13 @@ def write_samples(folder: Path, parts: Mapping[str, Tensor], trained_on: Tensor 
 
 
 def trained_on(folder: Path) -> Tensor | None:
-    """The samples that a record's teacher was trained on, int64 (n,); None where that is not known."""
+    """The samples that the teacher of a record of ours was trained on, int64 (n,); None where that was not known.
+
+    Raises:
+        InputError: the file that says so is missing or damaged.
+    """
     path = folder / SAMPLES
-    found = integrity.read_sealed(path).get("trained_on") if path.is_file() else None
+    if not path.is_file():
+        raise InputError(f"'{path}' is missing, which says what the record's teacher has seen; copy the record anew")
+    found = integrity.read_sealed(path).get("trained_on")
     return None if found is None else torch.tensor(found, dtype=torch.int64)

@@ -1,6 +1,6 @@
 """A run's model, written for other programs, and checked against what the run has stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError, did_you_mean
+from preceptor.inputs import Inputs, each
 from preceptor.names import Trust
 from preceptor.runs import Factory, files, read_recipe
 from preceptor.serving import formats
@@ -100,12 +101,18 @@ def export(
     known = _known(found, data, data_dir, trust) if check else None
     raw = to in _GRAPHS and preprocessing and found.is_normalized
     inputs = _example(found) if known is None else known.inputs
-    inputs = raw_inputs(inputs, found) if raw else inputs
+    if isinstance(inputs, Mapping) and to in _GRAPHS:
+        raise InputError(
+            f"'{found.name}' cannot become {to}: its inputs go by name, and a graph here takes one tensor; export it "
+            "to safetensors",
+            argument="to safetensors",
+        )
+    inputs = inputs if isinstance(inputs, Mapping) or not raw else raw_inputs(inputs, found)
     if tolerance is None:
         tolerance = _TOLERANCE[read_recipe(found.reference.run).training.precision]
     difference = None
     with files.atomic_path(place) as temporary:
-        read = _write(found, to, temporary, inputs[:2].contiguous(), raw, model)
+        read = _write(found, to, temporary, each(inputs, lambda rows: rows[:2].contiguous()), raw, model)
         if known is not None:
             difference = _difference(read, inputs, known.expected)
             if not difference <= tolerance:
@@ -120,7 +127,7 @@ def export(
         _said(inputs, raw),
         difference,
         tolerance if known else None,
-        len(inputs) if known else 0,
+        len(known.expected) if known else 0,
         "" if known is None else "stored" if known.stored else "torch",
     )
 
@@ -153,25 +160,27 @@ def _example(found: Served) -> Tensor:
 
 
 def _write(
-    found: Served, to: str, path: Path, example: Tensor, raw: bool, model: Factory | str | None
-) -> Callable[[Tensor], Tensor]:
+    found: Served, to: str, path: Path, example: Inputs, raw: bool, model: Factory | str | None
+) -> Callable[[Any], Tensor]:
+    write = formats.write_safetensors if to == "safetensors" else formats.write_pretrained
+    if to not in _GRAPHS or not isinstance(example, Tensor):
+        return write(found, path, model)
     if to == "onnx":
         return formats.write_onnx(found, path, example, raw)
-    if to == "pt2":
-        return formats.write_pt2(found, path, example, raw)
-    write = formats.write_safetensors if to == "safetensors" else formats.write_pretrained
-    return write(found, path, model)
+    return formats.write_pt2(found, path, example, raw)
 
 
 @torch.no_grad()
-def _difference(read: Callable[[Tensor], Tensor], inputs: Tensor, expected: Tensor) -> float:
+def _difference(read: Callable[[Any], Tensor], inputs: Inputs, expected: Tensor) -> float:
     """The largest of all, in batches of unlike sizes: of one, of three, of the rest."""
-    parts = inputs.split([1, min(3, len(inputs) - 1), max(0, len(inputs) - 4)])
-    answers = torch.cat([read(part.contiguous()) for part in parts if len(part)])
+    parts = torch.arange(len(expected)).split([1, min(3, len(expected) - 1), max(0, len(expected) - 4)])
+    answers = torch.cat([read(each(inputs, lambda t, rows=rows: t[rows])) for rows in parts if len(rows)])
     return float((answers.double() - expected).abs().max())
 
 
-def _said(inputs: Tensor, raw: bool) -> str:
+def _said(inputs: Inputs, raw: bool) -> str:
+    if isinstance(inputs, Mapping):
+        return f"inputs by name: {', '.join(inputs)}"
     shape = ", ".join(["batch", *map(str, inputs.shape[1:])])
     kind = str(inputs.dtype).removeprefix("torch.")
     return f"input ({shape}) {kind}, {'raw numbers' if raw else 'as the model takes it'}"

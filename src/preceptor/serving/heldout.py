@@ -10,6 +10,7 @@ from torch import Tensor
 from preceptor import runs
 from preceptor.data.dataset import Indexed, labels_of
 from preceptor.errors import InputError
+from preceptor.inputs import Inputs
 from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.schema import Component
@@ -24,7 +25,7 @@ _MOST = 512  # samples: enough to see a wrong one, and quick
 class HeldOut:
     """Held-out inputs (n, ...) as the model takes them, and the probabilities (n, C) that are expected for them."""
 
-    inputs: Tensor
+    inputs: Inputs
     expected: Tensor
     stored: bool
     """Whether the expected ones are those that the run has stored; else the model has been asked in torch."""
@@ -53,7 +54,7 @@ def held_out(served: Served, *, data: Any = None, data_dir: Path | str | None = 
             "recorded; give the data that it was trained on",
             argument="data_dir",
         )
-    inputs = Indexed(found.train, num_classes=found.num_classes)[index[:_MOST]]["input"]
+    inputs = Indexed(found.train, num_classes=found.num_classes, collate_fn=found.collate_fn)[index[:_MOST]]["input"]
     stored = _stored(served)
     if stored is None:
         with torch.no_grad():

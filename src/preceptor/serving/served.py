@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from preceptor import __version__
 from preceptor.errors import InputError
+from preceptor.inputs import call
 from preceptor.names import Trust
 from preceptor.outputs import logits_of, read_logits
 from preceptor.recipe import TeacherRef
@@ -119,7 +120,7 @@ class Whole(nn.Module):
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, at the temperature, and their softmax."""
         inputs = (input.to(torch.float32) / self.divide_by - self.mean) / self.std if self.raw else input
-        logits = read_logits(logits_of(self.model(inputs)), **self.reading).to(torch.float32)
+        logits = read_logits(logits_of(call(self.model, inputs)), **self.reading).to(torch.float32)
         return logits, logits.softmax(-1)
 
 

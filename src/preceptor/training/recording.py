@@ -255,7 +255,8 @@ class _Work:
         """The held-out samples as they are, in a record of their own: of all classes, as comparing teachers needs."""
         form = self.manifest.form if isinstance(self.manifest.form, Dense) else Dense("float16")
         update = {"form": form, "num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
-        as_they_are = Indexed(self.samples.train.dataset, num_classes=self.samples.data.num_classes)
+        data = self.samples.data
+        as_they_are = Indexed(data.train, num_classes=data.num_classes, collate_fn=data.collate_fn)
         manifest = self.manifest.model_copy(update=update)
         with RecordWriter(folder, manifest, shard_size=self._shard_size) as writer:
             for number, chunk in enumerate(self._left(indices, writer.done(0))):

@@ -11,6 +11,7 @@ from preceptor.data.dataset import require_index
 from preceptor.data.ids import ids_of
 from preceptor.data.indexed import Indexed
 from preceptor.errors import InputError
+from preceptor.inputs import equal, tensors_of
 from preceptor.notices import note
 from preceptor.recipe import Recipe
 from preceptor.records import Manifest, Record, difference
@@ -185,7 +186,7 @@ def _data_digests(samples: Samples, batches: Batches, replay: Replay) -> dict[st
     if ids is not None:
         found["ids"] = _digest([torch.frombuffer(bytearray("\0".join(ids).encode()), dtype=torch.uint8)])
     found |= samples_digests(samples.data.train)
-    raw = (_read(batches.dataset, few, view)["input"] for view in views)
+    raw = (each for view in views for each in tensors_of(_read(batches.dataset, few, view)["input"]))
     found["inputs of a few"] = _digest(raw)
     draws = [rows[few.to(rows.device)] for view in views for rows in batches.drawn(view)]
     return found | ({"draws of a few": _digest(draws)} if draws else {})
@@ -220,8 +221,8 @@ def _read(dataset: Indexed, indices: Tensor, epoch: int) -> Batch:
         dataset.epoch = kept
 
 
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in _SHOWN if name in one)
+def _same(one: Batch, other: Batch) -> bool:
+    return all(equal(one[name], other[name]) for name in _SHOWN if name in one)
 
 
 def _digest(arrays: Iterable[Tensor]) -> str:
