@@ -213,7 +213,7 @@ class TeacherRef(Strict):
     """
 
     run: Path
-    """The run's folder, or a file of stored outputs (``.npz``, ``.npy``, ``.parquet``)."""
+    """A run's folder, a record's, one of transformers, or a file of outputs (``.npz``, ``.npy``, ``.parquet``)."""
     weights: Literal["last", "best", "average", "teaching"] = "last"
     """Which of its weights."""
     epoch: Count | None = None
