@@ -1,0 +1,6 @@
+"""Losses that look into the models: features by the names of modules, one family a file.
+
+A loss is its file, and one line here.
+"""
+
+from preceptor.losses.features.base import FeatureLoss as FeatureLoss

@@ -1,0 +1,223 @@
+"""What losses have in common that look into the models: where they look, parts of their own, how features are read."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from preceptor.errors import InputError
+
+Features = Mapping[str, Tensor]
+"""What was caught in one forward pass, by tap, in the order of the taps; the batch is the first axis of each."""
+
+PENULTIMATE = "penultimate"
+"""The tap of what the classifier is given: (B, D) of a classifier, (B, T, D) where it reads tokens."""
+LAST = "last"
+"""The tap of the last map before pooling, (B, C, H, W), or of the last tokens, (B, T, D)."""
+STAGES = "stages"
+"""The taps of the ends of a model's stages, one a spatial size, or of some blocks of a transformer."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a loss was weighed where it was published.
+
+    Args:
+        distill_weight: of the loss.
+        ce_weight: of the cross-entropy beside it.
+        of_student: the weight where the student is another, by the name of its model.
+        source: where these stand.
+    """
+
+    distill_weight: float = 1.0
+    ce_weight: float = 1.0
+    of_student: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a loss may want to know when it is built, beside the features of a few samples.
+
+    Args:
+        num_samples: N, size of the data set that ``index`` points into.
+        num_classes: C.
+        labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
+        teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
+        student: the student itself.
+    """
+
+    num_samples: int
+    num_classes: int
+    labels: Tensor | None = None
+    teacher_head: nn.Module | None = None
+    student: nn.Module | None = None
+
+
+Gather = Callable[[Tensor], Tensor]
+"""From a tensor (n, ...) to those of all processes, one after the other: (processes * n, ...)."""
+
+
+class FeatureLoss(nn.Module):
+    """A student's loss that looks into the models, perhaps with parts of its own, such as a regressor.
+
+    Its parameters are made in `build`, trained beside the student's and saved with the run; they are no part of the
+    student's weights. `forward` is called with the samples that count alone, and gives one value for each, (B,), or
+    one for the batch; it takes by name what it needs of ``labels``, ``index``, ``student_features`` and
+    ``teacher_features``, and of ``student_views``, ``teacher_views``, ``student_view_features`` and
+    ``teacher_view_features`` where it makes views (docs/architecture.md). It may have these methods:
+
+    - ``views(input: Tensor) -> Tensor``: from inputs (B, ...) to further ones (E * B, ...), view after view, which both
+      models are shown beside them. The names above then are logits (E, B, C), and features of leading shape (E, B);
+    - ``start_epoch(epoch, epochs)``: before each epoch; ``epoch`` counts from 0;
+    - ``end_step(gather: Gather)``: after each optimizer step, on every process, for a memory of its own in buffers.
+
+    Args:
+        student: where to look in the student: names of modules, patterns of them (``blocks.*.act``), ``NAME:input``
+            for what a module is given, or the words ``penultimate``, ``last``, ``stages``.
+        teacher: the same in the teacher; by default as in the student.
+
+    Attributes:
+        student_taps, teacher_taps: the same; where the models are known, what they stand for there.
+        alone: whether the loss to the labels waits for now, as while parts are trained before the student is.
+    """
+
+    published: ClassVar[Published] = Published()
+    default_taps: ClassVar[tuple[str, ...]] = (PENULTIMATE,)
+
+    student_taps: tuple[str, ...]
+    teacher_taps: tuple[str, ...]
+    alone: bool
+
+    def __init__(
+        self, *, student: str | Sequence[str] | None = None, teacher: str | Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        self.alone = False
+        self.student_taps = taps(student, self.default_taps)
+        self.teacher_taps = taps(teacher, self.student_taps)
+
+    def build(self, student: Features, teacher: Features, setting: Setting) -> None:
+        """Make the parts that depend on shapes; called once, before training, under a generator of its own.
+
+        Args:
+            student, teacher: features of a few samples, in the order of the taps.
+            setting: what else is known.
+
+        Raises:
+            InputError: these features are none that it could compare.
+        """
+
+    def check_pairs(self, student: Features, teacher: Features) -> None:
+        """Refuse another number of the student's features than of the teacher's."""
+        if len(student) != len(teacher):
+            raise InputError(
+                f"the loss '{type(self).__name__}' compares {len(student)} features of the student "
+                f"({', '.join(student)}) with {len(teacher)} of the teacher ({', '.join(teacher)}); name as many of each"
+            )
+
+
+def taps(given: str | Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """One name or several as several.
+
+    Raises:
+        InputError: none, or something else than names.
+    """
+    if given is None:
+        return otherwise
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"the taps are {given!r}; give one name of a module or several")
+    return names
+
+
+def only(features: Features) -> Tensor:
+    """The feature, where a loss looks at one."""
+    [found] = features.values()
+    return found
+
+
+def as_map(feature: Tensor) -> Tensor:
+    """A feature as maps (B, C, H, W): channels-last ones are turned, tokens that tile a square are laid out.
+
+    Tokens before the square (class, registers) are left out. Of four axes the two of equal length are taken for the
+    spatial ones; where all are equal, or none, the channels are the first.
+
+    Raises:
+        InputError: it is neither maps nor tokens.
+
+    >>> import torch
+    >>> as_map(torch.zeros(2, 50, 192)).shape, as_map(torch.zeros(2, 7, 7, 96)).shape
+    (torch.Size([2, 192, 7, 7]), torch.Size([2, 96, 7, 7]))
+    """
+    if feature.ndim == 4:
+        _, a, b, c = feature.shape
+        return feature.permute(0, 3, 1, 2) if a == b != c else feature
+    if feature.ndim == 3:
+        batch, tokens, channels = feature.shape
+        side = math.isqrt(tokens)
+        if side:
+            grid = feature[:, tokens - side * side :]
+            return grid.transpose(1, 2).reshape(batch, channels, side, side)
+    raise InputError(f"a feature of shape {tuple(feature.shape)} is neither maps (B, C, H, W) nor tokens (B, T, D)")
+
+
+def as_vector(feature: Tensor) -> Tensor:
+    """A feature as one vector a sample, (B, D): the mean of maps over space, of tokens over tokens.
+
+    >>> import torch
+    >>> as_vector(torch.ones(2, 8, 4, 4)).shape
+    torch.Size([2, 8])
+    """
+    if feature.ndim == 2:
+        return feature
+    if feature.ndim == 3:
+        return feature.mean(1)
+    return as_map(feature).mean((-2, -1))
+
+
+def flat(feature: Tensor) -> Tensor:
+    """All values of a sample as one vector, (B, D)."""
+    return feature.reshape(len(feature), -1)
+
+
+def widths(features: Features) -> list[int]:
+    """The number of channels of each feature."""
+    return [(feature if feature.ndim == 2 else as_map(feature)).shape[1] for feature in features.values()]
+
+
+def gradient_free(features: Features) -> dict[str, Tensor]:
+    """A teacher's features, through which no gradient flows."""
+    return {name: feature.detach() for name, feature in features.items()}
+
+
+def expect(what: str, value: Any, fits: bool, wanted: str) -> None:
+    """Refuse an option of a loss.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if not fits:
+        raise InputError(f"{what} is {value!r}; give {wanted}")
+
+
+__all__ = [
+    "LAST",
+    "PENULTIMATE",
+    "STAGES",
+    "FeatureLoss",
+    "Features",
+    "Gather",
+    "Published",
+    "Setting",
+    "as_map",
+    "as_vector",
+    "expect",
+    "flat",
+    "gradient_free",
+    "only",
+    "taps",
+    "widths",
+]
