@@ -33,7 +33,7 @@ def size(feature: Tensor) -> tuple[int, int]:
 
 def shrunk(feature: Tensor, target: Sequence[int]) -> Tensor:
     """Maps averaged to another size; as they are, where they have it."""
-    return feature if size(feature) == tuple(target) else F.adaptive_avg_pool2d(feature, list(target))
+    return feature if size(feature) == tuple(target) else F.adaptive_avg_pool2d(feature, (target[0], target[1]))
 
 
 def of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
