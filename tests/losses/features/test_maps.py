@@ -8,10 +8,10 @@ import torch
 from losses.features.maps import SETTING, built, features, gradients, value
 from preceptor.errors import InputError
 from preceptor.losses import features as all_losses
-from preceptor.losses.features import AT, FitNet
+from preceptor.losses.features import AT, NST, OFD, FitNet, ReviewKD
 from preceptor.losses.features._maps import MapLoss
 
-LOSSES = {"AT": AT, "FitNet": FitNet}
+LOSSES = {"AT": AT, "FitNet": FitNet, "NST": NST, "OFD": OFD, "ReviewKD": ReviewKD}
 SMALL = [(4, 2, 6, 6), (4, 3, 3, 3)]
 WIDE = [(4, 3, 6, 6), (4, 5, 3, 3)]
 EQUAL = SMALL

@@ -6,3 +6,6 @@ A loss is its file, and one line here. KDSVD is none of them: its two released c
 from preceptor.losses.features.at import AT as AT
 from preceptor.losses.features.base import FeatureLoss as FeatureLoss
 from preceptor.losses.features.fitnet import FitNet as FitNet
+from preceptor.losses.features.nst import NST as NST
+from preceptor.losses.features.ofd import OFD as OFD
+from preceptor.losses.features.reviewkd import ReviewKD as ReviewKD

@@ -50,6 +50,7 @@ class Setting:
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
         student: the student itself.
+        teacher: the teacher itself; None where it is not a model, as with a record of its features.
     """
 
     num_samples: int
@@ -57,6 +58,7 @@ class Setting:
     labels: Tensor | None = None
     teacher_head: nn.Module | None = None
     student: nn.Module | None = None
+    teacher: nn.Module | None = None
 
 
 Gather = Callable[[Tensor], Tensor]
