@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._maps import MapLoss, Pair, shrunk, size
-from preceptor.losses.features.base import PENULTIMATE, PREACTIVATIONS, STAGES, Features, Published, Setting, expect
+from preceptor.losses.features.base import PENULTIMATE, PREACTIVATIONS, STAGES, Published, Setting, expect
 
 WIDEST = 512
 GRIDS = (4, 2, 1)
@@ -120,13 +120,9 @@ class ReviewKD(MapLoss):
             for level, (one, other) in enumerate(pairs)
         )
 
-    def forward(
-        self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features
-    ) -> Float[Tensor, " batch"]:
-        """The loss of each sample, in float32 at least; shapes as in every loss of maps."""
+    def compare_all(self, pairs: Sequence[Pair]) -> Tensor:
         values: list[Tensor] = []
         above: Tensor | None = None
-        pairs = self.pairs(student_features, teacher_features)
         for fusion, (own, teacher) in reversed(list(zip(self.fusions, pairs, strict=True))):
             found, above = fusion(own, above, size(teacher))
             values.append(hcl(found.to(own.dtype), teacher))
