@@ -4,5 +4,6 @@ A loss is its file, and one line here.
 """
 
 from preceptor.losses.features.base import FeatureLoss as FeatureLoss
+from preceptor.losses.features.crd import CRD as CRD
 from preceptor.losses.features.rkd import RKD as RKD
 from preceptor.losses.features.sp import SP as SP

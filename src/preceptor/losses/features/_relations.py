@@ -6,10 +6,10 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.losses.features.base import flat
+from preceptor.losses.features.base import as_vector, flat
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -50,3 +50,8 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Float[Tensor, "batch s"], Fl
 def nothing(feature: Tensor) -> Float[Tensor, ""]:
     """0 with zero gradient: what relations say of a batch in which nothing has a partner."""
     return (feature * 0).sum()
+
+
+def embedded(layer: nn.Linear, feature: Tensor) -> Float[Tensor, "batch d"]:
+    """The layer's output of the pooled feature, in at least single precision."""
+    return working(layer(as_vector(feature).to(layer.weight.dtype)))
