@@ -6,6 +6,7 @@ A loss is its file, and one line here. KDSVD is none of them: its two released c
 from preceptor.losses.features.ab import AB as AB
 from preceptor.losses.features.at import AT as AT
 from preceptor.losses.features.base import FeatureLoss as FeatureLoss
+from preceptor.losses.features.crd import CRD as CRD
 from preceptor.losses.features.cwd import CWD as CWD
 from preceptor.losses.features.fitnet import FitNet as FitNet
 from preceptor.losses.features.fsp import FSP as FSP
@@ -15,3 +16,5 @@ from preceptor.losses.features.nst import NST as NST
 from preceptor.losses.features.ofd import OFD as OFD
 from preceptor.losses.features.pkd import PKD as PKD
 from preceptor.losses.features.reviewkd import ReviewKD as ReviewKD
+from preceptor.losses.features.rkd import RKD as RKD
+from preceptor.losses.features.sp import SP as SP

@@ -49,8 +49,7 @@ class Setting:
         num_classes: C.
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
-        student: the student itself.
-        teacher: the teacher itself; None where it is not a model, as with a record of its features.
+        student, teacher: the models themselves; no teacher where its features come from a record.
     """
 
     num_samples: int
