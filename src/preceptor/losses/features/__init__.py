@@ -4,6 +4,10 @@ A loss is its file, and one line here.
 """
 
 from preceptor.losses.features.base import FeatureLoss as FeatureLoss
+from preceptor.losses.features.cc import CC as CC
 from preceptor.losses.features.crd import CRD as CRD
+from preceptor.losses.features.itrd import ITRD as ITRD
+from preceptor.losses.features.pkt import PKT as PKT
 from preceptor.losses.features.rkd import RKD as RKD
 from preceptor.losses.features.sp import SP as SP
+from preceptor.losses.features.vid import VID as VID
