@@ -19,6 +19,9 @@ LAST = "last"
 STAGES = "stages"
 """The taps of the ends of a model's stages, one a spatial size, or of some blocks of a transformer."""
 
+PREACTIVATIONS = "preactivations"
+"""The taps of what the activations are given that end the stages, or come first behind them."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -76,7 +79,7 @@ class FeatureLoss(nn.Module):
 
     Args:
         student: where to look in the student: names of modules, patterns of them (``blocks.*.act``), ``NAME:input``
-            for what a module is given, or the words ``penultimate``, ``last``, ``stages``.
+            for what a module is given, or the words ``penultimate``, ``last``, ``stages``, ``preactivations``.
         teacher: the same in the teacher; by default as in the student.
 
     Attributes:
@@ -115,7 +118,8 @@ class FeatureLoss(nn.Module):
         if len(student) != len(teacher):
             raise InputError(
                 f"the loss '{type(self).__name__}' compares {len(student)} features of the student "
-                f"({', '.join(student)}) with {len(teacher)} of the teacher ({', '.join(teacher)}); name as many of each"
+                f"({', '.join(student)}) with {len(teacher)} of the teacher ({', '.join(teacher)}); name as many "
+                "of each"
             )
 
 
@@ -206,6 +210,7 @@ def expect(what: str, value: Any, fits: bool, wanted: str) -> None:
 __all__ = [
     "LAST",
     "PENULTIMATE",
+    "PREACTIVATIONS",
     "STAGES",
     "FeatureLoss",
     "Features",
