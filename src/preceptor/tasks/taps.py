@@ -60,7 +60,8 @@ class Taps:
     def __exit__(self, kind: object, *_: object) -> None:
         while self._handles:
             self._handles.pop().remove()
-        missed = next((name for name in self._modules if name not in self._caught), None)
+        caught, self._caught = self._caught, {}
+        missed = next((name for name in self._modules if name not in caught), None)
         if missed is not None and kind is None:
             raise InputError(
                 f"the module '{module_of(missed)}' of the {self._whose} was not called in this forward pass, so that "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
@@ -128,8 +129,11 @@ class Stepper:
         last = len(micro_batches) - 1
         seen = [self._backward(batch, count, step, last=i == last) for i, batch in enumerate(micro_batches)]
         self._optimize(step)
+        self._share_statistics()
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
+        if self.task.ends_steps:
+            self.task.end_step(self._gather_rows)
 
     def look_at_once(self) -> None:
         """From now on look at each loss as soon as it is there, which a captured step cannot."""
@@ -243,6 +247,15 @@ class Stepper:
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
+    def _share_statistics(self) -> None:
+        """Of the norms among a criterion's parts those of the first process, as DDP does for the model's."""
+        if self.accelerator.num_processes == 1 or self.task.state is None:
+            return
+        for module in self.task.state.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for buffer in module.buffers():
+                    buffer.copy_(broadcast(buffer.clone()))  # type: ignore[arg-type]
+
     def _gather_outputs(self, logits: list[Tensor], batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         """The step's logits, indices and mask over all micro-batches and processes, on every process."""
         axis = len(self.lead)
@@ -254,6 +267,17 @@ class Stepper:
         if self.accelerator.num_processes == 1:
             return parts
         return tuple(self.accelerator.gather(part.contiguous()) for part in parts)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def _gather_rows(self, rows: Tensor) -> Tensor:
+        """Rows (n, ...) of all processes, which may have different n, one process's after the other's."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = self.accelerator.gather(padded).unflatten(0, (len(counts), -1))
+        return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])
 
     def _record(self, output: Mapping[str, Tensor]) -> None:
         """Add the parts of the loss to the epoch's sums; every value is this process's share of it."""

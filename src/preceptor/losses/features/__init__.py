@@ -5,6 +5,9 @@ A loss is its file, and one line here. KDSVD is none of them: its two released c
 
 from preceptor.losses.features.at import AT as AT
 from preceptor.losses.features.base import FeatureLoss as FeatureLoss
+from preceptor.losses.features.crd import CRD as CRD
 from preceptor.losses.features.fitnet import FitNet as FitNet
 from preceptor.losses.features.ofa import OFA as OFA
 from preceptor.losses.features.srrl import SRRL as SRRL
+from preceptor.losses.features.rkd import RKD as RKD
+from preceptor.losses.features.sp import SP as SP

@@ -49,7 +49,7 @@ class Setting:
         num_classes: C.
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
-        student: the student itself.
+        student, teacher: the models themselves; no teacher where its features come from a record.
     """
 
     num_samples: int
@@ -57,6 +57,7 @@ class Setting:
     labels: Tensor | None = None
     teacher_head: nn.Module | None = None
     student: nn.Module | None = None
+    teacher: nn.Module | None = None
 
 
 Gather = Callable[[Tensor], Tensor]

@@ -76,7 +76,7 @@ class OFA(FeatureLoss):
         self.temperature: float = temperature
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:
-        """Make the projectors, of maps as wide as the student's last stage or the teacher's classifier, if that is wider."""
+        """Make the projectors; those of maps as wide as the student's last stage or, if wider, the teacher's classifier."""
         found = [_read(feature) for feature in student.values()]
         *_, last = found
         own = last.shape[-1] if last.ndim == 3 else last.shape[1]
