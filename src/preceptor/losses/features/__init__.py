@@ -15,10 +15,12 @@ from preceptor.losses.features.ft import FT as FT
 from preceptor.losses.features.itrd import ITRD as ITRD
 from preceptor.losses.features.mgd import MGD as MGD
 from preceptor.losses.features.nst import NST as NST
+from preceptor.losses.features.ofa import OFA as OFA
 from preceptor.losses.features.ofd import OFD as OFD
 from preceptor.losses.features.pkd import PKD as PKD
 from preceptor.losses.features.pkt import PKT as PKT
 from preceptor.losses.features.reviewkd import ReviewKD as ReviewKD
 from preceptor.losses.features.rkd import RKD as RKD
 from preceptor.losses.features.sp import SP as SP
+from preceptor.losses.features.srrl import SRRL as SRRL
 from preceptor.losses.features.vid import VID as VID
