@@ -12,3 +12,4 @@ from preceptor.losses.features.pkt import PKT as PKT
 from preceptor.losses.features.rkd import RKD as RKD
 from preceptor.losses.features.sp import SP as SP
 from preceptor.losses.features.vid import VID as VID
+from preceptor.losses.features.wcord import WCoRD as WCoRD
