@@ -41,7 +41,7 @@ def transport_cost(cost: Float[Tensor, "n m"], *, entropy: float = 0.05, iterati
     """
     with torch.no_grad():
         log_kernel = -cost / entropy
-        columns = cost.new_zeros(cost.shape[1])
+        rows, columns = cost.new_zeros(cost.shape[0], 1), cost.new_zeros(cost.shape[1])
         for _ in range(iterations):
             rows = -(log_kernel + columns).logsumexp(1, keepdim=True)
             columns = -(log_kernel + rows).logsumexp(0)
