@@ -63,10 +63,8 @@ def chosen(rows, truth, ratio):
 def divergence(student, teacher, rows, temperature):
     total = 0.0
     for n in rows:
-        p = softmax(np.array(teacher[n]) / temperature)
-        total += (
-            p * (log_softmax(np.array(teacher[n]) / temperature) - log_softmax(np.array(student[n]) / temperature))
-        ).sum()
+        log_p, log_q = (log_softmax(np.array(x[n]) / temperature) for x in (teacher, student))
+        total += (np.exp(log_p) * (log_p - log_q)).sum()
     return temperature**2 * total / max(len(rows), 1)
 
 
