@@ -8,6 +8,7 @@ from preceptor.losses.features.base import FeatureLoss as FeatureLoss
 from preceptor.losses.features.crd import CRD as CRD
 from preceptor.losses.features.fitnet import FitNet as FitNet
 from preceptor.losses.features.ofa import OFA as OFA
-from preceptor.losses.features.srrl import SRRL as SRRL
 from preceptor.losses.features.rkd import RKD as RKD
+from preceptor.losses.features.simkd import SimKD as SimKD
 from preceptor.losses.features.sp import SP as SP
+from preceptor.losses.features.srrl import SRRL as SRRL
