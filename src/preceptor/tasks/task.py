@@ -84,6 +84,11 @@ class Task:
         return any(each.batch_level for each in self.criteria)
 
     @property
+    def waits(self) -> bool:
+        """Whether a criterion trains parts of its own for now, and the model may have gradients of 0."""
+        return any(each.alone for each in self.criteria)
+
+    @property
     def ends_steps(self) -> bool:
         """Whether a criterion wants to know when a step is over."""
         return any(each.has("end_step") for each in self.criteria)
@@ -278,8 +283,7 @@ class DistillTask(Task):
         given = {**batch, **seen, **taught, "logits": logits, "labels": labels}
         hard = reduce(self._hard(given, known), mask, count, self.lead)
         soft, parts = self._soft(given, known, count)
-        waits = any(each.alone for each, _ in self.losses)
-        loss = self.distill_weight * soft + (0 if waits else self.ce_weight) * hard
+        loss = self.distill_weight * soft + (0 if self.waits else self.ce_weight) * hard
         return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach(), **parts}
 
     def _asked(self, batch: Mapping[str, Any], shown: Inputs) -> dict[str, Any]:
