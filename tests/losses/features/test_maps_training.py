@@ -105,6 +105,14 @@ def test_the_weights_of_some_students() -> None:
     assert found == {"resnet20": (1.0, 0.6), "resnet32": (1.0, 1.0), "shufflenet_v2": (1.0, 8.0)}
 
 
+def test_the_stem_may_be_a_layer_of_fsp() -> None:
+    batch = {"input": torch.randn(4, 1, 8, 8), "label": torch.arange(4)}
+    loss = losses.features.FSP(student=["layer1:input", "stages"], init_epochs=0)
+    value = DistillTask(network(), network("resnet14"), loss, example=batch)(batch)["loss"]
+    assert loss.student_taps == loss.teacher_taps == ("layer1:input", "layer1", "layer2", "layer3")
+    assert value > 0
+
+
 @pytest.mark.parametrize(("name", "learns"), [("AB", True), ("FSP", True), ("FT", False)])
 def test_who_learns_while_a_loss_stands_alone(name: str, learns: bool) -> None:
     """The layers up to the last that is looked into, and not the classifier; of FT no part of the student."""
