@@ -26,6 +26,8 @@ from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
+ANSWERED_FEATURES = "features of the teacher"
+"""Beside it, where a student's loss looks into the teacher: what its taps caught, by name."""
 SHOWN = "inputs shown"
 Loss = Callable[..., Tensor] | Criterion
 
@@ -80,6 +82,11 @@ class Task:
     def batch_level(self) -> bool:
         """Whether a criterion is a statement about a batch."""
         return any(each.batch_level for each in self.criteria)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a criterion trains parts of its own for now, and the model may have gradients of 0."""
+        return any(each.alone for each in self.criteria)
 
     @property
     def ends_steps(self) -> bool:
@@ -276,14 +283,13 @@ class DistillTask(Task):
         given = {**batch, **seen, **taught, "logits": logits, "labels": labels}
         hard = reduce(self._hard(given, known), mask, count, self.lead)
         soft, parts = self._soft(given, known, count)
-        waits = any(each.alone for each, _ in self.losses)
-        loss = self.distill_weight * soft + (0 if waits else self.ce_weight) * hard
+        loss = self.distill_weight * soft + (0 if self.waits else self.ce_weight) * hard
         return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach(), **parts}
 
     def _asked(self, batch: Mapping[str, Any], shown: Inputs) -> dict[str, Any]:
         """What the teacher says to the inputs shown to the student, and its features where a loss asks for them."""
         if ANSWER in batch:
-            return {"teacher_logits": batch[ANSWER], "teacher_features": {}}
+            return {"teacher_logits": batch[ANSWER], "teacher_features": batch.get(ANSWERED_FEATURES, {})}
         with torch.no_grad():
             if isinstance(self._teacher_taps, Recalled):
                 return {"teacher_logits": self.teacher(batch), "teacher_features": self._teacher_taps.of(batch)}
