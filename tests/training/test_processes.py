@@ -15,7 +15,7 @@ from training.processes import RUNS, SOTEACHER, normed, teacher
 from training.toys import assert_close, distill_recipe, metrics, state_tensors, teach_recipe, weights
 
 TESTS = Path(__file__).parents[1]
-PER_EXAMPLE = [name for name in RUNS if name not in ("normed", "dist")]
+PER_EXAMPLE = [name for name in RUNS if name not in ("normed", "dist", "memory")]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,19 @@ def assert_same_run(found: Path, expected: Path) -> None:
 @pytest.mark.parametrize("name", PER_EXAMPLE)
 def test_two_processes_train_as_one(name: str, two_processes: Path, one_process: Path) -> None:
     assert_same_run(two_processes / name, one_process / name)
+
+
+def test_a_memory_is_the_same_on_all_processes(two_processes: Path) -> None:
+    first, second = (torch.load(two_processes / f"memory-{rank}.pt") for rank in (0, 1))
+    for name in ("memory.student", "memory.teacher", "log_constants"):
+        assert first[name].equal(second[name])
+        assert first[name].isfinite().all()
+    seen = first["memory.student"][first["labels"] >= 0]
+    torch.testing.assert_close(seen.norm(dim=1), torch.ones(150))  # at the start they are random: each has been moved
+    saved = state_tensors(two_processes / "memory")
+    [found] = [name for name in saved if name.endswith("memory.student")]
+    assert saved[found].equal(first["memory.student"])
+    assert not any("memory" in name for name in weights(two_processes / "memory"))
 
 
 def test_history_is_compared(one_process: Path) -> None:
