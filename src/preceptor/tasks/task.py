@@ -26,6 +26,8 @@ from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
+ANSWERED_FEATURES = "features of the teacher"
+"""Beside it, where a student's loss looks into the teacher: what its taps caught, by name."""
 SHOWN = "inputs shown"
 Loss = Callable[..., Tensor] | Criterion
 
@@ -287,7 +289,7 @@ class DistillTask(Task):
     def _asked(self, batch: Mapping[str, Any], shown: Inputs) -> dict[str, Any]:
         """What the teacher says to the inputs shown to the student, and its features where a loss asks for them."""
         if ANSWER in batch:
-            return {"teacher_logits": batch[ANSWER], "teacher_features": {}}
+            return {"teacher_logits": batch[ANSWER], "teacher_features": batch.get(ANSWERED_FEATURES, {})}
         with torch.no_grad():
             if isinstance(self._teacher_taps, Recalled):
                 return {"teacher_logits": self.teacher(batch), "teacher_features": self._teacher_taps.of(batch)}

@@ -25,4 +25,6 @@ from preceptor.losses.features.rkd import RKD as RKD
 from preceptor.losses.features.simkd import SimKD as SimKD
 from preceptor.losses.features.sp import SP as SP
 from preceptor.losses.features.srrl import SRRL as SRRL
+from preceptor.losses.features.sskd import SSKD as SSKD
 from preceptor.losses.features.vid import VID as VID
+from preceptor.losses.features.wcord import WCoRD as WCoRD

@@ -175,4 +175,5 @@ def _with_options(loss: Component, name: str, options: dict[str, Any]) -> Compon
     if loss.name != SUM:
         return Component(name=loss.name, **(loss.options | options))
     parts: list[Any] = [by_name(each) for each in loss.options["parts"]]
-    return Component(name=SUM, parts=[each | options if each["name"] == name else each for each in parts])
+    changed = [each | options if each["name"] == name else each for each in parts]
+    return Component.model_validate({"name": SUM, "parts": changed})
