@@ -137,9 +137,9 @@ class ByName(nn.Module):
     ("arguments", "said"),
     [
         (["resnet2"], "did you mean 'resnet32'?"),
-        (["resnet8"], "give the shape of one input, such as 3,32,32"),
+        (["resnet8"], "give the shape of one input as input_shape, such as 3,32,32"),
         (["resnet8", "--input-shape", "3,x"], "--input-shape is '3,x'; give whole numbers such as 3,32,32"),
-        (["resnet8", "--input-shape", "0,4,4"], "give the shape of one input, such as 3,32,32"),
+        (["resnet8", "--input-shape", "0,4,4"], "give the shape of one input as input_shape, such as 3,32,32"),
         (["mlp", "hiddne=[3]", "--input-shape", "4"], "did you mean 'hidden'?"),
         (["resnet8", "--input-shape", "7"], "this model reads images (channels, height, width)"),
     ],

@@ -155,7 +155,7 @@ def _looked(model: nn.Module, name: str, input_shape: tuple[int, ...]) -> Look:
     except Exception as error:  # of anybody's model
         if len(input_shape) > 1:
             raise _cannot_take(name, input_shape, error) from error
-    length = input_shape[-1]
+    length = sum(input_shape)  # of one axis
     text = torch.tensor([*_TEXT.ljust(length, b"\0")[:length]], dtype=torch.uint8)
     try:
         return Look(model, lambda: call(model, text.expand(_BATCH, -1)), "model")
