@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from preceptor.losses.features import CRD
 from preceptor.training import distill, teach
-from training.processes import RUNS, SOTEACHER, normed, teacher
+from training.processes import RUNS, SOTEACHER, looking, normed, teacher
 from training.toys import assert_close, distill_recipe, metrics, state_tensors, teach_recipe, weights
 
 TESTS = Path(__file__).parents[1]
-PER_EXAMPLE = [name for name in RUNS if name not in ("normed", "dist")]
+ELSEWHERE = {  # what two processes train otherwise than one, and why; draws are a process's own
+    "normed": "batch normalisation",
+    "hint": "batch normalisation",
+    "dist": "a batch-level loss",
+    "relations": "a batch-level loss",
+}
+PER_EXAMPLE = [name for name in RUNS if name not in (*ELSEWHERE, "memory")]
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +68,31 @@ def test_history_is_compared(one_process: Path) -> None:
 def test_warnings_of_two_processes(two_processes: Path) -> None:
     first, second = (json.loads((two_processes / f"said-{rank}.json").read_text()) for rank in (0, 1))
     for name in RUNS:
-        cause = {"normed": "batch normalisation", "dist": "a batch-level loss"}.get(name)
+        cause = ELSEWHERE.get(name)
         assert len(first[name]) == (cause is not None), name
         assert cause is None or cause in first[name][0]
         assert second[name] == []
     assert "stack" in first["stack"]
     assert first["again"] == second["again"] > 0
+
+
+@pytest.mark.parametrize("name", ["regressed", "hint", "memory"])
+def test_parts_of_a_loss_are_the_same_on_both_processes(name: str, two_processes: Path) -> None:
+    first, second = (torch.load(two_processes / name / f"loss-{rank}.pt") for rank in (0, 1))
+    assert_close(first, second, 0)
+    newest = state_tensors(two_processes / name)
+    assert_close({key: newest[f"objective:{key}"] for key in first}, first, 0)
+
+
+def test_the_memory_of_two_processes_has_seen_every_sample(two_processes: Path, tmp_path: Path) -> None:
+    """The student's place of a sample moves once an epoch, wherever that sample was."""
+    memory = torch.load(two_processes / "memory" / "loss-0.pt")["memory.student"]
+    looking(tmp_path / "none", CRD(dim=8, negatives=20, momentum=0.999999), "optimizer.lr=1e-12")
+    start = torch.load(tmp_path / "none" / "loss-0.pt")["memory.student"]
+    moved = (memory - torch.nn.functional.normalize(start)).norm(dim=1) > 1e-2
+    unmoved = (memory - start).norm(dim=1) < 1e-6
+    assert (int(moved.sum()), int(unmoved.sum())) >= (150, 0)
+    assert int(unmoved.sum()) == len(memory) - 150
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
