@@ -10,7 +10,7 @@ from torch import nn
 import preceptor
 from preceptor.data import digits
 from preceptor.errors import InputError
-from preceptor.losses.features import CRD, RKD, FitNet
+from preceptor.losses.features import CRD, FitNet
 from preceptor.tasks.teacher import as_teacher
 from training.toys import assert_close, distill_recipe, metrics, snapshot, stopped_at, weights
 
@@ -177,6 +177,6 @@ def test_an_object_and_its_name_are_one(teacher: nn.Module, tmp_path: Path) -> N
 
 def test_taps_that_fit_no_loss(teacher: nn.Module) -> None:
     recipe = distill_recipe("cache=false")
-    for loss, said in ((CRD(student="2:output"), "no module '2:output'"), (RKD(student=["0", "nope"]), "'nope'")):
+    for loss, said in ((CRD(student="2:output"), "no module '2:output'"), (FitNet(student=["0", "nope"]), "'nope'")):
         with pytest.raises(InputError, match=said):
             preceptor.distill(recipe, teacher=teacher, model=net, loss=loss)
