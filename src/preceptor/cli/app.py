@@ -16,6 +16,7 @@ from preceptor.cli.records import DEFAULT, record_app
 from preceptor.cli.run import distill, distill_together, teach
 from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
+from preceptor.cli.taps import taps
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
 from preceptor.interrupts import listening
@@ -118,6 +119,7 @@ for _verb in (
     report,
     export,
     predict,
+    taps,
     verify,
 ):
     app.command()(_verb)

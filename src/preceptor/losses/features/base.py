@@ -90,6 +90,8 @@ class FeatureLoss(nn.Module):
 
     published: ClassVar[Published] = Published()
     default_taps: ClassVar[tuple[str, ...]] = (PENULTIMATE,)
+    batch_level: ClassVar[bool] = False
+    """Whether it is a statement about a batch, a scalar, of which micro-batches do not add up to the whole."""
 
     student_taps: tuple[str, ...]
     teacher_taps: tuple[str, ...]
