@@ -68,6 +68,10 @@ _OF_PROXY = "the proxy teacher of {loss} with coefficients {coefficients}"
 OPTIMA: dict[str, Optimum] = {
     "kd": Optimum(as_it_is, _ITSELF),  # at any temperature, as both sides are softened alike
     "dkd": Optimum(as_it_is, _ITSELF),  # both parts are 0 there and only there, if their weights are above 0
+    "reverse_kl": Optimum(as_it_is, _ITSELF),  # a divergence of both sides softened alike, as are the next three
+    "jsd": Optimum(as_it_is, _ITSELF),
+    "skew_kl": Optimum(as_it_is, _ITSELF),
+    "tvd": Optimum(as_it_is, _ITSELF),
     "ttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),
     "wttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),  # a weight moves no minimum
     "ptloss": Optimum(_proxy, _OF_PROXY, {"coefficients": [0.5, 0.1]}, Proxy(coefficients=(0.0,))),
@@ -84,13 +88,13 @@ def optimum(
 ) -> Float64[np.ndarray, "*stack N C"]:
     """Log-probabilities of the student that minimises a loss, sample by sample.
 
-    The teacher itself for `kd` and `dkd`, the teacher at the temperature for `ttm` and `wttm`, the proxy teacher for
-    `ptloss`.
+    The teacher itself for `kd`, `dkd` and the divergences `reverse_kl`, `jsd`, `skew_kl` and `tvd`, the teacher at the
+    temperature for `ttm` and `wttm`, the proxy teacher for `ptloss`.
 
     Args:
         logits: the teacher's logits or log-probabilities, `(..., N, C)`.
-        loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`.
-        temperature: of `ttm` and `wttm`, which need it; it changes nothing for `kd` and `dkd`.
+        loss: one of these.
+        temperature: of `ttm` and `wttm`, which need it; it changes nothing for the others that take one.
         coefficients: of `ptloss`, which needs them, `(M,)` or `(C, M)`.
 
     Returns:
