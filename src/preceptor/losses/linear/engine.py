@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as `torch.compiler.disable`, which loads the compiler at once
 
 from preceptor.losses._common import check_floating, refused
 from preceptor.losses.linear.head import Bend, Head, as_head
@@ -22,6 +23,7 @@ _CPU_CHUNK, _GPU_CHUNKS = 256, (256, 1024)
 _HOT, _LARGE = 2.0, 5000
 
 
+@_disable_dynamo  # it would unroll the loop
 def fused(
     name: str,
     form: Form,

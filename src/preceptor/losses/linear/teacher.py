@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -35,22 +34,6 @@ class Form:
     shared: Tensor | None = None
 
 
-class Source(Protocol):
-    """A teacher, token after token, and how a loss is solved beside it."""
-
-    @property
-    def size(self) -> int:
-        """Entries of its vocabulary, padding included."""
-        ...
-
-    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
-        """The losses (rows,) of what the student's matrix gives, (rows, vocabulary); their gradient goes `into` a place.
-
-        That may be the place of what the matrix gave.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Logits:
     """A teacher of which all logits are there, (tokens, vocabulary)."""
@@ -63,7 +46,10 @@ class Logits:
         return self.values.shape[-1]
 
     def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
-        """See `Source`."""
+        """The losses (rows,) of what the student's matrix gives, (rows, vocabulary); their gradient `into` a place.
+
+        That may be the place of what the matrix gave.
+        """
         return _dense(form, bend, raw, self.values[rows][:, : raw.shape[-1]], STRAIGHT, into)
 
 
@@ -80,7 +66,7 @@ class HiddenStates:
         return self.head.size
 
     def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
-        """See `Source`."""
+        """As `Logits.solve`."""
         size, head = raw.shape[-1], self.head
         found = product(self.states[rows], head.weight[:size].t())
         if head.bias is not None:
@@ -100,7 +86,7 @@ class SomeClasses:
         return self.targets.num_classes
 
     def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
-        """See `Source`. What autograd holds is of a chunk, not of the batch."""
+        """As `Logits.solve`. What autograd holds is of a chunk, not of the batch."""
         targets = each(self.targets, lambda tensor: tensor[rows])
         if into is None:
             return form.sparse(bend.of(raw), targets)
@@ -109,6 +95,10 @@ class SomeClasses:
             losses = form.sparse(bend.of(student), targets)
             into.copy_(torch.autograd.grad(losses.sum(), student)[0])
         return losses.detach()
+
+
+Source = Logits | HiddenStates | SomeClasses
+"""A teacher, token after token."""
 
 
 def _dense(form: Form, bend: Bend, raw: Tensor, teacher: Tensor, of_teacher: Bend, into: Tensor | None) -> Tensor:
