@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_leaves
 from losses import oracles
 from losses.linear.cases import OPTIONS, fused, gradients, normal, pair, plain, trained
 from preceptor.errors import InputError
-from preceptor.losses import linear
+from preceptor.losses import _closed, linear
 from preceptor.losses.linear import Head
+from preceptor.losses.linear import teacher as teacher_rows
 
 every_loss = pytest.mark.parametrize("name", OPTIONS)
 both_modes = pytest.mark.parametrize("per_token", [False, True])
@@ -287,3 +288,33 @@ def test_on_a_gpu(name, per_token, dtype):
     small = 1e-4 if dtype == torch.float32 else 0.02
     assert distance([loss.cpu()], [truth]) < small
     assert distance(found, gradients(truth, *exact)) < small
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.filterwarnings("ignore:the losses could not be compiled")
+def test_as_on_a_gpu(compiles, monkeypatch):
+    """Its way through a chunk, taken on the CPU, with and without a compiler, which is stood in for."""
+
+    def backend(graph, _):
+        if not compiles:
+            raise RuntimeError("no compiler")
+        return graph.forward
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend=backend, **options))
+    monkeypatch.setattr(teacher_rows, "_IN_BLOCKS", set())
+    _closed._compiled.cache_clear()
+    (hidden, weight), (states, teacher) = pair((7,), 40)
+    inputs, factors = trained(hidden, weight), torch.arange(7) / 7
+    for name in ("kd", "jsd"):
+        expected = (plain(name, 3 * (hidden @ inputs[1].t() / 3).tanh(), states @ teacher.t()) * factors).sum()
+        for per_token in (False, True):
+            head = Head(inputs[1], softcap=3.0)
+            options = {"weight": factors, "chunk": 4, "per_token": per_token}
+            loss = fused(name, hidden, head, (states, teacher), **options).sum()
+            torch.testing.assert_close(loss, expected)
+            torch.testing.assert_close(
+                gradients(loss, inputs[1]), torch.autograd.grad(expected, inputs[1], retain_graph=True)
+            )
+    _closed._compiled.cache_clear()
+    torch.compiler.reset()

@@ -179,6 +179,7 @@ def run(
     of_weight = weight.new_zeros(weight.shape, dtype=wide) if wanted[1] else None
     of_bias = weight.new_zeros(len(weight), dtype=wide) if wanted[2] else None
     place = states.new_empty(min(plan.chunk, len(states)), plan.size)
+    room = plan.teacher.room(*place.shape)
     for start in range(0, len(states), plan.chunk):
         rows = slice(start, start + plan.chunk)
         h = states[rows]
@@ -186,9 +187,8 @@ def run(
         if offset is not None:
             raw += offset
         into = None if factors is None else place[: len(h)]
-        values[rows] = plan.teacher.solve(
-            plan.form, plan.bend, raw, rows if plan.kept is None else plan.kept[rows], into
-        )
+        of_teacher = rows if plan.kept is None else plan.kept[rows]
+        values[rows] = plan.teacher.solve(plan.form, plan.bend, raw, of_teacher, into, room)
         if into is None or factors is None:
             continue
         # Weights, small as 1 / n is, come to the narrow factors and not to the gradient, which is of order 1.

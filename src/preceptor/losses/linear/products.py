@@ -17,9 +17,18 @@ def same_dtype(states: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Ten
     return states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
+def place_for(like: Tensor, tokens: int, size: int) -> Tensor | None:
+    """Where `product` may leave logits; None where it needs another dtype than that of its factors."""
+    return None if _is_wide(like) else like.new_empty(tokens, size)
+
+
+def _is_wide(like: Tensor) -> bool:
+    return _WIDE and like.device.type == "cuda" and like.dtype in _HALF
+
+
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b, in float32 where the device makes it so of half precision; else in their own dtype, `out` if it is given."""
-    if _WIDE and a.device.type == "cuda" and a.dtype in _HALF:
+    if _is_wide(a):
         return torch.mm(a, b, out_dtype=torch.float32)  # pyright: ignore[reportCallIssue]
     return torch.mm(a, b, out=out)
 

@@ -10,11 +10,16 @@ from torch import Tensor
 from preceptor.losses._closed import Kernel, Plain, _on_cpu, _on_gpu
 from preceptor.losses._common import check_floating, refused
 from preceptor.losses.linear.head import STRAIGHT, Bend, Head, as_head, bent
-from preceptor.losses.linear.products import product, same_dtype
+from preceptor.losses.linear.products import place_for, product, same_dtype
 from preceptor.losses.targets import SparseTargets, Targets, each, whole
+
+_IN_BLOCKS = {"cpu"}
 
 Teacher = tuple[Float[Tensor, "*batch width"], Tensor | Head] | Float[Tensor, "*batch vocabulary"] | Targets
 """Hidden states and the head that makes logits of them; logits, or log-probabilities; what a record brings."""
+
+
+Place = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,14 @@ class Logits:
         """Entries of its vocabulary."""
         return self.values.shape[-1]
 
-    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
+    def room(self, tokens: int, size: int) -> Place:
+        """None: they are there."""
+        return None
+
+    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Place, room: Place) -> Tensor:
         """The losses (rows,) of what the student's matrix gives, (rows, vocabulary); their gradient `into` a place.
 
-        That may be the place of what the matrix gave.
+        That may be the place of what the matrix gave. `room` is for the teacher's logits.
         """
         return _dense(form, bend, raw, self.values[rows][:, : raw.shape[-1]], STRAIGHT, into)
 
@@ -65,10 +74,14 @@ class HiddenStates:
         """Entries of its vocabulary."""
         return self.head.size
 
-    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
+    def room(self, tokens: int, size: int) -> Place:
+        """For the logits of so many tokens; memory that is given back after each chunk is slow to come again."""
+        return place_for(self.states, tokens, size)
+
+    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Place, room: Place) -> Tensor:
         """As `Logits.solve`."""
         size, head = raw.shape[-1], self.head
-        found = product(self.states[rows], head.weight[:size].t())
+        found = product(self.states[rows], head.weight[:size].t(), None if room is None else room[: len(raw)])
         if head.bias is not None:
             found += head.bias[:size]
         return _dense(form, bend, raw, found, head.bend, into)
@@ -85,7 +98,11 @@ class SomeClasses:
         """Entries of its vocabulary."""
         return self.targets.num_classes
 
-    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Tensor | None) -> Tensor:
+    def room(self, tokens: int, size: int) -> Place:
+        """None: it has no logits."""
+        return None
+
+    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Place, room: Place) -> Tensor:
         """As `Logits.solve`. What autograd holds is of a chunk, not of the batch."""
         targets = each(self.targets, lambda tensor: tensor[rows])
         if into is None:
@@ -101,9 +118,9 @@ Source = Logits | HiddenStates | SomeClasses
 """A teacher, token after token."""
 
 
-def _dense(form: Form, bend: Bend, raw: Tensor, teacher: Tensor, of_teacher: Bend, into: Tensor | None) -> Tensor:
+def _dense(form: Form, bend: Bend, raw: Tensor, teacher: Tensor, of_teacher: Bend, into: Place) -> Tensor:
     kernel, plain = bent(form.kernel, form.plain, bend, of_teacher)
-    if raw.device.type != "cpu":
+    if raw.device.type not in _IN_BLOCKS:
         return _on_gpu(raw, teacher, None, form.shared, kernel, plain, into)
     dtype = torch.promote_types(torch.promote_types(raw.dtype, teacher.dtype), torch.float32)
     return _on_cpu(raw, teacher, form.shared, kernel, dtype, into)
