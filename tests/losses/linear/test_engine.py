@@ -12,6 +12,7 @@ from preceptor.errors import InputError
 from preceptor.losses import _closed, linear
 from preceptor.losses.linear import Head
 from preceptor.losses.linear import teacher as teacher_rows
+from preceptor.losses.targets import TopKTargets
 
 every_loss = pytest.mark.parametrize("name", OPTIONS)
 both_modes = pytest.mark.parametrize("per_token", [False, True])
@@ -228,6 +229,28 @@ def test_within_a_compiled_step(per_token):
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients(loss, *inputs), gradients(expected, *others))
     torch.compiler.reset()
+
+
+@both_modes
+@pytest.mark.parametrize("form", ["hidden", "logits", "some classes"])
+def test_what_was_made_under_inference_mode(per_token, form):
+    (hidden, head), (states, teacher) = pair((6,))
+    with torch.inference_mode():
+        logits = states @ teacher.t()
+        given = {"hidden": (states.clone(), teacher.clone()), "logits": logits, "some classes": top_two(logits)}[form]
+        frozen = hidden.clone()
+    usual = {"hidden": (states, teacher), "logits": states @ teacher.t(), "some classes": top_two(states @ teacher.t())}
+    (head,) = trained(head)
+    loss = linear.kd(frozen, head, given, per_token=per_token)
+    expected = linear.kd(hidden, head, usual[form])
+    torch.testing.assert_close(gradients(loss, head), gradients(expected, head))
+
+
+def top_two(logits):
+    log_probs, ids = logits.log_softmax(-1).topk(2)
+    tail = (1 - log_probs.exp().sum(-1)).log()
+    nothing = log_probs.new_zeros(len(logits), 0)
+    return TopKTargets(log_probs, ids, logits.shape[-1], (), nothing, log_tail=tail, log_tail_powers=nothing)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo  # as `torch.compiler.disable`, which
 from preceptor.losses._common import check_floating, refused
 from preceptor.losses.linear.head import Bend, Head, as_head
 from preceptor.losses.linear.products import add_product, product, same_dtype
-from preceptor.losses.linear.teacher import Form, Source, Teacher, source
+from preceptor.losses.linear.teacher import Form, Source, Teacher, source, usable
 
 # Tokens at once: enough that the products are as fast as they get, few enough that their logits are small.
 _CPU_CHUNK, _GPU_CHUNKS = 256, (256, 1024)
@@ -54,9 +54,7 @@ def fused(
     kept = None if factors is None else factors.detach().nonzero().squeeze(-1)
     if kept is not None and len(kept) == lead.numel():
         kept = None
-    states, matrix, bias = same_dtype(student_hidden.reshape(-1, student_hidden.shape[-1]), head.weight, head.bias)
-    if matrix.dtype == torch.float16:  # which has no room for small gradients
-        states, matrix, bias = states.float(), matrix.float(), None if bias is None else bias.float()
+    states, matrix, bias = _operands(student_hidden, head)
     if kept is not None:
         states = states[kept]
     plan = Plan(form, taught, head.bend, size, chunk or _chunk(states), kept)
@@ -85,6 +83,14 @@ def _check_student(hidden: Tensor, head: Head) -> None:
             f"student_hidden has shape {tuple(hidden.shape)} and its head is of width {head.weight.shape[1]}; give the "
             "states that the head is given, (..., H)."
         )
+
+
+def _operands(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Flat hidden states, weight and bias, in one dtype that gradients have room in."""
+    states, matrix, bias = same_dtype(hidden.reshape(-1, hidden.shape[-1]), head.weight, head.bias)
+    if matrix.dtype == torch.float16:
+        states, matrix, bias = states.float(), matrix.float(), None if bias is None else bias.float()
+    return usable(states), matrix, bias
 
 
 def _common_size(student: int, teacher: int, given: int | None) -> int:

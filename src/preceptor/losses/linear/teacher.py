@@ -147,7 +147,7 @@ def source(teacher: Teacher, lead: torch.Size) -> Source:
     found = whole(teacher) if isinstance(teacher, Tensor | Targets) else None
     if isinstance(found, SparseTargets):
         _check_lead(found.shape[:-1], lead)
-        return SomeClasses(each(found, lambda tensor: tensor.reshape(-1, *tensor.shape[len(lead) :])))
+        return SomeClasses(each(found, lambda tensor: usable(tensor.reshape(lead.numel(), *tensor.shape[len(lead) :]))))
     if isinstance(found, Tensor):
         check_floating("the teacher's logits", found)
         _check_lead(found.shape[:-1], lead)
@@ -156,6 +156,11 @@ def source(teacher: Teacher, lead: torch.Size) -> Source:
         f"the teacher is a {type(teacher).__name__}; give a pair of hidden states and head, logits, or the targets of "
         "a record."
     )
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """What was made under inference mode, in a form that autograd may keep."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def _check_lead(of_teacher: torch.Size, of_student: torch.Size) -> None:
