@@ -7,10 +7,11 @@ from preceptor.losses.ctkd import CTKD
 from preceptor.losses.dist import dist
 from preceptor.losses.dkd import dkd
 from preceptor.losses.kd import kd, standardized_kd
+from preceptor.losses.mft import mft
 from preceptor.losses.mlkd import mlkd
 from preceptor.losses.nkd import nkd
 from preceptor.losses.ptloss import ptloss
 from preceptor.losses.ttm import ttm, wttm
 from preceptor.losses.wsld import wsld
 
-__all__ = ["CTKD", "dist", "dkd", "kd", "mlkd", "nkd", "ptloss", "standardized_kd", "ttm", "wsld", "wttm"]
+__all__ = ["CTKD", "dist", "dkd", "kd", "mft", "mlkd", "nkd", "ptloss", "standardized_kd", "ttm", "wsld", "wttm"]
