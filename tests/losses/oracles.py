@@ -80,6 +80,24 @@ def wsld(student, teacher, labels, temperature=3.0):
     return np.array(values)
 
 
+def corrected(teacher, labels, threshold, temperature):
+    """The teacher's probabilities as MFT corrects them."""
+    rows = []
+    for v, y in zip(teacher, labels, strict=True):
+        p = softmax(v / temperature)
+        if p.max() > p[y]:
+            m = (p.max() - p[y] + threshold) / (1 + p.max() - p[y] + 1e-7)
+        else:
+            m = ((1 if p[y] > 1 - threshold else p[y] + threshold) - p[y]) / (1 - p[y] + 1e-7)
+        rows.append((1 - m) * p + m * np.eye(len(p))[y])
+    return np.array(rows)
+
+
+def mft(student, teacher, labels, threshold=0.2, temperature=3.0):
+    target = corrected(teacher, labels, threshold, temperature)
+    return temperature**2 * _kl(target, softmax(student / temperature, -1))
+
+
 def mlkd(student, teacher, labels=None, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), twice=(2.0, 6.0)):
     rows, classes = student.shape
     sure = softmax(teacher, -1)
@@ -146,6 +164,7 @@ LOSSES: dict[str, Loss] = {
     "dkd": lambda s, t, y, mask=None: losses.dkd(s, t, y, temperature=3.0, mask=mask),
     "nkd": lambda s, t, y, mask=None: losses.nkd(s, t, y, temperature=3.0, mask=mask),
     "wsld": lambda s, t, y, mask=None: losses.wsld(s, t, y, temperature=3.0, mask=mask),
+    "mft": lambda s, t, y, mask=None: losses.mft(s, t, y, temperature=3.0, mask=mask),
     "mlkd": lambda s, t, y, mask=None: losses.mlkd(s, t, mask=mask),
     "dist": lambda s, t, y, mask=None: losses.dist(s, t, temperature=3.0, mask=mask),
     "standardized_kd": lambda s, t, y, mask=None: losses.standardized_kd(s, t, temperature=3.0, mask=mask),

@@ -51,7 +51,7 @@ def test_teacher_equal_to_student(name):
     student, _, labels = random_batch(5, 6)
     value, grad = value_and_grad(LOSSES[name], student, student, labels)
     # These move the teacher before the student meets it, or keep the teacher's entropy.
-    if name in ("ttm", "wttm", "ptloss", "nkd", "wsld"):
+    if name in ("ttm", "wttm", "ptloss", "nkd", "wsld", "mft"):
         expected = ORACLES[name](student.numpy(), student.numpy(), labels.numpy())
         torch.testing.assert_close(value, torch.as_tensor(expected))
         assert (value > 0).all()
@@ -264,7 +264,7 @@ def test_compiles_to_one_graph():
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf")])
 def test_temperature_must_be_positive_and_finite(name, temperature):
     student, teacher, labels = random_batch(2, 3)
-    args = (student, teacher, labels) if name in ("dkd", "nkd", "wsld") else (student, teacher)
+    args = (student, teacher, labels) if name in ("dkd", "nkd", "wsld", "mft") else (student, teacher)
     with pytest.raises(ValueError, match=f"^temperature is {temperature}; give a positive finite number"):
         getattr(preceptor.losses, name)(*args, temperature=temperature)
 

@@ -8,6 +8,7 @@ from preceptor.losses.dist import dist
 from preceptor.losses.divergences import jsd, reverse_kl, skew_kl, tvd
 from preceptor.losses.dkd import dkd
 from preceptor.losses.kd import kd, standardized_kd
+from preceptor.losses.mft import mft
 from preceptor.losses.mlkd import mlkd
 from preceptor.losses.nkd import nkd
 from preceptor.losses.ptloss import ptloss
@@ -20,6 +21,7 @@ __all__ = [
     "dkd",
     "jsd",
     "kd",
+    "mft",
     "mlkd",
     "nkd",
     "ptloss",
