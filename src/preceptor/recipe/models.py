@@ -1,5 +1,6 @@
 """What decides a run, as typed data."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -178,7 +179,19 @@ class Recipe(Strict):
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, but training ends after "
                 f"{self.training.epochs} epochs, before the rate has risen; choose a smaller one"
             )
+        self._refuse_broken_cycles(self.schedule)
         return self
+
+    def _refuse_broken_cycles(self, schedule: Schedule) -> None:
+        """A cycle ends with an epoch, after which the weights can be kept."""
+        falling = self.training.epochs - schedule.warmup_epochs
+        if schedule.name == "cyclic" and (falling % schedule.cycles or falling < schedule.cycles):
+            whole = schedule.cycles * max(1, round(falling / schedule.cycles)) + math.ceil(schedule.warmup_epochs)
+            more = "" if float(schedule.warmup_epochs).is_integer() else ", and schedule.warmup_epochs to a whole number"
+            raise ValueError(
+                f"schedule.cycles is {schedule.cycles}, but the {falling:g} epochs after the warm-up are not so many "
+                f"cycles of whole epochs; set training.epochs to {whole}, say{more}"
+            )
 
 
 class TeachRecipe(Recipe):
