@@ -12,7 +12,7 @@ from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform,
 
 Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
 
-Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
+Stream = Literal["split", "initialization", "order", "augmentation", "dropout", "noise"]
 
 
 class Split(Strict):
@@ -140,7 +140,7 @@ class Recipe(Strict):
     generation: Annotated[int, Field(ge=0), NUMBER] = 0
     """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, Whole] = Field(default_factory=dict)
-    """Another seed for some streams: split, initialization, order, augmentation, dropout."""
+    """Another seed for some streams: split, initialization, order, augmentation, dropout, noise (of sgld)."""
     parent: Path | None = None
     """The complete run that this one goes on from, for more epochs (`--more-epochs`)."""
 
@@ -187,7 +187,9 @@ class Recipe(Strict):
         falling = self.training.epochs - schedule.warmup_epochs
         if schedule.name == "cyclic" and (falling % schedule.cycles or falling < schedule.cycles):
             whole = schedule.cycles * max(1, round(falling / schedule.cycles)) + math.ceil(schedule.warmup_epochs)
-            more = "" if float(schedule.warmup_epochs).is_integer() else ", and schedule.warmup_epochs to a whole number"
+            more = (
+                "" if float(schedule.warmup_epochs).is_integer() else ", and schedule.warmup_epochs to a whole number"
+            )
             raise ValueError(
                 f"schedule.cycles is {schedule.cycles}, but the {falling:g} epochs after the warm-up are not so many "
                 f"cycles of whole epochs; set training.epochs to {whole}, say{more}"

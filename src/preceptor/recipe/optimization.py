@@ -15,9 +15,9 @@ _OWN: ConfigDict = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, u
 
 
 class Optimizer(Strict):
-    """SGD or AdamW; weight decay applies to every parameter that ``no_decay`` does not name."""
+    """SGD, AdamW or Langevin dynamics; weight decay applies to every parameter that ``no_decay`` does not name."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "sgld"] = "sgd"
     """Which optimizer; another is ``package.module:name``."""
     lr: _Rate = 0.05
     """The learning rate that the schedule multiplies."""
@@ -26,12 +26,14 @@ class Optimizer(Strict):
     nesterov: bool = False
     """Nesterov's momentum, of sgd."""
     weight_decay: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 5e-4
-    """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
+    """Of all parameters: added to the gradient by sgd and sgld, decoupled by adamw."""
     betas: tuple[_Decay, _Decay] = (
         0.9,
         0.999,
     )
     """Of adamw."""
+    noise_temperature: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 1.0
+    """Of sgld, whose weights are samples of the posterior at it: below 1 of a colder one, at 0 there is no noise."""
     no_decay: _Left = ()
     """Parameters without weight decay: ``norms``, those of normalisation layers, and ``biases``."""
     layer_decay: _LayerDecay | None = None

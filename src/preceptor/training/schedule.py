@@ -7,11 +7,19 @@ from typing import Any
 import torch
 
 from preceptor.recipe import Optimizer, Schedule
+from preceptor.training.sgld import SGLD
 
 
-def make_optimizer(parameters: Iterable[Any], recipe: Optimizer) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters, which are on their device already, or over groups of them."""
+def make_optimizer(parameters: Iterable[Any], recipe: Optimizer, *, num_samples: int = 1) -> torch.optim.Optimizer:
+    """SGD, AdamW or SGLD over all parameters, which are on their device already, or over groups of them.
+
+    Args:
+        num_samples: of the training set, which SGLD must know.
+    """
     parameters = list(parameters)
+    if recipe.name == "sgld":
+        more = {"temperature": recipe.noise_temperature, "weight_decay": recipe.weight_decay}
+        return SGLD(parameters, recipe.lr, num_samples=num_samples, **more)
     devices = {p.device.type for each in parameters for p in (each["params"] if isinstance(each, dict) else [each])}
     if recipe.name == "adamw":
         return torch.optim.AdamW(

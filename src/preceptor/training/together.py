@@ -262,6 +262,11 @@ class SharedBatches:
         """Optimizer steps an epoch."""
         return self.batches.steps_per_epoch
 
+    @property
+    def num_samples(self) -> int:
+        """Samples of the training set."""
+        return self.batches.num_samples
+
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches."""
         for step in range(start, self.steps_per_epoch):
