@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
+from preceptor.cli.posterior import posterior
 from preceptor.cli.recipes import recipes
 from preceptor.cli.recording import record
 from preceptor.cli.records import DEFAULT, record_app
@@ -112,6 +113,7 @@ for _verb in (
     distill,
     distill_together,
     assess,
+    posterior,
     generations,
     study,
     quickstart,

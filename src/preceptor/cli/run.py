@@ -245,7 +245,8 @@ def _teacher_override(name: str) -> str:
 
     from preceptor.recipe import text_override
 
-    if Path(name).is_dir() or not (":" in name or "+" in name):
+    plain = Path(name).is_dir() or not (":" in name or "+" in name)
+    if plain and not (Path(name) / "members.json").is_file():  # of a posterior's samples all teach together
         return text_override("teacher", name)
     from preceptor.runs.references import teacher_references
 

@@ -141,13 +141,14 @@ def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     if kind != "run":
         what = "a record" if kind == "record" else "a model of transformers"
         raise InputError(f"'{run}' is {what}, which has no weights, epochs or members; leave ':{selectors[0]}' out")
-    read_result(run)
-    chosen: dict[str, Any] = {}
+    result, chosen = read_result(run), dict[str, Any]()
     for selector in selectors:
         key, value = _choice(run, selector)
         if key in chosen or (key in _MOMENTS and chosen.keys() & _MOMENTS):
             raise InputError(f"'{run}:{':'.join(selectors)}' names two moments or members of the run; give one")
         chosen[key] = value
+    if "posterior" in result and "member" not in chosen:
+        chosen["member"] = _members(run)
     each = [key for key, value in chosen.items() if isinstance(value, list)]
     values = itertools.product(*(chosen[key] for key in each))
     return [parse(TeacherRef, chosen | {"run": str(run)} | dict(zip(each, some, strict=True))) for some in values]
