@@ -9,18 +9,19 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
 
 from preceptor.errors import InputError, did_you_mean
-from preceptor.schema import Component
+from preceptor.schema import Component, parts_of
 
-ROOMS = {
+ROOMS: dict[str, str | tuple[str, ...]] = {
     "data": "preceptor.data",
     "model": "preceptor.models",
     "objective": "preceptor.teaching",
-    "loss": "preceptor.losses",
+    "loss": ("preceptor.losses", "preceptor.losses.features"),
     "label_loss": "preceptor.teaching",
     "augmentation": "preceptor.data.augment",
     "mixing": "preceptor.data.mixing",
@@ -48,19 +49,34 @@ def find(room: str, name: str, *, trust: Trust = False, source: str = "what was 
     if ":" in name:
         _refuse_unasked(room, name, trust, source)
         return _outsider(room, name)
-    known = names(room)
+    known = _public(room)
     if name in known:
-        return getattr(importlib.import_module(ROOMS[room]), name)
+        return known[name]
     hint = did_you_mean(name, known)
     raise InputError(f"there is no {room} called '{name}'; {hint} Your own goes in as package.module:name.")
 
 
 def names(room: str) -> list[str]:
     """The public names of a room that a recipe may use."""
-    module = importlib.import_module(ROOMS[room])
-    return [
-        name for name in module.__all__ if ROOMS[room] != "preceptor.teaching" or _is_objective(getattr(module, name))
-    ]
+    return list(_public(room))
+
+
+def _public(room: str) -> dict[str, Any]:
+    """What a recipe may name, by name."""
+    places = ROOMS[room]
+    modules = [importlib.import_module(place) for place in ([places] if isinstance(places, str) else places)]
+    found = {name: getattr(module, name) for module in modules for name in _names(module)}
+    return {name: thing for name, thing in found.items() if places != "preceptor.teaching" or _is_objective(thing)}
+
+
+def _names(module: ModuleType) -> list[str]:
+    """What a module lists as public; of a room of losses that look into models, these."""
+    listed = getattr(module, "__all__", None)
+    if listed is not None:
+        return list(listed)
+    base = vars(module)["FeatureLoss"]
+    types = {name: thing for name, thing in vars(module).items() if isinstance(thing, type)}
+    return [name for name, thing in types.items() if issubclass(thing, base) and thing is not base]
 
 
 def _is_objective(found: Any) -> bool:
@@ -82,7 +98,7 @@ def named_in(recipe: BaseModel) -> frozenset[str]:
 def _components(thing: Any) -> Iterator[Component]:
     match thing:
         case Component():
-            yield thing
+            yield from (part for part, _ in parts_of(thing))
         case BaseModel():
             yield from (component for _, value in thing for component in _components(value))
         case Mapping():

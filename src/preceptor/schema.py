@@ -49,6 +49,44 @@ def by_name(value: object) -> object:
 
 Named = Annotated[Component, BeforeValidator(by_name)]
 
+SUM = "sum"
+"""The name of a component that is made of others, each with a weight."""
+
+
+def several_by_name(value: object) -> object:
+    """``loss: [kd, {name: FitNet, weight: 100}]`` is short for ``loss: {name: sum, parts: [...]}``."""
+    if isinstance(value, list | tuple):
+        return {"name": SUM, "parts": [by_name(each) for each in value]}
+    return by_name(value)
+
+
+def parts_of(component: Component) -> list[tuple[Component, float | None]]:
+    """What a sum is made of, with the weights where they are given; of any other component itself.
+
+    Raises:
+        InputError: parts that are none.
+
+    >>> kd, fitnet = parts_of(Component(**several_by_name(["kd", {"name": "FitNet", "weight": 50}])))
+    >>> kd[0].name, fitnet[0].name, fitnet[1]
+    ('kd', 'FitNet', 50)
+    """
+    if component.name != SUM:
+        return [(component, None)]
+    said = component.options.get("parts")
+    if component.options.keys() != {"parts"} or not isinstance(said, list | tuple) or not said:
+        raise InputError("a sum is a list of losses, each a name or a mapping; give loss=[wttm, {name: FitNet}], say")
+    return [_part(each) for each in said]
+
+
+def _part(said: Any) -> tuple[Component, float | None]:
+    said = by_name(said)
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str) or said["name"] == SUM:
+        raise InputError(f"{said!r} is no part of a sum; give a name, or a mapping of name, weight and options")
+    weight = said.get("weight")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0):
+        raise InputError(f"the weight of '{said['name']}' in a sum is {weight!r}; give a number of at least 0")
+    return Component(**{key: value for key, value in said.items() if key != "weight"}), weight
+
 
 class Temperature(Strict):
     """Temperature scaling: the logits divided by one number."""

@@ -20,7 +20,7 @@ from preceptor import names
 from preceptor.assess.forecasts import Array, Forecast, forecast, to_numpy
 from preceptor.errors import InputError, did_you_mean, is_number
 from preceptor.outputs.proxy import proxy_teacher
-from preceptor.schema import Component, Proxy, Transform
+from preceptor.schema import SUM, Component, Proxy, Transform, parts_of
 
 __all__ = ["OPTIMA", "LossLike", "Optimum", "assessed_as", "optimum"]
 
@@ -110,13 +110,16 @@ def optimum(
 def assessed_as(loss: Component) -> Component:
     """The loss of known optimum that a loss is assessed as, with those of its options that shape this optimum.
 
-    A loss of unknown optimum, or of one's own, is assessed as `kd`: by the teacher itself.
+    A loss of unknown optimum, or of one's own, is assessed as `kd`: by the teacher itself. A sum is assessed as the
+    first of its parts whose optimum is known, as losses that look into models ask for no output.
 
     >>> assessed_as(Component(name="ttm", temperature=3.0, weight=2.0)).model_dump()
     {'name': 'ttm', 'temperature': 3.0}
     >>> assessed_as(Component(name="dist")).model_dump()
     {'name': 'kd'}
     """
+    if loss.name == SUM:
+        loss = next((part for part, _ in parts_of(loss) if part.name in OPTIMA), loss)
     if loss.name not in OPTIMA:
         return Component(name="kd")
     return Component(

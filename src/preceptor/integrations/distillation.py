@@ -16,7 +16,7 @@ from preceptor.runs import load_teacher
 from preceptor.runs.references import kind_of, teacher_references
 from preceptor.schema import Component
 from preceptor.tasks import Criterion, TeacherLike, as_teacher
-from preceptor.tasks.task import check_match, reduce
+from preceptor.tasks.reduction import check_match, reduce
 from preceptor.tasks.teacher import Answer, TeacherFn, moved
 from preceptor.training.criteria import new_criterion
 
@@ -215,7 +215,11 @@ def _criterion(room: str, given: Named, num_classes: int) -> Criterion:
     own = given if callable(given) else None
     said = {"name": given} if isinstance(given, str) else {"name": "own"} if callable(given) else dict(given)
     made = new_criterion(room, Component.model_validate(said), num_classes, own)
-    needs = [f"a method {each}" for each in ("bind", "penalty", "observe", "start_epoch") if made.has(each)]
+    needs = [
+        f"a method {each}"
+        for each in ("bind", "build", "penalty", "observe", "start_epoch", "end_step")
+        if made.has(each)
+    ]
     needs += [f"an argument {each}" for each in made.more]
     if made.module is not None and any(True for _ in made.module.parameters()):
         needs.append("parameters")

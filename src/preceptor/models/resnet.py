@@ -8,7 +8,6 @@ three stages of basic blocks. The names are those of Tian et al., Contrastive Re
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.models.images import image_channels, kaiming_
@@ -21,16 +20,18 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act1: nn.ReLU = nn.ReLU()
         self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act2: nn.ReLU = nn.ReLU()
         self.downsample: nn.Sequential = nn.Sequential()
         if stride != 1 or channels != width:
             self.downsample.append(nn.Conv2d(channels, width, 1, stride, bias=False))
             self.downsample.append(nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.downsample(x) + self.bn2(self.conv2(out)))
+        out = self.act1(self.bn1(self.conv1(x)))
+        return self.act2(self.downsample(x) + self.bn2(self.conv2(out)))
 
 
 class ResNet(nn.Module):
@@ -48,6 +49,7 @@ class ResNet(nn.Module):
         blocks = (depth - 2) // 6
         self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), widths[0], 3, padding=1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(widths[0])
+        self.act1: nn.ReLU = nn.ReLU()
         self.layer1: nn.Sequential = _stage(widths[0], widths[1], blocks, stride=1)
         self.layer2: nn.Sequential = _stage(widths[1], widths[2], blocks, stride=2)
         self.layer3: nn.Sequential = _stage(widths[2], widths[3], blocks, stride=2)
@@ -55,7 +57,7 @@ class ResNet(nn.Module):
         kaiming_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(x.mean((-2, -1)))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.models.images import image_channels, kaiming_
@@ -18,19 +17,22 @@ class Bottleneck(nn.Module):
         out = EXPANSION * width
         self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act1: nn.ReLU = nn.ReLU()
         self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act2: nn.ReLU = nn.ReLU()
         self.conv3: nn.Conv2d = nn.Conv2d(width, out, 1, bias=False)
         self.bn3: nn.BatchNorm2d = nn.BatchNorm2d(out)
+        self.act3: nn.ReLU = nn.ReLU()
         self.downsample: nn.Sequential = nn.Sequential()
         if stride != 1 or channels != out:
             self.downsample.append(nn.Conv2d(channels, out, 1, stride, bias=False))
             self.downsample.append(nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return F.relu(self.downsample(x) + self.bn3(self.conv3(out)))
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
+        return self.act3(self.downsample(x) + self.bn3(self.conv3(out)))
 
 
 class BottleneckResNet(nn.Module):
@@ -46,6 +48,7 @@ class BottleneckResNet(nn.Module):
         super().__init__()
         self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), 64, 3, padding=1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(64)
+        self.act1: nn.ReLU = nn.ReLU()
         self.layer1: nn.Sequential = _stage(64, 64, blocks[0], stride=1)
         self.layer2: nn.Sequential = _stage(256, 128, blocks[1], stride=2)
         self.layer3: nn.Sequential = _stage(512, 256, blocks[2], stride=2)
@@ -54,7 +57,7 @@ class BottleneckResNet(nn.Module):
         kaiming_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(x.mean((-2, -1)))
 

@@ -36,19 +36,22 @@ class ShuffleBlockV1(nn.Module):
         self.groups: int = 1 if channels == STEM else groups
         self.conv1: nn.Conv2d = nn.Conv2d(channels, inner, 1, groups=self.groups, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(inner)
+        self.act1: nn.ReLU = nn.ReLU()
         self.conv2: nn.Conv2d = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=inner, bias=False)
         self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(inner)
+        self.act2: nn.ReLU = nn.ReLU()
         self.conv3: nn.Conv2d = nn.Conv2d(inner, width, 1, groups=groups, bias=False)
         self.bn3: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act3: nn.ReLU = nn.ReLU()
         self.stride: int = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        out = shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = shuffle(self.act1(self.bn1(self.conv1(x))), self.groups)
+        out = self.act2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if self.stride == 1:
-            return F.relu(out + x)
-        return F.relu(torch.cat([out, F.avg_pool2d(x, 3, 2, padding=1)], 1))
+            return self.act3(out + x)
+        return self.act3(torch.cat([out, F.avg_pool2d(x, 3, 2, padding=1)], 1))
 
 
 class ShuffleNetV1(nn.Module):
@@ -65,13 +68,14 @@ class ShuffleNetV1(nn.Module):
         super().__init__()
         self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), STEM, 1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(STEM)
+        self.act1: nn.ReLU = nn.ReLU()
         self.layer1: nn.Sequential = _stage_v1(STEM, widths[0], 4, groups)
         self.layer2: nn.Sequential = _stage_v1(widths[0], widths[1], 8, groups)
         self.layer3: nn.Sequential = _stage_v1(widths[1], widths[2], 4, groups)
         self.linear: nn.Linear = nn.Linear(widths[2], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((-2, -1)))
 
@@ -120,17 +124,19 @@ class ShuffleNetV2(nn.Module):
         super().__init__()
         self.conv1: nn.Conv2d = nn.Conv2d(image_channels(input_shape), STEM, 1, bias=False)
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(STEM)
+        self.act1: nn.ReLU = nn.ReLU()
         self.layer1: nn.Sequential = _stage_v2(STEM, widths[0], 4)
         self.layer2: nn.Sequential = _stage_v2(widths[0], widths[1], 8)
         self.layer3: nn.Sequential = _stage_v2(widths[1], widths[2], 4)
         self.conv2: nn.Conv2d = nn.Conv2d(widths[2], widths[3], 1, bias=False)
         self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(widths[3])
+        self.act2: nn.ReLU = nn.ReLU()
         self.linear: nn.Linear = nn.Linear(widths[3], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(F.relu(self.bn2(self.conv2(x))).mean((-2, -1)))
+        return self.linear(self.act2(self.bn2(self.conv2(x))).mean((-2, -1)))
 
 
 def _stage_v2(channels: int, width: int, blocks: int) -> nn.Sequential:

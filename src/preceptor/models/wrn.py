@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preceptor.models.images import image_channels, kaiming_
@@ -18,8 +17,10 @@ class WideBlock(nn.Module):
     def __init__(self, channels: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.bn1: nn.BatchNorm2d = nn.BatchNorm2d(channels)
+        self.act1: nn.ReLU = nn.ReLU()
         self.conv1: nn.Conv2d = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn2: nn.BatchNorm2d = nn.BatchNorm2d(width)
+        self.act2: nn.ReLU = nn.ReLU()
         self.dropout: nn.Dropout = nn.Dropout(dropout)
         self.conv2: nn.Conv2d = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut: nn.Conv2d | None = (
@@ -27,8 +28,8 @@ class WideBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        out = F.relu(self.bn2(self.conv1(active)))
+        active = self.act1(self.bn1(x))
+        out = self.act2(self.bn2(self.conv1(active)))
         return (x if self.shortcut is None else self.shortcut(active)) + self.conv2(self.dropout(out))
 
 
@@ -54,13 +55,14 @@ class WideResNet(nn.Module):
         self.layer2: nn.Sequential = _stage(widths[0], widths[1], blocks, 2, dropout)
         self.layer3: nn.Sequential = _stage(widths[1], widths[2], blocks, 2, dropout)
         self.bn: nn.BatchNorm2d = nn.BatchNorm2d(widths[2])
+        self.act: nn.ReLU = nn.ReLU()
         self.fc: nn.Linear = nn.Linear(widths[2], num_classes)
         kaiming_(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.fc(F.relu(self.bn(x)).mean((-2, -1)))
+        return self.fc(self.act(self.bn(x)).mean((-2, -1)))
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:

@@ -10,6 +10,7 @@ from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.models import Recipe, Training
 from preceptor.recipe.nearest import meant
 from preceptor.recipe.optimization import Optimizer
+from preceptor.recipe.published import published_weights
 from preceptor.recipe.text import find_recipe, parse, read_yaml
 from preceptor.schema import by_name
 
@@ -49,6 +50,8 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     if isinstance(recipe, kind) and not keywords:
         return recipe
     raw = _raw(recipe)
+    if "loss" in keywords:
+        raw = {key: value for key, value in raw.items() if key not in _of_its_loss(recipe)}
     whole = {key: value for key, value in keywords.items() if key in kind.model_fields}
     for key, value in whole.items():
         held = by_name(raw.get(key))
@@ -58,6 +61,15 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     for key in (each for each in keywords if each not in whole):  # behind the sections, wherever a caller has them
         _lay_over(kind, raw, key, keywords)
     return parse(kind, raw)
+
+
+def _of_its_loss(recipe: RecipeLike | None) -> set[str]:
+    """The weights that a made recipe has of its loss alone, which another loss does not inherit."""
+    if not isinstance(recipe, BaseModel):
+        return set()
+    weights = {"ce_weight", "distill_weight"}
+    said = published_weights(getattr(recipe, "loss", None), getattr(recipe, "model", None))
+    return {each for each in weights if each not in recipe.model_fields_set or getattr(recipe, each) == said.get(each)}
 
 
 def _lay_over(kind: type[Recipe], raw: dict[str, Any], key: str, keywords: Mapping[str, Any]) -> None:

@@ -1,14 +1,16 @@
 """What decides a run, as typed data."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, Schedule
+from preceptor.recipe.published import published_weights
 from preceptor.recipe.selection import AnyMetric, AnySampling, Metric
-from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole
+from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole, several_by_name
 
 Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
 
@@ -276,14 +278,15 @@ class DistillRecipe(Recipe):
     """A run folder, a file of stored outputs, or a list of references, whose probabilities are averaged."""
     transform: Transform | None = None
     """What is done to the teachers' mixture before the student sees it."""
-    loss: Named = Component(name="kd")
-    """What the student minimises: a public name of `preceptor.losses`, or ``package.module:name``."""
+    loss: Annotated[Component, BeforeValidator(several_by_name)] = Component(name="kd")
+    """What the student minimises: a public name of `preceptor.losses` or `preceptor.losses.features`, or
+    ``package.module:name``; or a list of these, which are summed, each with a ``weight`` of its own."""
     label_loss: Named = Component(name="cross_entropy")
     """What the student minimises to the labels: as ``objective`` of a teacher."""
     ce_weight: Annotated[float, Field(ge=0), NUMBER] = 0.1
-    """Of the loss to the labels."""
+    """Of the loss to the labels; 1 beside a sum, and as published beside a loss of `preceptor.losses.features`."""
     distill_weight: Annotated[float, Field(ge=0), NUMBER] = 0.9
-    """Of the loss to the teacher."""
+    """Of the loss to the teacher; 1 of a sum, and as published of a loss of `preceptor.losses.features`."""
     probabilities: bool = False
     """The teachers handed over give probabilities, not logits; runs know themselves what they give."""
     resize: bool = False
@@ -295,6 +298,12 @@ class DistillRecipe(Recipe):
     ``position``: row i, or the row with the id i, is of sample i of the training set."""
     teacher_unaugmented: bool = False
     """Learn stored outputs, which are of the samples as they are, for samples that are augmented."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_as_published(cls, raw: Any) -> Any:
+        """A sum weighs its parts itself, and what looks into the models is weighed as it was published."""
+        return published_weights(raw.get("loss"), raw.get("model")) | raw if isinstance(raw, Mapping) else raw
 
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":

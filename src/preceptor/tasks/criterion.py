@@ -2,7 +2,7 @@
 
 A criterion says by its signature what it needs and is called with exactly that. A function has no more to it. A module
 may have parameters of its own, which are trained, saved and resumed beside the model's and are no part of its weights,
-state in buffers, and any of the methods ``bind``, ``penalty``, ``observe`` and ``start_epoch`` (docs/architecture.md).
+state in buffers, and any of the methods that docs/architecture.md lists, from ``bind`` to ``end_step``.
 """
 
 import functools
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.names import options_of
 
-OFFERED = ("labels", "index", "student_features", "teacher_features")
+VIEWS = ("student_views", "teacher_views", "student_view_features", "teacher_view_features")
+"""Of a criterion's own views of the inputs: their axis is the first, the samples' the second."""
+OFFERED = ("labels", "index", "student_features", "teacher_features", *VIEWS)
 """What a criterion may ask for beside its first two arguments and ``mask``, by these names."""
 
 
@@ -53,15 +55,21 @@ class Criterion:
         if not mask.any():  # of such a micro-batch nobody could make a mean
             nothing = torch.where(mask.unsqueeze(-1), given["logits"], 0).sum() * 0
             return nothing if self.batch_level else nothing.expand(mask.shape)
-        seen = {name: _rows(given[name], mask) for name in self.needs}
+        seen = {name: _rows(given[name], mask, 1 if name in VIEWS else 0) for name in self.needs}
         values = self._called(seen, {"mask": mask[mask]} if self.masks == "any" else {})
         if values.ndim == 0:
             return values
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     def _called(self, given: Mapping[str, Any], keywords: Mapping[str, Any]) -> Tensor:
-        more = {name: given[name] for name in self.more}
+        more = {name: self._own(name, given[name]) for name in self.more}
         return self.function(*(given[name] for name in self.first), **keywords, **more)
+
+    def _own(self, name: str, value: Any) -> Any:
+        """Of the features that all criteria ask for together those of its own taps, in their order."""
+        if not name.endswith("_features"):
+            return value
+        return {tap: value[tap] for tap in self.taps(name.partition("_")[0])}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -75,12 +83,18 @@ class Criterion:
 
     def taps(self, side: str) -> tuple[str, ...]:
         """The modules whose outputs it asks for: its ``student_taps`` or ``teacher_taps``, names in that model."""
-        return tuple(getattr(self.function, f"{side}_taps", ())) if f"{side}_features" in self.more else ()
+        asked = {f"{side}_features", f"{side}_view_features"} & {*self.more}
+        return tuple(getattr(self.function, f"{side}_taps", ())) if asked else ()
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Call one of the methods that a module may have; None where it has it not."""
         found = getattr(self.function, method, None)
         return None if found is None else found(*arguments, **keywords)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it trains parts of its own for now, and all else waits."""
+        return bool(getattr(self.function, "alone", False))
 
     def has(self, method: str) -> bool:
         """Whether it is a module with this method."""
@@ -93,7 +107,7 @@ def of_objective(function: Callable[..., Tensor], name: str = "", *, what: str =
     Raises:
         InputError: its signature is none that it could be called by.
     """
-    return _criterion(function, ("logits", "labels"), name, what, never={"teacher_features"})
+    return _criterion(function, ("logits", "labels"), name, what, never={"teacher_features", *VIEWS})
 
 
 def of_loss(function: Callable[..., Tensor], name: str = "", *, batch_level: bool = False) -> Criterion:
@@ -177,11 +191,11 @@ def _refuse_uncallable(function: Callable[..., Any], first: tuple[str, ...], mor
     raise InputError(f"{what} {reason if missing else f'refuses what it is called with ({reason})'}; {remedy}")
 
 
-def _rows(value: Any, mask: Tensor) -> Any:
-    """The examples that count, (n, ...), of a tensor or of each in a mapping."""
+def _rows(value: Any, mask: Tensor, axis: int) -> Any:
+    """The examples that count, along this axis, of a tensor or of each in a mapping."""
     if isinstance(value, Mapping):
-        return {name: _rows(each, mask) for name, each in value.items()}
-    return value[mask]
+        return {name: _rows(each, mask, axis) for name, each in value.items()}
+    return value[(slice(None),) * axis + (mask,)]
 
 
 def _name(function: Any) -> str:

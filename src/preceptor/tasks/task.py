@@ -13,17 +13,21 @@ from torch import Tensor, nn
 
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
-from preceptor.inputs import call
+from preceptor.inputs import Inputs, call
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
+from preceptor.tasks.building import Plan, Recalled, build, copied_by, looked_into
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
+from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.taps import Taps
+from preceptor.tasks.taps import Taps, check_features
 from preceptor.tasks.teacher import Answer, Teacher, TeacherFn, TeacherLike, as_teacher, of_all_classes
+from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
-Share = Callable[[Mapping[str, Any], Tensor], Tensor]
+SHOWN = "inputs shown"
+Loss = Callable[..., Tensor] | Criterion
 
 ANSWER = "answer of the teacher"
 """What a batch may bring where its teacher was asked before, for several students: logits as the teacher gives them."""
@@ -35,8 +39,8 @@ class Task:
     Args:
         model: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
         criteria: those with methods of their own are bound to the model and called by the loop.
-        num_samples: size of the data set that ``index`` points into, for criteria with a memory.
-        num_classes: C, for the same.
+        teacher: whom the criteria look into, beside the model.
+        plan: what criteria with parts of their own are built by.
 
     Attributes:
         model: the loop wraps it for several processes; `bare` stays as it is.
@@ -45,18 +49,27 @@ class Task:
     """
 
     def __init__(
-        self, model: nn.Module, criteria: Sequence[Criterion], *, num_samples: int = 0, num_classes: int = 0
+        self,
+        model: nn.Module,
+        criteria: Sequence[Criterion],
+        teacher: TeacherFn | None = None,
+        *,
+        plan: Plan | None = None,
     ) -> None:
+        plan = plan or Plan()
         self.model: nn.Module = model
         self.bare: nn.Module = model
         self.criteria: list[Criterion] = list(criteria)
         self.lead: int = int(isinstance(model, Stack))
         structure, stack = (model.template, (model.size,)) if isinstance(model, Stack) else (model, ())
         for each in self.criteria:
-            each.call("bind", model=structure, num_samples=num_samples, num_classes=num_classes, stack=stack)
+            each.call("bind", model=structure, num_samples=plan.num_samples, num_classes=plan.num_classes, stack=stack)
+        build(self.criteria, model, teacher, plan)
         modules = [each.module for each in self.criteria if each.module is not None]
         self.state: nn.Module | None = nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None)
-        self._taps = Taps(structure, [name for each in self.criteria for name in each.taps("student")], "student")
+        taps = list(dict.fromkeys(name for each in self.criteria for name in each.taps("student")))
+        self._taps = Taps(structure, taps, "student", copied=copied_by(model, taps, plan))
+        self._viewing = viewing_of(self.criteria)
 
     @property
     def observes(self) -> bool:
@@ -67,6 +80,11 @@ class Task:
     def batch_level(self) -> bool:
         """Whether a criterion is a statement about a batch."""
         return any(each.batch_level for each in self.criteria)
+
+    @property
+    def ends_steps(self) -> bool:
+        """Whether a criterion wants to know when a step is over."""
+        return any(each.has("end_step") for each in self.criteria)
 
     def __call__(self, batch: Mapping[str, Any], count: Tensor | None = None) -> Output:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
@@ -85,11 +103,18 @@ class Task:
         if count is None:
             mask: Tensor = batch["mask"]
             count = mask.flatten(self.lead).sum(-1).clamp(min=1)
+        inputs = batch["input"] if self._viewing is None else with_views(self._viewing, batch["input"])
         with self._taps as features:
-            logits = logits_of(call(self.model, batch["input"]))
-        return self._losses(batch, logits, features, count) | {"logits": logits}
+            logits = logits_of(call(self.model, inputs))
+        seen: dict[str, Any] = {"student_features": features}
+        if features and not self.lead:
+            check_features(features, length(inputs), "student", gradient=logits.requires_grad)
+        if self._viewing is not None:
+            seen = apart("student", logits, features, len(batch["mask"]))
+            logits = seen.pop("logits")
+        return self._losses(batch, logits, {**seen, SHOWN: inputs}, count) | {"logits": logits}
 
-    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         raise NotImplementedError
 
     def _whole(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,6 +144,15 @@ class Task:
         for each in self.criteria:
             each.call("observe", logits, index, mask)
 
+    def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Tell criteria with a memory of their own that a step is over, on every process.
+
+        Args:
+            gather: from a tensor (n, ...) to those of all processes, one after the other.
+        """
+        for each in self.criteria:
+            each.call("end_step", gather)
+
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Tell criteria with a schedule where training stands: before each epoch, counted from 0, and where a run
         resumes within one.
@@ -133,7 +167,10 @@ class TeachTask(Task):
     Args:
         model: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
         objective: ``objective(logits, labels, *, mask)``, a module with more to it, or a `Criterion`.
-        num_samples, num_classes: as of `Task`.
+        num_samples: size of the data set that ``index`` points into, for criteria with a memory.
+        num_classes: C, for the same.
+        example: a batch of two samples or so, for criteria that look into the model with parts of its shapes.
+        plan: all of these together, and more.
 
     >>> task = TeachTask(nn.Linear(2, 3), cross_entropy)
     >>> batch = {"input": torch.zeros(4, 2), "label": torch.tensor([0, 1, 2, 0])}
@@ -147,14 +184,16 @@ class TeachTask(Task):
         *,
         num_samples: int = 0,
         num_classes: int = 0,
+        example: Mapping[str, Any] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.objective: Criterion = objective if isinstance(objective, Criterion) else of_objective(objective)
-        super().__init__(model, [self.objective], num_samples=num_samples, num_classes=num_classes)
+        super().__init__(model, [self.objective], plan=plan or Plan(example, num_samples, num_classes))
 
-    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         # Masked labels may be anything; the objective must not trip over them.
         labels = batch["label"].masked_fill(~batch["mask"], 0)
-        given = {**batch, "logits": logits, "labels": labels, "student_features": features}
+        given = {**batch, **seen, "logits": logits, "labels": labels}
         values = self.objective(given)
         if OWN_SHARE in batch:
             values = mixed(values, self.objective({**given, "labels": batch[PARTNER_LABEL]}), batch[OWN_SHARE])
@@ -169,14 +208,15 @@ class DistillTask(Task):
     Args:
         student: maps inputs to logits (B, C), or (M, B, C) for a `Stack`.
         teacher: a module, a function from the batch to logits or log-probabilities of the student's shape, or a list.
-        loss: ``loss(student_logits, teacher_logits, *, mask)``, a module with more to it, or a `Criterion`; for a stack
-            a list of ``(models, loss)`` where `models` are indices of the models that it trains.
+        loss: ``loss(student_logits, teacher_logits, *, mask)``, a module with more to it, or a `Criterion`; or a list
+            of ``(loss, weight)``, which are summed. For a stack a list of ``(models, loss)`` where `models` are
+            indices of the models that it trains.
         ce_weight, distill_weight: a number, or (M,) for a stack.
         labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all are
             labelled.
         label_loss: an objective as of `TeachTask`. It sees labelled examples only, and of a mixed one both labels; its
             part of the result is called ``ce``, and ``label`` where it is another than the cross-entropy.
-        num_samples, num_classes: as of `Task`.
+        num_samples, num_classes, example, plan: as of `TeachTask`.
 
     >>> from functools import partial
     >>> from preceptor.losses import wttm
@@ -194,7 +234,7 @@ class DistillTask(Task):
         self,
         student: nn.Module,
         teacher: TeacherLike,
-        loss: Callable[..., Tensor] | Criterion | Sequence[tuple[list[int], Criterion]],
+        loss: Loss | Sequence[tuple[Loss, float]] | Sequence[tuple[list[int], Criterion]],
         *,
         ce_weight: float | Tensor = 0.1,
         distill_weight: float | Tensor = 0.9,
@@ -202,33 +242,59 @@ class DistillTask(Task):
         label_loss: Callable[..., Tensor] | Criterion = cross_entropy,
         num_samples: int = 0,
         num_classes: int = 0,
+        example: Mapping[str, Any] | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        self.label_loss: Criterion = label_loss if isinstance(label_loss, Criterion) else of_objective(label_loss)
+        self.label_loss: Criterion = _criterion(label_loss, of_objective)
         self.groups: list[tuple[list[int], Criterion]] | None = None
-        if isinstance(loss, Sequence):
-            self.groups = list(loss)
-            criteria = [criterion for _, criterion in self.groups]
+        self.losses: list[tuple[Criterion, float]] = []
+        several: Any = loss if isinstance(loss, Sequence) else [(loss, 1.0)]
+        if isinstance(several[0][0], list):
+            self.groups = list(several)
         else:
-            criteria = [loss if isinstance(loss, Criterion) else of_loss(loss)]
-        super().__init__(student, [*criteria, self.label_loss], num_samples=num_samples, num_classes=num_classes)
+            self.losses = [(_criterion(each, of_loss), weight) for each, weight in several]
+        criteria = [each for each, _ in self.losses] or [each for _, each in self.groups or []]
         self.teacher: TeacherFn = as_teacher(teacher)
+        plan = plan or Plan(example, num_samples, num_classes)
+        super().__init__(student, [*criteria, self.label_loss], self.teacher, plan=plan)
         self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
-        self._teacher_taps = teacher_taps(self.teacher, self.criteria)
+        self._teacher_taps = _teacher_taps(self.teacher, self.criteria)
 
-    def _losses(self, batch: Mapping[str, Any], logits: Tensor, features: Any, count: Tensor) -> Output:
+    @property
+    def looks_at_teacher(self) -> bool:
+        """Whether a loss needs more of the teacher than its answers to the batch."""
+        return self._viewing is not None or any(each.taps("teacher") for each in self.criteria)
+
+    def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         mask = batch["mask"]
         known = mask if self.labelled is None else mask & self._labelled(batch["index"])
         labels = batch["label"].masked_fill(~known, 0)
-        with torch.no_grad(), self._teacher_taps as teacher_features:
-            teacher = batch[ANSWER] if ANSWER in batch else self.teacher(batch)
+        taught = self._asked(batch, seen[SHOWN])
+        teacher = taught["teacher_logits"]
         check_match(logits, teacher)
         self._check_targets(teacher)
-        given = {**batch, "logits": logits, "teacher_logits": teacher, "labels": labels}
-        given |= {"student_features": features, "teacher_features": teacher_features}
+        given = {**batch, **seen, **taught, "logits": logits, "labels": labels}
         hard = reduce(self._hard(given, known), mask, count, self.lead)
-        soft = self._soft(given, known, count)
-        loss = self.ce_weight * hard + self.distill_weight * soft
-        return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach()}
+        soft, parts = self._soft(given, known, count)
+        waits = any(each.alone for each, _ in self.losses)
+        loss = self.distill_weight * soft + (0 if waits else self.ce_weight) * hard
+        return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach(), **parts}
+
+    def _asked(self, batch: Mapping[str, Any], shown: Inputs) -> dict[str, Any]:
+        """What the teacher says to the inputs shown to the student, and its features where a loss asks for them."""
+        if ANSWER in batch:
+            return {"teacher_logits": batch[ANSWER], "teacher_features": {}}
+        with torch.no_grad():
+            if isinstance(self._teacher_taps, Recalled):
+                return {"teacher_logits": self.teacher(batch), "teacher_features": self._teacher_taps.of(batch)}
+            with self._teacher_taps as features:
+                said = self.teacher(batch if self._viewing is None else {**batch, "input": shown})
+        if features:
+            check_features(features, length(shown), "teacher")
+        if self._viewing is None:
+            return {"teacher_logits": said, "teacher_features": features}
+        seen = apart("teacher", of_all_classes(said, "a loss of views"), features, len(batch["mask"]))
+        return {"teacher_logits": seen.pop("logits"), **seen}
 
     @property
     def _label_part(self) -> str:
@@ -257,10 +323,14 @@ class DistillTask(Task):
         self.labelled = self.labelled.to(index.device)
         return self.labelled[index] if self.labelled.ndim == 1 else self.labelled.gather(-1, index)
 
-    def _soft(self, given: Mapping[str, Any], known: Tensor, count: Tensor) -> Tensor:
-        """The loss's share of the step's mean: a scalar, or one value per model."""
+    def _soft(self, given: Mapping[str, Any], known: Tensor, count: Tensor) -> tuple[Tensor, Output]:
+        """The loss's share of the step's mean, a scalar or one value per model; and its parts, if it has several."""
         if self.groups is None:
-            return _share(self.criteria[0], given, known, count)
+            acting = [pair for pair in self.losses if pair[0].alone] or self.losses
+            shares = [(each.name, weight, _share(each, given, known, count)) for each, weight in acting]
+            first, *others = [weight * share for _, weight, share in shares]
+            parts = {f"distill_{name}": share.detach() for name, _, share in shares}
+            return sum(others, first), parts if len(self.losses) > 1 else {}
         # vmap gives every loss one model at a time, a batch-level one too.
         parts = []
         for models, criterion in self.groups:
@@ -268,7 +338,7 @@ class DistillTask(Task):
             one = lambda given, known, count, criterion=criterion: _share(criterion, given, known, count)  # noqa: E731
             parts.append(torch.vmap(one)(tensors, known[models], count[models]))
         order = torch.tensor([model for models, _ in self.groups for model in models], device=count.device)
-        return torch.cat(parts)[order.argsort()]
+        return torch.cat(parts)[order.argsort()], {}
 
 
 def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count: Tensor) -> Tensor:
@@ -279,47 +349,27 @@ def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count:
     return reduce(criterion({**given, "mask": seen}), seen, count, 0)
 
 
-def mixed(own: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    """The values of mixed examples (..., B), from those to their own labels and to their partners'."""
-    return torch.lerp(partners, own, share.to(own))
+def _criterion(given: Loss, read: Callable[[Callable[..., Tensor]], Criterion]) -> Criterion:
+    return given if isinstance(given, Criterion) else read(given)
 
 
-def reduce(values: Tensor, mask: Tensor, count: Tensor, lead: int) -> Tensor:
-    """Per-example values (..., B, ...) as the share of this micro-batch in the step's mean; shape
-    ``values.shape[:lead]``.
-
-    A batch-level value (no example axis) counts for as many examples as it was computed from.
-    """
-    if values.ndim == lead:
-        return values * mask.flatten(lead).sum(-1) / count
-    return values.flatten(lead).sum(-1) / count
-
-
-def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps:
+def _teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
     """What catches the teacher's features, if a criterion asks for any.
 
     Raises:
         InputError: the teacher is no live model, or has no such module.
     """
-    for each in criteria:
-        if each.taps("teacher") and not isinstance(teacher, Teacher):
-            raise InputError(
-                f"the loss '{each.name}' needs features of the teacher, which only one live model can give; hand over "
-                "the model itself as the teacher, without a transform"
-            )
-    model = teacher.model if isinstance(teacher, Teacher) else nn.Module()
-    return Taps(model, [name for each in criteria for name in each.taps("teacher")], "teacher")
-
-
-def check_match(student: Tensor, teacher: Answer) -> None:
-    """Refuse a teacher whose output does not fit the student's."""
-    if student.shape[-1] != teacher.shape[-1]:
+    names = list(dict.fromkeys(name for each in criteria for name in each.taps("teacher")))
+    viewing = [each.name for each in criteria if each.has("views")]
+    source = looked_into(teacher)
+    if isinstance(source, Teacher):
+        return Taps(source.model, names, "teacher")
+    if source is not None and not viewing:
+        return Recalled(source, names)
+    asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]
+    if asking:
         raise InputError(
-            f"the teacher has {teacher.shape[-1]} classes and the student {student.shape[-1]}; "
-            "train the student with as many classes as its teacher"
+            f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
+            "model itself as the teacher"
         )
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"the teacher's output has shape {tuple(teacher.shape)} where the student's has "
-            f"{tuple(student.shape)}; a teacher maps a batch to one row of logits per example"
-        )
+    return Taps(nn.Module(), [], "teacher")

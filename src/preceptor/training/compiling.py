@@ -104,8 +104,14 @@ def _why_not_compiled(task: Task) -> str | None:
         return "the models of a stack are computed as one already"
     if task.model is not task.bare:
         return "there are several processes"
-    tapped = [each.name for each in task.criteria if each.taps("student") or each.taps("teacher")]
-    return f"'{tapped[0]}' looks into the models" if tapped else None
+    looking = _looking(task)
+    return None if looking is None else f"'{looking}' looks into the models"
+
+
+def _looking(task: Task) -> str | None:
+    """The name of a criterion that looks into the models, or makes views of their inputs."""
+    found = (each.name for each in task.criteria if each.taps("student") or each.taps("teacher") or each.has("views"))
+    return next(found, None)
 
 
 class Captured:
@@ -252,9 +258,13 @@ class CannotCapture(RuntimeError):
 
 def why_not_captured(task: Task, *, micro_batches: int, processes: int, scaled: bool) -> str | None:
     """What keeps the steps of a task from being one graph each; None if nothing that is known beforehand."""
-    changing = [c.name for c in task.criteria if any(c.has(m) for m in ("penalty", "observe", "start_epoch"))]
+    changing = [
+        c.name for c in task.criteria if any(c.has(m) for m in ("penalty", "observe", "start_epoch", "end_step"))
+    ]
     if changing:
         return f"'{changing[0]}' changes along the run"
+    if (looking := _looking(task)) is not None:
+        return f"'{looking}' looks into the models"
     if micro_batches > 1:
         return "a step has several micro-batches"
     if processes > 1:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from preceptor import names
 from preceptor.errors import InputError
 from preceptor.losses.targets import Targets, takes_targets
-from preceptor.schema import Component
+from preceptor.recipe.published import published_of
+from preceptor.schema import SUM, Component, parts_of
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves, of_all_classes
 from preceptor.teaching import class_weights
@@ -36,6 +37,10 @@ def check_criterion(room: str, component: Component, given: Given = None) -> Non
     """
     if given is not None:
         _read(room, given)
+        return
+    if room == "loss" and component.name == SUM:
+        for part, _ in parts_of(component):
+            check_criterion(room, part)
         return
     function = names.find(room, component.name, trust=True)
     if not isinstance(function, type):
@@ -85,6 +90,28 @@ def new_objective(component: Component, num_classes: int) -> Criterion:
 def new_loss(component: Component, num_classes: int) -> Criterion:
     """A student's loss to its teacher; as `new_criterion`."""
     return new_criterion("loss", component, num_classes)
+
+
+def new_losses(
+    component: Component, num_classes: int, given: Given = None, *, counts: Tensor | None = None
+) -> list[tuple[Criterion, float]]:
+    """A student's loss, or the parts of a sum with their weights: as given, else as published, else 1.
+
+    Args, raises: as of `new_criterion`.
+    """
+    if given is not None or component.name != SUM:
+        return [(new_criterion("loss", component, num_classes, given, counts=counts), 1.0)]
+    losses = []
+    for part, weight in parts_of(component):
+        criterion = new_criterion("loss", part, num_classes, counts=counts)
+        published = published_of(part.name)
+        otherwise = 1.0 if published is None else published[1]
+        losses.append((criterion, otherwise if weight is None else float(weight)))
+    names_of = [each.name for each, _ in losses]
+    twice = next((name for name in names_of if names_of.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the sum has '{twice}' twice; give it once, with the weight of both")
+    return losses
 
 
 def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None) -> None:
@@ -161,7 +188,7 @@ def _tried(room: str, criterion: Criterion, component: Component, num_classes: i
     """A criterion, once it is seen on two examples that it takes its options, whether it speaks of a batch, and whether
     it leaves out what its mask does.
     """
-    bound = criterion.has("bind") or criterion.has("start_epoch")  # to a model before it can be called
+    bound = any(criterion.has(each) for each in ("bind", "build", "start_epoch"))  # before it can be called
     if bound or set(criterion.more) - {"index", "labels"}:
         return criterion
     tried = criterion

@@ -16,6 +16,7 @@ from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
+from preceptor.tasks.building import Plan
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
@@ -30,7 +31,7 @@ from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import check_criterion, new_criterion, refuse_mixing, refuse_targets
+from preceptor.training.criteria import check_criterion, new_criterion, new_losses, refuse_mixing, refuse_targets
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
@@ -45,6 +46,7 @@ from preceptor.training.preprocessing import refuse_unconverted
 from preceptor.training.replay import replay_of, told_records
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.selection import selection_of
+from preceptor.training.streams import Streams
 from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
@@ -80,7 +82,7 @@ def teach_job(
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
-        TeachTask(module, criterion, num_samples=len(samples[0].train), num_classes=found.num_classes),
+        TeachTask(module, criterion, plan=_plan(recipe, cohort)),
         _batches(recipe, cohort, [s.parts["train"] for s in samples], accelerator),
         accelerator,
         folder,
@@ -138,14 +140,15 @@ def distill_job(
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
     counts = counts_of([samples])
-    criterion = new_criterion("loss", recipe.loss, found.num_classes, loss, counts=counts)
+    losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:
         bare = as_given(teacher) if teacher is not None else load_teachers(recipe, teacher_model, trust)
     check_class_names(bare, found.class_names)
     if recipe.mixing:
-        refuse_mixing(criterion, bare)
+        for criterion, _ in losses:
+            refuse_mixing(criterion, bare)
         refuse_mixing(hard)
     if hard.has("observe"):
         require_index(found.train, f"the label_loss '{hard.name}'")
@@ -158,13 +161,14 @@ def distill_job(
     given = fitted(recipe, bare, samples, accelerator.device)
     replay = replay_of(given, recipe, samples)
     if replay is not None:
-        refuse_targets(criterion, given, two, found.num_classes)
+        for criterion, _ in losses:
+            refuse_targets(criterion, given, two, found.num_classes)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
     check_own(recipe, own, student, accelerator.device)
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
-    task = _distill_task(recipe, cohort, given, criterion, hard)
+    task = _distill_task(recipe, cohort, given, losses, hard)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -172,7 +176,7 @@ def distill_job(
             recipe.cache
             and recipe.augmentation is None
             and recipe.mixing is None
-            and not criterion.taps("teacher")
+            and not task.looks_at_teacher
             and not moves_with(student, given, few)
             and steady(given, samples.train, samples.for_students, accelerator.device)
             and same_every_epoch(samples.train, samples.for_students)
@@ -350,16 +354,32 @@ def _module(
 
 
 def _distill_task(
-    recipe: DistillRecipe, cohort: Cohort, teacher: TeacherFn, criterion: Criterion, hard: Criterion
+    recipe: DistillRecipe,
+    cohort: Cohort,
+    teacher: TeacherFn,
+    losses: Sequence[tuple[Criterion, float]],
+    hard: Criterion,
 ) -> DistillTask:
     return DistillTask(
         cohort.module,
         teacher,
-        criterion,
+        losses,
         ce_weight=recipe.ce_weight,
         distill_weight=recipe.distill_weight,
         labelled=cohort.labelled,
         label_loss=hard,
-        num_samples=len(cohort.samples[0].train),
+        plan=_plan(recipe, cohort),
+    )
+
+
+def _plan(recipe: Recipe, cohort: Cohort) -> Plan:
+    """What criteria with parts of their own are built by: two samples, and the labels of those that train."""
+    samples = cohort.samples[0]
+    rows = samples.for_students if isinstance(recipe, DistillRecipe) else samples.parts["train"]
+    return Plan(
+        example=None if cohort.size else samples.train[rows[:2].tolist()],
+        num_samples=len(samples.train),
         num_classes=cohort.data.num_classes,
+        labels=samples.learned_labels,
+        seed=Streams(recipe.seed, recipe.streams).seed("initialization", -1),  # models have no such generation
     )

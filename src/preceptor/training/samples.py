@@ -53,6 +53,12 @@ class Samples:
         return labelled
 
     @property
+    def learned_labels(self) -> Tensor:
+        """The labels that are learned from, int64 (N,): -1 for samples of other parts."""
+        rows = self.parts["train"]
+        return torch.full_like(self.labels, -1).index_copy(0, rows, self.labels[rows])
+
+    @property
     def test_indices(self) -> Tensor:
         """The test samples, as indices into ``test``."""
         assert self.test is not None

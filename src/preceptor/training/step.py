@@ -141,6 +141,8 @@ class Stepper:
         self._optimize(step)
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
+        if self.task.ends_steps:
+            self.task.end_step(self._gather_rows)
 
     def look_at_once(self) -> None:
         """From now on look at each loss as soon as it is there, which a captured step cannot."""
@@ -267,6 +269,17 @@ class Stepper:
         if self.accelerator.num_processes == 1:
             return parts
         return tuple(self.accelerator.gather(part.contiguous()) for part in parts)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def _gather_rows(self, rows: Tensor) -> Tensor:
+        """Rows (n, ...) of all processes, which may have different n, one process's after the other's."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        counts = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = self.accelerator.gather(padded).unflatten(0, (len(counts), -1))
+        return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])
 
     def _record(self, output: Mapping[str, Tensor]) -> None:
         """Add the parts of the loss to the epoch's sums; every value is this process's share of it."""

@@ -117,7 +117,7 @@ def _refuse_apart(jobs: Mapping[str, Job]) -> None:
     """Refuse a student whose model or loss wants what the others' batches and answers do not give."""
     (first, one), *_ = jobs.items()
     for name, job in jobs.items():
-        tapped = next((each.name for each in job.task.criteria if each.taps("teacher")), None)
+        tapped = next((c.name for c in job.task.criteria if c.taps("teacher") or c.has("views")), None)
         if tapped is not None:
             raise InputError(
                 f"the loss '{tapped}' of the student '{name}' looks into the teacher, which is asked for its answers "

@@ -19,6 +19,9 @@ LAST = "last"
 STAGES = "stages"
 """The taps of the ends of a model's stages, one a spatial size, or of some blocks of a transformer."""
 
+PREACTIVATIONS = "preactivations"
+"""The taps of what the activations are given that end the stages, or come first behind them."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -46,7 +49,7 @@ class Setting:
         num_classes: C.
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
-        student: the student itself.
+        student, teacher: the models themselves; no teacher where its features come from a record.
     """
 
     num_samples: int
@@ -54,6 +57,7 @@ class Setting:
     labels: Tensor | None = None
     teacher_head: nn.Module | None = None
     student: nn.Module | None = None
+    teacher: nn.Module | None = None
 
 
 Gather = Callable[[Tensor], Tensor]
@@ -76,7 +80,7 @@ class FeatureLoss(nn.Module):
 
     Args:
         student: where to look in the student: names of modules, patterns of them (``blocks.*.act``), ``NAME:input``
-            for what a module is given, or the words ``penultimate``, ``last``, ``stages``.
+            for what a module is given, or the words ``penultimate``, ``last``, ``stages``, ``preactivations``.
         teacher: the same in the teacher; by default as in the student.
 
     Attributes:
@@ -115,7 +119,8 @@ class FeatureLoss(nn.Module):
         if len(student) != len(teacher):
             raise InputError(
                 f"the loss '{type(self).__name__}' compares {len(student)} features of the student "
-                f"({', '.join(student)}) with {len(teacher)} of the teacher ({', '.join(teacher)}); name as many of each"
+                f"({', '.join(student)}) with {len(teacher)} of the teacher ({', '.join(teacher)}); name as many "
+                "of each"
             )
 
 
@@ -206,6 +211,7 @@ def expect(what: str, value: Any, fits: bool, wanted: str) -> None:
 __all__ = [
     "LAST",
     "PENULTIMATE",
+    "PREACTIVATIONS",
     "STAGES",
     "FeatureLoss",
     "Features",

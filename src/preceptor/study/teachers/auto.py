@@ -12,7 +12,7 @@ from preceptor.errors import InputError
 from preceptor.names import Trust, trusting
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.runs import files
-from preceptor.schema import Component, Transform
+from preceptor.schema import SUM, Component, Transform, by_name
 from preceptor.study.teachers.candidates import Candidate, check_same_samples
 from preceptor.study.teachers.reading import read_candidates
 
@@ -161,4 +161,12 @@ def student_task(loss: Component, choice: Choice) -> tuple[Component, Transform 
         return loss, choice.transform
     chosen = choice.transform if isinstance(choice.transform, type(own)) else None
     options = (chosen or own).model_dump(exclude={"kind"})
-    return Component(name=loss.name, **(loss.options | options)), None if chosen else choice.transform
+    return _with_options(loss, choice.loss, options), None if chosen else choice.transform
+
+
+def _with_options(loss: Component, name: str, options: dict[str, Any]) -> Component:
+    """A loss, or the part of a sum that is called so, with further options."""
+    if loss.name != SUM:
+        return Component(name=loss.name, **(loss.options | options))
+    parts: list[Any] = [by_name(each) for each in loss.options["parts"]]
+    return Component(name=SUM, parts=[each | options if each["name"] == name else each for each in parts])

@@ -1,0 +1,213 @@
+"""Criteria that look into the models, made ready for these: what their taps stand for, and parts of their shapes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from preceptor.errors import InputError, did_you_mean
+from preceptor.inputs import batch_to, call
+from preceptor.losses.features.base import FeatureLoss, Setting
+from preceptor.tasks.criterion import Criterion
+from preceptor.tasks.looking import Look, spread
+from preceptor.tasks.stack import Stack
+from preceptor.tasks.taps import Taps, check_features
+from preceptor.tasks.teacher import Function, Teacher, TeacherFn, in_eval_mode, leaves
+
+Batch = Mapping[str, Any]
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A teacher that has stored features beside its answers, such as a record."""
+
+    @property
+    def feature_names(self) -> Sequence[str]:
+        """What it has features of: ``TAP``, or ``WORD.0``, ``WORD.1``... where a word stands for several."""
+        ...
+
+    def features(self, names: Sequence[str], batch: Batch) -> dict[str, Tensor]:
+        """Those of a batch, by name."""
+        ...
+
+
+class Recalled:
+    """Features of a teacher that remembers them, where another's are caught."""
+
+    def __init__(self, teacher: Remembers, names: Sequence[str]) -> None:
+        self.teacher, self.names = teacher, list(names)
+
+    def of(self, batch: Batch) -> dict[str, Tensor]:
+        """The features of a batch."""
+        return self.teacher.features(self.names, batch) if self.names else {}
+
+
+def looked_into(teacher: TeacherFn) -> Teacher | Remembers | None:
+    """Whose features a student may see: the one live model of a teacher, or what remembers its own."""
+    parts = list(leaves(teacher))
+    if len(parts) != 1:
+        return None
+    [part] = parts
+    if isinstance(part, Function):
+        return part.function if isinstance(part.function, Remembers) else None
+    return part if isinstance(part, Teacher) else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `build` is to know of a run.
+
+    Args:
+        example: a batch of a few samples of the data set, ``input`` among it.
+        num_samples, num_classes: of the data set.
+        labels: int64 (N,) of its samples, -1 where there is none that may be looked at.
+        seed: of the parts' initial values.
+    """
+
+    example: Batch | None = None
+    num_samples: int = 0
+    num_classes: int = 0
+    labels: Tensor | None = None
+    seed: int = 0
+
+
+class Side:
+    """A model that is looked into: what it gives for the example.
+
+    Args:
+        look: one pass of it, or what it remembers.
+        features: from taps to their features.
+    """
+
+    def __init__(self, look: Look | None, features: Callable[[Sequence[str]], dict[str, Tensor]], rows: int) -> None:
+        self.look, self._features, self.rows = look, features, rows
+
+    def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
+        """On the CPU, as they will be read."""
+        found = self._features(taps)
+        check_features(found, self.rows, whose)
+        return {name: each.detach().cpu() for name, each in found.items()}
+
+
+def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | None, plan: Plan) -> None:
+    """Make those criteria ready that ask for it, by their method `build`.
+
+    Raises:
+        InputError: there is no example; a tap that fits nothing; features that a criterion cannot compare.
+    """
+    asking = [each for each in criteria if each.has("build")]
+    if not asking:
+        return
+    name = asking[0].name
+    if isinstance(model, Stack):
+        raise InputError(f"the loss '{name}' looks into a model, which a stack has no single one of; train them singly")
+    if plan.example is None:
+        raise InputError(
+            f"the loss '{name}' makes its parts by the shapes of features, for which it must see some; give the task "
+            "example=batch, a batch of two samples or so"
+        )
+    student = _student_side(model, plan.example)
+    source = None if teacher is None else looked_into(teacher)
+    for number, criterion in enumerate(asking):
+        loss: Any = criterion.function
+        taught = None
+        if isinstance(loss, FeatureLoss) and criterion.taps("teacher"):
+            taught = _teacher_side(source, plan.example, criterion.name)
+        pairs = _resolved(criterion, student, taught, source)
+        loss.student_taps, loss.teacher_taps = pairs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed + number)
+            loss.build(
+                student.features(pairs[0], "student"),
+                {} if taught is None else taught.features(pairs[1], "teacher"),
+                _setting(plan, model, source, taught),
+            )
+
+
+def copied_by(model: nn.Module, taps: Sequence[str], plan: Plan) -> set[str] | None:
+    """Which taps of a model must be copied, as what follows works in place; None where that was not looked at."""
+    if plan.example is None or not taps:
+        return None
+    side = _student_side(model, plan.example)
+    assert side.look is not None
+    return side.look.copied(taps)
+
+
+def _setting(plan: Plan, model: nn.Module, source: Teacher | Remembers | None, taught: Side | None) -> Setting:
+    head = None if taught is None or taught.look is None or taught.look.head is None else taught.look.head.module
+    teacher = source.model if isinstance(source, Teacher) else None
+    return Setting(
+        plan.num_samples, plan.num_classes, labels=plan.labels, teacher_head=head, student=model, teacher=teacher
+    )
+
+
+def _student_side(model: nn.Module, example: Batch) -> Side:
+    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    inputs = batch_to(example, device)["input"]
+
+    def ask() -> Any:
+        with in_eval_mode(model):
+            return call(model, inputs)
+
+    def features(taps: Sequence[str]) -> dict[str, Tensor]:
+        with torch.no_grad(), Taps(model, taps, "student") as caught:
+            ask()
+        return {name: caught[name] for name in taps}
+
+    return Side(Look(model, ask, "student"), features, _rows(inputs))
+
+
+def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str) -> Side:
+    if isinstance(source, Teacher):
+        device = next((each.device for each in source.model.parameters()), torch.device("cpu"))
+        batch = batch_to(example, device)
+
+        def features(taps: Sequence[str]) -> dict[str, Tensor]:
+            with Taps(source.model, taps, "teacher") as caught:
+                source.answer(batch)
+            return {name: caught[name] for name in taps}
+
+        return Side(Look(source.model, lambda: source.answer(batch), "teacher"), features, _rows(batch["input"]))
+    if isinstance(source, Remembers):
+        return Side(None, lambda taps: source.features(taps, example), _rows(example["input"]))
+    raise InputError(
+        f"the loss '{loss}' needs features of the teacher, which only one live model can give, or a record that has "
+        "them (preceptor record --features); hand over the model itself as the teacher"
+    )
+
+
+def _resolved(
+    criterion: Criterion, student: Side, taught: Side | None, source: Teacher | Remembers | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The student's and the teacher's taps; of words that stand for several, as many on both sides."""
+    loss: Any = criterion.function
+    assert student.look is not None
+    ours = student.look.resolve(loss.student_taps)
+    if taught is None:
+        return tuple(ours), ()
+    asked = tuple(loss.teacher_taps)
+    if taught.look is None:
+        assert isinstance(source, Remembers)
+        theirs = [name for tap in asked for name in _recorded(tap, source.feature_names)]
+    else:
+        theirs = taught.look.resolve(asked)
+    if asked == tuple(loss.student_taps) and len(asked) == 1 and len(ours) != len(theirs):
+        count = min(len(ours), len(theirs))
+        ours, theirs = spread(ours, count), spread(theirs, count)
+    return tuple(ours), tuple(theirs)
+
+
+def _recorded(tap: str, names: Sequence[str]) -> list[str]:
+    if tap in names:
+        return [tap]
+    several = [name for name in names if name.rpartition(".")[0] == tap and name.rpartition(".")[2].isdigit()]
+    if not several:
+        has = did_you_mean(tap, names) if names else f"record it with preceptor record --features {tap}"
+        raise InputError(f"the record has no features of '{tap}'; {has}")
+    return several
+
+
+def _rows(inputs: Any) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
