@@ -9,7 +9,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from preceptor import losses
 from preceptor.assess import OPTIMA, optimum
 from preceptor.errors import InputError
-from preceptor.losses import dkd
+from preceptor.losses import dkd, mlkd, wsld
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 4))
 
@@ -35,6 +35,27 @@ def test_dkd_leads_to_the_teacher_too():
 
     found = np.exp(optimum(LOGITS, "dkd", temperature=4.0))
     np.testing.assert_allclose(found[0], student_of(of), atol=1e-3)
+
+
+def test_mlkd_leads_to_the_teacher_too():
+    teacher = torch.tensor(LOGITS)
+
+    def of(student):
+        return mlkd(torch.tensor(student).view(3, 4), teacher).item()
+
+    expected = softmax(minimize(of, np.zeros(12), tol=1e-12).x.reshape(3, 4), -1)
+    np.testing.assert_allclose(np.exp(optimum(LOGITS, "mlkd")), expected, atol=2e-3)
+
+
+def test_wsld_moves_a_student_to_the_teacher_and_no_further():
+    teacher, labels = torch.tensor(LOGITS), torch.tensor([1, 0, 3])
+    student = torch.zeros_like(teacher).requires_grad_()
+    for _ in range(3000):
+        (grad,) = torch.autograd.grad(wsld(student, teacher, labels).sum(), student)
+        student.data -= 0.2 * grad
+    np.testing.assert_allclose(
+        np.exp(optimum(LOGITS, "wsld", temperature=2.0)), student.detach().softmax(-1), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", ["ttm", "wttm"])

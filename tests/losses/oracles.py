@@ -62,6 +62,40 @@ def standardized_kd(student, teacher, labels=None, temperature=3.0):
     return kd(z_score(student), z_score(teacher), temperature=temperature)
 
 
+def nkd(student, teacher, labels, gamma=1.5, temperature=3.0):
+    values = []
+    for z, v, y in zip(student, teacher, labels, strict=True):
+        others = [softmax(np.delete(x, y) / temperature) for x in (z, v)]
+        of_others = -sum(p * np.log(q) for q, p in zip(*others, strict=True))
+        values.append(-softmax(v)[y] * np.log(softmax(z)[y]) + gamma * temperature**2 * of_others)
+    return np.array(values)
+
+
+def wsld(student, teacher, labels, temperature=3.0):
+    values = []
+    for z, v, y in zip(student, teacher, labels, strict=True):
+        ratio = np.log(softmax(z)[y]) / (np.log(softmax(v)[y]) - 1e-7)
+        soft = -(softmax(v / temperature) * np.log(softmax(z / temperature))).sum()
+        values.append((1 - np.exp(-ratio)) * temperature**2 * soft)
+    return np.array(values)
+
+
+def mlkd(student, teacher, labels=None, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), twice=(2.0, 6.0)):
+    rows, classes = student.shape
+    sure = softmax(teacher, -1)
+    no_surer = np.mean([p.max() <= np.percentile(sure.max(-1), 50) for p in sure])
+    no_more = np.mean([p.sum() <= np.percentile(sure.sum(0), 50) for p in sure.T])
+    loss = sum(kd(student, teacher, temperature=t).mean() for t in twice)
+    for t in temperatures:
+        q, p = softmax(student / t, -1), softmax(teacher / t, -1)
+        of_rows = [((p[i] * p[j]).sum() - (q[i] * q[j]).sum()) ** 2 for i in range(rows) for j in range(rows)]
+        pairs = [(i, j) for i in range(classes) for j in range(classes)]
+        of_classes = [((p[:, i] * p[:, j]).sum() - (q[:, i] * q[:, j]).sum()) ** 2 for i, j in pairs]
+        loss += no_surer * (kd(student, teacher, temperature=t).mean() + sum(of_rows) / rows)
+        loss += no_more * sum(of_classes) / classes
+    return loss
+
+
 def _kl(p, q):
     return rel_entr(p, q).sum(-1)
 
@@ -89,11 +123,14 @@ LOSSES: dict[str, Loss] = {
     "wttm": lambda s, t, y, mask=None: losses.wttm(s, t, temperature=3.0, mask=mask),
     "ptloss": lambda s, t, y, mask=None: losses.ptloss(s, t, coefficients=EPS, mask=mask),
     "dkd": lambda s, t, y, mask=None: losses.dkd(s, t, y, temperature=3.0, mask=mask),
+    "nkd": lambda s, t, y, mask=None: losses.nkd(s, t, y, temperature=3.0, mask=mask),
+    "wsld": lambda s, t, y, mask=None: losses.wsld(s, t, y, temperature=3.0, mask=mask),
+    "mlkd": lambda s, t, y, mask=None: losses.mlkd(s, t, mask=mask),
     "dist": lambda s, t, y, mask=None: losses.dist(s, t, temperature=3.0, mask=mask),
     "standardized_kd": lambda s, t, y, mask=None: losses.standardized_kd(s, t, temperature=3.0, mask=mask),
 }
 ORACLES: dict[str, Callable[..., Any]] = {name: globals()[name] for name in LOSSES}
-PER_EXAMPLE = [name for name in LOSSES if name != "dist"]
+PER_EXAMPLE = [name for name in LOSSES if name not in ("dist", "mlkd")]
 
 
 @st.composite

@@ -68,6 +68,8 @@ _OF_PROXY = "the proxy teacher of {loss} with coefficients {coefficients}"
 OPTIMA: dict[str, Optimum] = {
     "kd": Optimum(as_it_is, _ITSELF),  # at any temperature, as both sides are softened alike
     "dkd": Optimum(as_it_is, _ITSELF),  # both parts are 0 there and only there, if their weights are above 0
+    "mlkd": Optimum(as_it_is, _ITSELF),  # 0 there, and KL alone is above 0 elsewhere
+    "wsld": Optimum(as_it_is, _ITSELF),  # whose weight lets no gradient through
     "ttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),
     "wttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),  # a weight moves no minimum
     "ptloss": Optimum(_proxy, _OF_PROXY, {"coefficients": [0.5, 0.1]}, Proxy(coefficients=(0.0,))),
@@ -84,13 +86,13 @@ def optimum(
 ) -> Float64[np.ndarray, "*stack N C"]:
     """Log-probabilities of the student that minimises a loss, sample by sample.
 
-    The teacher itself for `kd` and `dkd`, the teacher at the temperature for `ttm` and `wttm`, the proxy teacher for
-    `ptloss`.
+    The teacher itself for `kd`, `dkd`, `mlkd` and `wsld`, the teacher at the temperature for `ttm` and `wttm`, the
+    proxy teacher for `ptloss`.
 
     Args:
         logits: the teacher's logits or log-probabilities, `(..., N, C)`.
-        loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`.
-        temperature: of `ttm` and `wttm`, which need it; it changes nothing for `kd` and `dkd`.
+        loss: `kd`, `dkd`, `mlkd`, `wsld`, `ttm`, `wttm` or `ptloss`.
+        temperature: of `ttm` and `wttm`, which need it; it changes nothing for `kd`, `dkd` and `wsld`.
         coefficients: of `ptloss`, which needs them, `(M,)` or `(C, M)`.
 
     Returns:

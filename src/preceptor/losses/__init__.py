@@ -3,10 +3,14 @@
 Every loss takes the student's logits first and the teacher's second, the classes in the last dimension.
 """
 
+from preceptor.losses.ctkd import CTKD
 from preceptor.losses.dist import dist
 from preceptor.losses.dkd import dkd
 from preceptor.losses.kd import kd, standardized_kd
+from preceptor.losses.mlkd import mlkd
+from preceptor.losses.nkd import nkd
 from preceptor.losses.ptloss import ptloss
 from preceptor.losses.ttm import ttm, wttm
+from preceptor.losses.wsld import wsld
 
-__all__ = ["dist", "dkd", "kd", "ptloss", "standardized_kd", "ttm", "wttm"]
+__all__ = ["CTKD", "dist", "dkd", "kd", "mlkd", "nkd", "ptloss", "standardized_kd", "ttm", "wsld", "wttm"]

@@ -54,6 +54,21 @@ def check_range(labels: Tensor, num_classes: int) -> None:
         raise refused(f"labels reach from {low} to {high}; give class numbers from 0 to {num_classes - 1}.")
 
 
+def check_labels(labels: Tensor, shape: torch.Size) -> None:
+    """Refuse labels that are not one class number per example."""
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise refused(f"labels are {labels.dtype}; give integer class indices, e.g. labels.long().")
+    if labels.shape != shape:
+        raise refused(f"labels have shape {tuple(labels.shape)}; give one per example, {tuple(shape)}.")
+
+
+def target_of(labels: Tensor, mask: Tensor | None, num_classes: int) -> Tensor:
+    """Labels as int64, 0 where masked, once `check_labels` has seen them; those out of range are refused."""
+    target = (labels if mask is None else torch.where(mask, labels, 0)).long()
+    check_range(target, num_classes)
+    return target
+
+
 def check_inputs(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None) -> None:
     """Refuse logits that do not fit each other, and a mask that does not fit them."""
     for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):

@@ -41,6 +41,13 @@ def accurate_kl(
     return plain + torch.where(accurate.isposinf(), 0.0, accurate - plain.detach())
 
 
+def entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """The entropy of the probabilities, a class of none adding 0; 0 where there is no class at all."""
+    none = logits.isneginf().all(-1)
+    log_p = torch.where(none[..., None], 0.0, logits).log_softmax(-1)
+    return torch.where(none, 0.0, -(log_p.exp() * torch.where(log_p.isneginf(), 0.0, log_p)).sum(-1))
+
+
 def kl_relative_to(
     base: Float[Tensor, "*batch classes"],
     student: Float[Tensor, "*batch classes"],

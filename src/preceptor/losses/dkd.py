@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from preceptor.losses import sparse
-from preceptor.losses._common import check_range, check_temperature, prepare, refused, zero_where_masked
+from preceptor.losses._common import check_labels, check_temperature, prepare, target_of, zero_where_masked
 from preceptor.losses._softened import (
     LARGE_TEMPERATURE,
     accurate_kl,
@@ -61,19 +61,18 @@ def dkd(
     """
     whole_teacher = whole(teacher_logits)
     if isinstance(whole_teacher, SparseTargets):
-        _check_labels(labels, student_logits.shape[:-1])
+        check_labels(labels, student_logits.shape[:-1])
         options = {"alpha": alpha, "beta": beta, "temperature": temperature}
         return sparse.dkd(student_logits, whole_teacher, labels, **options, mask=mask)
     check_temperature(temperature)
     student, teacher = prepare(student_logits, whole_teacher, mask)
-    _check_labels(labels, student.shape[:-1])
-    target = (labels if mask is None else torch.where(mask, labels, 0)).long()
-    check_range(target, student.shape[-1])
+    check_labels(labels, student.shape[:-1])
+    target = target_of(labels, mask, student.shape[-1])
     is_target = target.unsqueeze(-1) == torch.arange(student.shape[-1], device=student.device)
     student, teacher = student / temperature, teacher / temperature
     target_kl = _target_kl(student, teacher, is_target, temperature)
-    others_kl = _others_kl(student, teacher, is_target, temperature)
-    return zero_where_masked(temperature**2 * (alpha * target_kl + beta * others_kl), mask)
+    of_others = others_kl(student, teacher, is_target, temperature)
+    return zero_where_masked(temperature**2 * (alpha * target_kl + beta * of_others), mask)
 
 
 def _target_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
@@ -90,8 +89,10 @@ def _target_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature:
     return kl_relative_to(base, student, teacher)
 
 
-def _others_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
-    """NCKD: the KL among the other classes; 0 where the teacher gives them no probability."""
+def others_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
+    """NCKD: the KL among the other classes, of logits divided by the temperature; 0 where the teacher gives them no
+    probability.
+    """
     student, teacher = _others(student, is_target), _others(teacher, is_target)
     alone = teacher.isneginf().all(-1)
     # No distribution is left to match. Uniform ones stand in, so that no NaN is on the way of a gradient.
@@ -121,10 +122,3 @@ def _of_others(log_sum: Callable[[Tensor], Tensor], values: Tensor, is_target: T
     others = _others(values, is_target)
     none = others.isneginf().all(-1, keepdim=True)
     return torch.where(none, -torch.inf, log_sum(others.masked_fill(none, 0.0)))
-
-
-def _check_labels(labels: Tensor, shape: torch.Size) -> None:
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise refused(f"labels are {labels.dtype}; give integer class indices, e.g. labels.long().")
-    if labels.shape != shape:
-        raise refused(f"labels have shape {tuple(labels.shape)}; give one per example, {tuple(shape)}.")

@@ -303,7 +303,10 @@ class DistillRecipe(Recipe):
     @classmethod
     def _weights_as_published(cls, raw: Any) -> Any:
         """A sum weighs its parts itself, and what looks into the models is weighed as it was published."""
-        return published_weights(raw.get("loss"), raw.get("model")) | raw if isinstance(raw, Mapping) else raw
+        if not isinstance(raw, Mapping):
+            return raw
+        said: dict[str, Any] = dict(raw)
+        return {**published_weights(said.get("loss"), said.get("model")), **said}
 
     @model_validator(mode="after")
     def _some_weight(self) -> "DistillRecipe":

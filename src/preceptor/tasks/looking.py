@@ -132,11 +132,8 @@ class Look:
     def copied(self, taps: Sequence[str]) -> set[str]:
         """Those of some taps that what follows changes in place."""
         known = {each.name: each for each in self.seen}
-        return {
-            tap
-            for tap in taps
-            if (known[module_of(tap)].given_changed if tap.endswith(INPUT) else known[module_of(tap)].gave_changed)
-        }
+        seen = {tap: known[module_of(tap)] for tap in taps if module_of(tap) in known}
+        return {tap for tap, m in seen.items() if (m.given_changed if tap.endswith(INPUT) else m.gave_changed)}
 
     def _of(self, name: str) -> list[str]:
         words: dict[str, Callable[[], list[str]]] = {

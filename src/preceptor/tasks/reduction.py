@@ -1,5 +1,6 @@
 """From one value per example to the loss of a step, and what must fit before."""
 
+import torch
 from torch import Tensor
 
 from preceptor.errors import InputError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
@@ -139,6 +140,7 @@ class Stepper:
         last = len(micro_batches) - 1
         seen = [self._backward(batch, count, step, last=i == last) for i, batch in enumerate(micro_batches)]
         self._optimize(step)
+        self._share_statistics()
         if self.task.observes:
             self.task.observe(*self._gather_outputs(seen, micro_batches))
         if self.task.ends_steps:
@@ -257,6 +259,15 @@ class Stepper:
         for parameter in self.own:
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+    def _share_statistics(self) -> None:
+        """Of the norms among a criterion's parts those of the first process, as DDP does for the model's."""
+        if self.accelerator.num_processes == 1 or self.task.state is None:
+            return
+        for module in self.task.state.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for buffer in module.buffers():
+                    buffer.copy_(broadcast(buffer.clone()))  # type: ignore[arg-type]
 
     def _gather_outputs(self, logits: list[Tensor], batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         """The step's logits, indices and mask over all micro-batches and processes, on every process."""

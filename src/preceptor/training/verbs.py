@@ -116,7 +116,7 @@ def distill(
     teacher: TeacherLike | Sequence[TeacherRef | Path | str] | TeacherRef | Path | str | None = None,
     data: Any = None,
     model: Factory | Named | None = None,
-    loss: Callable[..., Tensor] | Named | None = None,
+    loss: Callable[..., Tensor] | Named | Sequence[Named] | None = None,
     label_loss: Callable[..., Tensor] | Named | None = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
@@ -326,4 +326,6 @@ def _sorted(keywords: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dic
             argument="data",
         )
     said = {role: thing for role, thing in given.items() if isinstance(thing, str | Mapping | Component)}
+    if isinstance(given.get("loss"), list | tuple):  # a sum
+        said["loss"] = given["loss"]
     return keywords | said, {role: None if role in said else thing for role, thing in given.items()}

@@ -20,10 +20,12 @@ def features(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch
     }
 
 
-def built(loss: FeatureLoss, student: dict[str, Tensor], teacher: dict[str, Tensor], **known: Any) -> FeatureLoss:
+def built(
+    loss: FeatureLoss, student: dict[str, Tensor], teacher: dict[str, Tensor], setting: Setting = SETTING
+) -> FeatureLoss:
     """The loss with parts for these features, drawn anew, in double precision where the features are."""
     torch.manual_seed(0)
-    loss.build(student, teacher, Setting(50, 3, **known) if known else SETTING)
+    loss.build(student, teacher, setting)
     return loss.double() if next(iter(student.values())).dtype == torch.float64 else loss
 
 

@@ -8,10 +8,22 @@ import torch
 from losses.features.maps import SETTING, built, features, gradients, value
 from preceptor.errors import InputError
 from preceptor.losses import features as all_losses
-from preceptor.losses.features import AT, FitNet
+from preceptor.losses.features import AB, AT, CWD, FSP, FT, MGD, NST, OFD, PKD, FitNet, ReviewKD
 from preceptor.losses.features._maps import MapLoss
 
-LOSSES = {"AT": AT, "FitNet": FitNet}
+LOSSES = {
+    "AB": AB,
+    "AT": AT,
+    "CWD": CWD,
+    "FSP": FSP,
+    "FT": lambda: second_phase(FT(init_epochs=1)),
+    "FitNet": FitNet,
+    "MGD": MGD,
+    "NST": NST,
+    "OFD": OFD,
+    "PKD": PKD,
+    "ReviewKD": ReviewKD,
+}
 SMALL = [(4, 2, 6, 6), (4, 3, 3, 3)]
 WIDE = [(4, 3, 6, 6), (4, 5, 3, 3)]
 EQUAL = SMALL
@@ -22,6 +34,11 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 def test_this_file_tests_every_loss_of_maps():
     found = {name for name, loss in vars(all_losses).items() if inspect.isclass(loss) and issubclass(loss, MapLoss)}
     assert found == set(LOSSES)
+
+
+def second_phase(loss):
+    loss.start_epoch(1, 2)
+    return loss
 
 
 def shapes(name):

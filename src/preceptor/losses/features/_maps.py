@@ -1,7 +1,7 @@
 """What losses of maps share: features as maps in working precision, pairs of them, and one size for both."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,10 @@ class MapLoss(FeatureLoss):
         """The loss of one pair: (B,), or a scalar of the batch."""
         raise NotImplementedError
 
+    def compare_all(self, pairs: Sequence[Pair]) -> Tensor:
+        """The loss of all pairs."""
+        return torch.stack([self.compare(level, *pair) for level, pair in enumerate(pairs)]).sum(0)
+
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features
     ) -> Float[Tensor, "*batch"]:
@@ -81,7 +85,4 @@ class MapLoss(FeatureLoss):
             student_features: by tap, maps (B, C, H, W), tokens (B, T, D) or vectors (B, D).
             teacher_features: the same of the teacher; no gradient flows to them.
         """
-        losses: list[Any] = [
-            self.compare(level, *pair) for level, pair in enumerate(self.pairs(student_features, teacher_features))
-        ]
-        return torch.stack(losses).sum(0)
+        return self.compare_all(self.pairs(student_features, teacher_features))
