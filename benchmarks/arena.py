@@ -3,6 +3,7 @@
 python benchmarks/arena.py --size cpu --data-dir DATA --out runs/arena-cpu --processes 2   # two CPU cores
 python benchmarks/arena.py --size gpu --data-dir DATA --out runs/arena-gpu --budget 480    # eight minutes of a GPU
 python benchmarks/arena.py --size full --data-dir DATA --out runs/arena-full               # the whole table
+python benchmarks/arena.py --size catalogue --data-dir DATA --out runs/catalogue --processes 2   # with features
 
 DATA holds what benchmarks/images.py reads. Every seed has its own split, teachers and students; every run is a run
 folder, so the same command, stopped or out of its budget, goes on, and --seeds adds others; the tables are of all seeds
@@ -31,8 +32,10 @@ from known_truth import MIXTURES, sample
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
+from preceptor.names import names
 from preceptor.recipe import DistillRecipe
 from preceptor.recipe.keywords import make_recipe
+from preceptor.recipe.published import published_of
 from preceptor.runs import circumstances
 from preceptor.runs.files import finite, read_json, write_text
 from preceptor.study.teachers import choose_teacher
@@ -78,6 +81,28 @@ def losses(gamma: float, ttm: float, wttm: float) -> dict[str, dict[str, Any]]:
 
 
 R56_R20, R32X4_R8X4 = losses(0.3, 7.0, 1.5), losses(0.1, 100.0, 3.0)  # appendix of arXiv 2402.11148
+WRN40_WRN16, R32X4_SHV2 = losses(0.1, 101.0, 4.0), losses(0.4, 40.0, 16.0)
+FEATURES: dict[str, dict[str, Any]] = {name: {"loss": name} for name in names("loss") if published_of(name) is not None}
+
+
+def with_features(settings: dict[str, dict[str, Any]], crd: tuple[float, float], itrd: tuple[float, float]) -> Any:
+    """Losses, those that look into the models with their published weights, and the sums of WTTM's paper.
+
+    Args:
+        settings: of the losses of outputs.
+        crd, itrd: the exponent and the weight of WTTM beside each, of the pair.
+    """
+    sums = {
+        f"wttm+{name}": {"loss": [{"name": "wttm", "temperature": 1 / gamma, "weight": weight}, name]}
+        for name, (gamma, weight) in {"CRD": crd, "ITRD": itrd}.items()
+    }
+    return settings | FEATURES | sums
+
+
+CATALOGUE = (
+    "kd", "wttm", "ttm", "ptloss", "dkd", "dist", "FitNet", "AT", "SP", "CC", "VID", "RKD", "PKT", "FT", "NST", "CRD",
+    "ReviewKD", "OFD", "ITRD", "SRRL", "wttm+CRD", "wttm+ITRD",
+)  # fmt: skip
 
 
 class Size(NamedTuple):
@@ -142,6 +167,15 @@ def tiny(_folder: Path, _cache: Path) -> Data:
     )
 
 
+def pair(teacher: str, student: str, settings: dict[str, dict[str, Any]], lr: float) -> Size:
+    """A table of the catalogue at real size: in pieces of so many seconds (--budget), teacher after teacher."""
+    return Size(
+        data=tinyimagenet_data, teacher=teacher, student=student, heldout=5000, seeds=3, longer=9, lr=lr,
+        teachers=("ce", "ce-stopped", "mse", "soteacher", "auto"), losses=CATALOGUE, settings=settings,
+        training=FAST | {"epochs": 60},
+    )  # fmt: skip
+
+
 FAST = {"batch_size": 512, "precision": "auto", "compile": "auto"}
 CNN = {"name": "cnn", "widths": [4], "hidden": 8}
 SIZES = {
@@ -160,9 +194,17 @@ SIZES = {
         teachers=tuple(TEACHERS), losses=tuple(R32X4_R8X4), settings=R32X4_R8X4,
         training=FAST | {"epochs": 60},
     ),
+    "catalogue": Size(
+        data=first_10000, teacher="resnet20", student="resnet8", heldout=1000, seeds=2, longer=5, lr=0.1,
+        teachers=("ce", "mse", "soteacher"), losses=("kd", "wttm", "FitNet", "AT", "SP", "CRD"),
+        settings=R56_R20 | FEATURES, training={"epochs": 6, "batch_size": 64, "precision": "auto"},
+    ),
+    "catalogue-wrn": pair("wrn_40_2", "wrn_16_2", with_features(WRN40_WRN16, (0.1, 4.0), (0.3, 6.0)), 0.4),
+    "catalogue-resnet": pair("resnet32x4", "resnet8x4", with_features(R32X4_R8X4, (0.2, 4.0), (0.1, 1.5)), 0.4),
+    "catalogue-unlike": pair("resnet32x4", "shufflenet_v2", with_features(R32X4_SHV2, (0.4, 12.0), (0.4, 0.8)), 0.1),
     "quick": Size(
         data=tiny, teacher=CNN, student=CNN | {"widths": [2]}, heldout=60, seeds=2, longer=2, lr=0.1,
-        teachers=("ce", "ce-stopped", "mse", "ema", "two", "auto"), losses=("kd", "ttm"), settings=R56_R20,
+        teachers=("ce", "ce-stopped", "mse", "ema", "two", "auto"), losses=("kd", "ttm"), settings=R56_R20 | FEATURES,
         training={"epochs": 2, "batch_size": 60}, padding=1,
     ),
 }  # fmt: skip
@@ -240,15 +282,23 @@ class Arena:
                 teach(recipe, folder, data=self.data, progress=self.progress)
 
     def students(self, teacher: str, seed: int) -> None:
-        """Train a teacher's students, one a loss, side by side."""
+        """Train a teacher's students, one a loss: those of its outputs side by side, those that look inside singly."""
         teacher = students_of(self.folder(seed), teacher)
         folder = self.folder(seed) / "students" / teacher
         if all(complete(folder / loss) for loss in self.size.losses):
             return
         parts = [str(self.folder(seed) / "teachers" / part) for part in TEACHERS[teacher]]
-        with self.clock.run(f"students of {teacher}"):
-            recipe = make_recipe(DistillRecipe, self.size.recipe(self.size.student, seed), {})
-            distill_together(recipe, self.size.tasks, folder, teacher=parts, data=self.data, progress=self.progress)
+        given: dict[str, Any] = {"teacher": parts, "data": self.data, "progress": self.progress}
+        together = {name: said for name, said in self.size.tasks.items() if name in R56_R20}
+        if not all(complete(folder / loss) for loss in together):
+            with self.clock.run(f"students of {teacher}"):
+                recipe = make_recipe(DistillRecipe, self.size.recipe(self.size.student, seed), {})
+                distill_together(recipe, together, folder, **given)
+        for loss in self.size.losses:
+            if not complete(folder / loss):
+                with self.clock.run(f"student by {loss}"):
+                    recipe = self.size.recipe(self.size.student, seed) | self.size.settings[loss]
+                    distill(recipe, folder / loss, **given)
 
     def chosen(self, loss: str, seed: int) -> None:
         """Train a student of what ``auto`` chooses for its loss."""
@@ -340,7 +390,7 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="by default as many as the size says, from 0")
     parser.add_argument("--processes", type=int, default=1, help="share the seeds and the cores among so many")
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, help="by default those of the size")
-    parser.add_argument("--losses", nargs="+", choices=R56_R20, help="by default those of the size")
+    parser.add_argument("--losses", nargs="+", choices=[*R56_R20, *FEATURES], help="by default those of the size")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
     arguments = parser.parse_args(given)

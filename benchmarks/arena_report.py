@@ -182,12 +182,13 @@ def distinct(result: Mapping[str, Any]) -> list[str]:
     return [name for name in students if name != STOPPED or students[name] != students.get("ce")]
 
 
-def correlation(result: Mapping[str, Any], guess: str) -> Estimate:
+def correlation(result: Mapping[str, Any], guess: str, losses: Sequence[str] | None = None) -> Estimate:
     """Spearman's, over the teachers of a seed, of a guess with the accuracy of their students.
 
-    A seed's value is the mean over the losses; the interval is Student's t over the seeds.
+    A seed's value is the mean over the losses, or over some of them; the interval is Student's t over the seeds.
     """
-    predicted, became = _predicted(result, guess), accuracies(result, judged(result))
+    places = [i for i, loss in enumerate(_losses(result)) if losses is None or loss in losses]
+    predicted, became = _predicted(result, guess), accuracies(result, judged(result))[:, places]
     each = [[_spearman(predicted[:, s], loss[:, s]) for loss in became.swapaxes(0, 1)] for s in range(became.shape[2])]
     return mean_interval(np.mean(each, axis=1))
 
@@ -314,7 +315,13 @@ def _guesses(result: Mapping[str, Any]) -> str:
     rows = [[n, plus_minus(correlation(result, n)), plus_minus(regret(result, n))] for n in GUESSES]
     rows.append(["any teacher", "", plus_minus(regret(result, None))])
     headers = ["held-out score of the teacher", "Spearman, with the students' accuracy", "regret of its first, points"]
-    return markdown_table(headers, rows)
+    inside = [loss for loss in _losses(result) if loss[:1].isupper()]  # our names of losses that look into models
+    outputs = [loss for loss in _losses(result) if "+" not in loss and loss not in inside]
+    if not inside:
+        return markdown_table(headers, rows)
+    apart = [[n, *(plus_minus(correlation(result, n, each)) for each in (outputs, inside))] for n in GUESSES]
+    split = ["Spearman, with students by", f"outputs ({', '.join(outputs)})", f"features ({', '.join(inside)})"]
+    return markdown_table(headers, rows) + "\n\n" + markdown_table(split, apart)
 
 
 def _claims(result: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ from preceptor.assess.evidence import common_shape
 from preceptor.errors import InputError
 from preceptor.names import Trust, trusting
 from preceptor.recipe import DistillRecipe, TeacherRef
+from preceptor.recipe.published import published_of
 from preceptor.runs import files
-from preceptor.schema import SUM, Component, Transform, by_name
+from preceptor.schema import SUM, Component, Transform, by_name, parts_of
 from preceptor.study.teachers.candidates import Candidate, check_same_samples
 from preceptor.study.teachers.reading import read_candidates
 
@@ -38,7 +39,7 @@ def choose_teacher(
     Args:
         recipe: the student's; its ``teacher`` and ``transform`` are replaced, and under ``ptloss`` its coefficients: by
             those of the proxy if one was chosen, and by 0 (plain KL) otherwise. A loss of unknown optimum is chosen for
-            as ``kd``.
+            as ``kd``; for one that looks into the teacher a single one is chosen.
         names: run folders.
         data: your own data set, in place of the one that the runs' recipes name.
         data_dir: where the data set's files are.
@@ -59,7 +60,7 @@ def choose_teacher(
     wanted = [term for name in names for term in _expanded(str(name))]
     given: Any = {"data": data, "data_dir": data_dir, "model": model, "trust": trusting(trust, recipe)}
     candidates = read_candidates(wanted, **given, progress=progress)
-    choice = _choose(candidates, assessed_as(recipe.loss))
+    choice = _choose(candidates, assessed_as(recipe.loss), mix=not _looks_inside(recipe.loss))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
@@ -150,6 +151,11 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
     return recipe.model_copy(update={"teacher": teachers, "transform": transform, "loss": loss})
 
 
+def _looks_inside(loss: Component) -> bool:
+    """Whether a loss asks for a teacher's features, which a mixture has none of."""
+    return any(published_of(part.name) is not None for part, _ in parts_of(loss))
+
+
 def student_task(loss: Component, choice: Choice) -> tuple[Component, Transform | None]:
     """The student's loss after a choice, and the transform of the teacher's output that it is shown.
 
@@ -169,4 +175,5 @@ def _with_options(loss: Component, name: str, options: dict[str, Any]) -> Compon
     if loss.name != SUM:
         return Component(name=loss.name, **(loss.options | options))
     parts: list[Any] = [by_name(each) for each in loss.options["parts"]]
-    return Component(name=SUM, parts=[each | options if each["name"] == name else each for each in parts])
+    changed = [each | options if each["name"] == name else each for each in parts]
+    return Component.model_validate({"name": SUM, "parts": changed})
