@@ -3,7 +3,8 @@
 Teach, assess, distill:
 
 - `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects, and
-  `preceptor.distill_together` several students who share a teacher's answers;
+  `preceptor.distill_together` several students who share a teacher's answers, `preceptor.teach_together` models that
+  teach each other;
 - `preceptor.posterior` draws models from what a teacher's training has passed, which teach together;
 - `preceptor.record` writes a teacher's answers down, for students to learn from without it;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from preceptor.runs.load import load
     from preceptor.serving import export, predict
     from preceptor.study.teachers import assess_teachers
-    from preceptor.training import distill, distill_together, posterior, record, teach
+    from preceptor.training import distill, distill_together, posterior, record, teach, teach_together
 
 __all__ = [
     "InputError",
@@ -47,6 +48,7 @@ __all__ = [
     "runs",
     "tasks",
     "teach",
+    "teach_together",
     "teaching",
 ]
 
@@ -61,6 +63,7 @@ _WHERE = {
     "predict": "preceptor.serving",
     "record": "preceptor.training",
     "teach": "preceptor.training",
+    "teach_together": "preceptor.training",
 }
 
 

@@ -2,6 +2,7 @@
 
 from preceptor.runs import load_model, load_teacher, read_recipe, read_result, read_splits
 from preceptor.tasks.teacher import Lookup, Mixture, Teacher, as_teacher
+from preceptor.training.mutual import teach_together
 from preceptor.training.posterior import posterior
 from preceptor.training.recording import record
 from preceptor.training.verbs import Student, distill, distill_stack, distill_together, teach
@@ -23,4 +24,5 @@ __all__ = [
     "read_splits",
     "record",
     "teach",
+    "teach_together",
 ]
