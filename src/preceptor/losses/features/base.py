@@ -114,6 +114,19 @@ class FeatureLoss(nn.Module):
             InputError: these features are none that it could compare.
         """
 
+    @classmethod
+    def weights(cls, student: str = "") -> dict[str, float]:
+        """How it was weighed where it was published, by the names of a recipe.
+
+        Args:
+            student: the name of the student's model, if it is one of ours.
+        """
+        weights = cls.published
+        return {
+            "ce_weight": weights.ce_weight,
+            "distill_weight": weights.of_student.get(student, weights.distill_weight),
+        }
+
     def check_pairs(self, student: Features, teacher: Features) -> None:
         """Refuse another number of the student's features than of the teacher's."""
         if len(student) != len(teacher):
