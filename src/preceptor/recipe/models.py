@@ -143,6 +143,9 @@ class Recipe(Strict):
     """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, Whole] = Field(default_factory=dict)
     """Another seed for some streams: split, initialization, order, augmentation, dropout, noise (of sgld)."""
+    start: str | None = None
+    """A complete run whose weights the model begins with (``RUN``, ``RUN:best``...), to be fine-tuned; without it they
+    are drawn."""
     parent: Path | None = None
     """The complete run that this one goes on from, for more epochs (`--more-epochs`)."""
 
