@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from preceptor.inputs import Inputs
 from preceptor.outputs import logits_of
+from preceptor.tasks.reduction import reduce
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,13 @@ class Company:
             other = (self.say(model, batch["input"]).float().masked_fill(~mask, 0) / self.temperature).log_softmax(-1)
             values = values + F.kl_div(own, other, reduction="none", log_target=True).sum(-1)
         return self.weight * self.temperature**2 * values / len(self.models)
+
+    def joined(
+        self, output: dict[str, Tensor], batch: Mapping[str, Any], logits: Tensor, count: Tensor
+    ) -> dict[str, Tensor]:
+        """What a task gives, with the share of this in the step's loss."""
+        told = reduce(self(batch, logits), batch["mask"], count, 0)
+        return {**output, "loss": output["loss"] + told, "mutual": told.detach()}
 
     @staticmethod
     @torch.no_grad()

@@ -181,9 +181,6 @@ class TeachTask(Task):
         example: a batch of two samples or so, for criteria that look into the model with parts of its shapes.
         plan: all of these together, and more.
 
-    Attributes:
-        company: of models that are trained beside this one, what they tell it; None if it is alone.
-
     >>> task = TeachTask(nn.Linear(2, 3), cross_entropy)
     >>> batch = {"input": torch.zeros(4, 2), "label": torch.tensor([0, 1, 2, 0])}
     >>> task(batch)["loss"].backward()
@@ -201,7 +198,7 @@ class TeachTask(Task):
     ) -> None:
         self.objective: Criterion = objective if isinstance(objective, Criterion) else of_objective(objective)
         super().__init__(model, [self.objective], plan=plan or Plan(example, num_samples, num_classes))
-        self.company: Company | None = None
+        self.company: Company | None = None  # models that are trained beside this one, and tell it something
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         # Masked labels may be anything; the objective must not trip over them.
@@ -211,10 +208,8 @@ class TeachTask(Task):
         if OWN_SHARE in batch:
             values = mixed(values, self.objective({**given, "labels": batch[PARTNER_LABEL]}), batch[OWN_SHARE])
         share = reduce(values, batch["mask"], count, self.lead)
-        if self.company is None:
-            return {"loss": share.sum(), "objective": share.detach()}
-        told = reduce(self.company(batch, logits), batch["mask"], count, self.lead)
-        return {"loss": (share + told).sum(), "objective": share.detach(), "mutual": told.detach()}
+        output = {"loss": share.sum(), "objective": share.detach()}
+        return output if self.company is None else self.company.joined(output, batch, logits, count)
 
 
 class DistillTask(Task):

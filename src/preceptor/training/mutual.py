@@ -28,7 +28,7 @@ from preceptor.training.train import opened, scored_on_heldout, written_down
 from preceptor.training.verbs import _collated, _folder, _sorted_apart
 
 # What of a recipe decides what the others learn from a model.
-_TELLING = ("model", "objective", "optimizer", "schedule", "training", "seed", "streams", "generation")
+_TELLING = ("model", "start", "objective", "optimizer", "schedule", "training", "seed", "streams", "generation")
 
 
 def teach_together(
@@ -106,7 +106,8 @@ def _check(recipes: Mapping[str, TeachRecipe], given: Mapping[str, Mapping[str, 
     starts: dict[str, str] = {}
     for name, recipe in recipes.items():
         seed = recipe.streams.get("initialization", recipe.seed)
-        known = starts.setdefault(f"{recipe.model} {given[name].get('model')} {seed}", name)
+        drawn = recipe.start or f"{recipe.model} {given[name].get('model')} {seed}"
+        known = starts.setdefault(drawn, name)
         if known != name:
             raise InputError(
                 f"the models '{known}' and '{name}' start as the same network, and would have nothing to tell each "

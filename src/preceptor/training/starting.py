@@ -24,9 +24,7 @@ def start_of(recipe: Recipe) -> TeacherRef | None:
         return None
     found = teacher_references(recipe.start)
     if len(found) != 1 or kind_of(found[0].run) != "run" or found[0].calibrated:
-        raise InputError(
-            f"start is '{recipe.start}', which is not the weights of one model; give RUN, RUN:best or such"
-        )
+        raise InputError(f"start is '{recipe.start}', which is not the weights of one model; give RUN or RUN:best")
     return found[0]
 
 
