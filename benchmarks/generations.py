@@ -72,7 +72,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "cpu": Size("resnet8", 5000, 5000, 500, 5, 3, 0.1, 4, {"epochs": 8, "batch_size": 64, "precision": "auto"}),
+    "cpu": Size("resnet8", 5000, 5000, 500, 5, 3, 0.1, 4, {"epochs": 6, "batch_size": 64, "precision": "auto"}),
     "gpu": Size(
         "resnet20", 50_000, 5000, 5000, 5, 3, 0.4, 4,
         {"epochs": 60, "batch_size": 512, "precision": "auto", "compile": "auto"},

@@ -140,6 +140,7 @@ CASES: list[tuple[str, str, str]] = [
         "or logits without probabilities=True",
         f"{DISTILL} --teacher digits.npy teacher_rows=position -o c32",
     ),
+    (f"{DISTILL} --teacher t loss.name=sum", "give «loss=[kd, wttm]», say", f'{DISTILL} --teacher t "{{}}" -o c33'),
 ]
 
 # Sentences of the source that are provoked, and their remedies tried, elsewhere or nowhere, and why.
@@ -161,6 +162,12 @@ ELSEWHERE = {
     ("study/teachers/auto.py", "there is nothing to choose from"): "a function of Python: study/test_auto.py",
     ("study/teachers/reading.py", "is a model of transformers"): "needs a classifier: models/test_classifiers.py",
     ("teaching/lipschitz.py", "call bind(model=...)"): "a function of Python: teaching/test_lipschitz.py",
+    ("cli/taps.py", "give whole numbers such as"): "cli/test_taps.py",
+    ("tasks/taps.py", "carries no gradient"): "an object of Python: tasks/test_taps.py",
+    ("tasks/building.py", "give the task"): "an object of Python: tasks/test_taps.py",
+    ("tasks/building.py", "which only one live model can give"): "an object of Python: tasks/test_taps.py",
+    ("tasks/looking.py", "preceptor taps lists them"): "cli/test_taps.py",
+    ("tasks/taps.py", "preceptor taps lists them"): "cli/test_taps.py",
     ("training/matching.py", "are sorted"): "an object of Python: training/test_stored.py",
     ("training/matching.py", "the data set has none to match them by"): "training/test_stored.py",
     ("training/own.py", "give maximize=True"): "an object of Python: training/test_students_side.py",

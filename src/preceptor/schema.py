@@ -74,7 +74,7 @@ def parts_of(component: Component) -> list[tuple[Component, float | None]]:
         return [(component, None)]
     said = component.options.get("parts")
     if component.options.keys() != {"parts"} or not isinstance(said, list | tuple) or not said:
-        raise InputError("a sum is a list of losses, each a name or a mapping; give loss=[wttm, {name: FitNet}], say")
+        raise InputError("a sum is a list of losses, each a name or a mapping; give loss=[kd, wttm], say")
     return [_part(each) for each in said]
 
 

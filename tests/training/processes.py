@@ -15,6 +15,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.losses.features import AT, CRD, SP, VID, FitNet
 from preceptor.training import distill, teach
 from preceptor.training.loop import Interrupted, Loop
 from training.toys import distill_recipe, stopped_at, teach_recipe
@@ -30,6 +31,27 @@ def teacher(batch: Any) -> Tensor:
 def normed(num_classes: int) -> nn.Module:
     """A net with batch normalisation."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def plain(num_classes: int) -> nn.Module:
+    """A net without."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def maps(num_classes: int = 10, width: int = 3) -> nn.Module:
+    """A net of convolutions, without norms."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, stride=2), nn.Tanh(), nn.Conv2d(width, width, 2), nn.Tanh(), nn.Flatten(),
+        nn.Linear(4 * width, num_classes),
+    )  # fmt: skip
+
+
+def looking(folder: Path, loss: Any, *overrides: str) -> None:
+    """Student and teacher are looked into; what a loss has beside its parameters is kept for each process."""
+    torch.manual_seed(0)
+    recipe = distill_recipe("cache=false", "training.epochs=3", "optimizer.lr=0.02", *overrides)
+    distill(recipe, folder, teacher=maps(width=4), model=maps, loss=loss)
+    torch.save(loss.state_dict(), folder / f"loss-{PartialState().process_index}.pt")
 
 
 def resumed(folder: Path) -> None:
@@ -81,6 +103,17 @@ def own(folder: Path) -> None:
     )
 
 
+def memory(folder: Path) -> None:
+    """A loss with a memory, which all processes' samples move alike on each."""
+    loss = CRD(dim=4, negatives=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = plain(10).eval()
+    distill(distill_recipe(), folder, teacher=teacher, model=plain, loss=loss)
+    rank = PartialState().process_index
+    torch.save(loss.state_dict() | {"labels": loss.others.labels}, folder.with_name(f"{folder.name}-{rank}.pt"))
+
+
 # The last batch of each epoch, of 22 samples or 250 - 3 x 64 = 58, shares out unevenly.
 RUNS: dict[str, Callable[[Path], Any]] = {
     "teach": lambda folder: teach(teach_recipe(*SOTEACHER, "training.clip_norm=1.0"), folder),
@@ -93,7 +126,12 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "own": own,
     "interrupted": interrupted,
     "normed": lambda folder: teach(teach_recipe(), folder, model=normed),
+    "memory": memory,
     "dist": lambda folder: distill(distill_recipe("loss=dist"), folder, teacher=teacher),
+    "regressed": lambda folder: looking(folder, VID(student=["0", "2"]), "training.clip_norm=1.0"),
+    "attended": lambda folder: looking(folder, AT(student=["0", "2"]), "training.batch_size=61", "distill_weight=1000"),
+    "hint": lambda folder: looking(folder, FitNet(student="2")),
+    "relations": lambda folder: looking(folder, SP(student="2")),
 }
 
 

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 import preceptor
 from preceptor import runs
 from preceptor.cli import app
+from preceptor.errors import InputError
+from preceptor.losses import kd
 from preceptor.recipe import Optimizer
-from preceptor.tasks import Stack
+from preceptor.tasks import DistillTask, Stack
 from preceptor.training.optimizers import layers_of, parameter_groups, scaled
 from preceptor.training.schedule import make_optimizer
 from training.test_students_side import QUICK, TEACHER, assert_same, distill, make_student, refused
@@ -153,7 +155,7 @@ def test_layer_decay_and_no_decay_are_timms() -> None:
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         expected |= {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for p in group["params"]}
     recipe = Optimizer(layer_decay=0.75, no_decay=("norms", "biases"))
-    found = rates_and_decays(model, parameter_groups(model, [], recipe))
+    found = rates_and_decays(model, parameter_groups(model, {}, recipe))
     assert found.keys() == expected.keys()
     assert all(found[name] == pytest.approx(each) for name, each in expected.items())
 
@@ -170,13 +172,13 @@ def test_layers_of_a_model_without_a_map() -> None:
     assert [found[name] for name in ("stem.weight", "norm.weight", "blocks.0.0.weight", "blocks.0.1.bias",
                                      "blocks.1.bias", "head.weight")] == [0, 0, 1, 1, 2, 3]  # fmt: skip
     recipe = Optimizer(layer_decay=0.5, rates={"head.*": 10.0, "*.bias": 2.0}, no_decay=("norms",))
-    by_name = rates_and_decays(model := Net(), parameter_groups(model, [], recipe))
+    by_name = rates_and_decays(model := Net(), parameter_groups(model, {}, recipe))
     assert by_name["head.bias"] == (10.0, 0.1)  # the first pattern that fits counts
     assert by_name["stem.bias"] == (2 * 0.5**3, 0.1)
     assert by_name["norm.bias"] == (2 * 0.5**3, 0.0)
     stack = Stack([make_student(3), make_student(3)])
     recipe = Optimizer(no_decay=("norms", "biases"))
-    spared = [p for g in parameter_groups(stack, [], recipe) if "weight_decay" in g for p in g["params"]]
+    spared = [p for g in parameter_groups(stack, {}, recipe) if "weight_decay" in g for p in g["params"]]
     assert len(spared) == 4  # two biases, and the norm's two
 
 
@@ -358,3 +360,51 @@ def per_example_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 def never_better(probabilities: Tensor, labels: Tensor) -> float:
     return 1.0
+
+
+# -- a criterion's own parameters --------------------------------------------------------------------------------------
+
+
+class Mapped(nn.Module):
+    """A loss with a linear map of its own, and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.map, self.shift = nn.Linear(3, 3), nn.Parameter(torch.zeros(3))
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return (self.map(student_logits) + self.shift - teacher_logits).square().mean(-1)
+
+
+def test_a_loss_has_rates_of_its_own(tmp_path: Path) -> None:
+    """One step of plain gradient descent: the parts move by their multiple of what they would move by otherwise."""
+    one_step: dict[str, Any] = {
+        "epochs": 1, "batch_size": 500, "optimizer": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
+        "schedule": {"name": "constant", "warmup_epochs": 0}, "lr": 0.1,
+    }  # fmt: skip
+
+    def moved(rates: dict[str, float]) -> dict[str, Tensor]:
+        loss, start = Mapped(), Mapped().state_dict()
+        optimizer = {**one_step["optimizer"], "rates": rates}
+        distill(tmp_path / str(len(list(tmp_path.iterdir()))), loss=loss, **(one_step | {"optimizer": optimizer}))
+        return {name: value - start[name] for name, value in loss.state_dict().items()}
+
+    plain, slow = moved({}), moved({"loss.map.*": 0.25, "loss.shift": 2.0})
+    assert plain["map.weight"].norm() > 1e-4
+    for name, multiple in (("map.weight", 0.25), ("map.bias", 0.25), ("shift", 2.0)):
+        torch.testing.assert_close(slow[name], multiple * plain[name], rtol=1e-4, atol=1e-7)
+
+
+def test_parts_are_called_by_their_loss_where_several_have_some() -> None:
+    task = DistillTask(nn.Linear(3, 3), nn.Linear(3, 3), [(Mapped(), 1.0), (kd, 1.0)])
+    assert [*task.parts] == ["loss.shift", "loss.map.weight", "loss.map.bias"]
+    other = type("Other", (Mapped,), {})
+    several = DistillTask(nn.Linear(3, 3), nn.Linear(3, 3), [(Mapped(), 1.0), (other(), 1.0)])
+    assert {name.rpartition(".")[0] for name in several.parts} == {
+        "loss.Mapped", "loss.Mapped.map", "loss.Other", "loss.Other.map",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"optimizer.rates names 'loss.mop.\*', which fits no parameter; did you mean"):
+        distill(None, loss=Mapped(), optimizer={"rates": {"loss.mop.*": 0.1}})
+    with pytest.raises(InputError, match=r"optimizer.rates names 'loss.\*', which fits no parameter"):
+        distill(None, loss="kd", optimizer={"rates": {"loss.*": 0.1}})

@@ -15,7 +15,13 @@ from training.processes import RUNS, SOTEACHER, normed, teacher
 from training.toys import assert_close, distill_recipe, metrics, state_tensors, teach_recipe, weights
 
 TESTS = Path(__file__).parents[1]
-PER_EXAMPLE = [name for name in RUNS if name not in ("normed", "dist")]
+ELSEWHERE = {  # what two processes train otherwise than one, and why; draws are a process's own
+    "normed": "batch normalisation",
+    "hint": "batch normalisation",
+    "dist": "a batch-level loss",
+    "relations": "a batch-level loss",
+}
+PER_EXAMPLE = [name for name in RUNS if name not in (*ELSEWHERE, "memory")]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,19 @@ def test_two_processes_train_as_one(name: str, two_processes: Path, one_process:
     assert_same_run(two_processes / name, one_process / name)
 
 
+def test_a_memory_is_the_same_on_all_processes(two_processes: Path) -> None:
+    first, second = (torch.load(two_processes / f"memory-{rank}.pt") for rank in (0, 1))
+    for name in ("memory.student", "memory.teacher", "log_constants"):
+        assert first[name].equal(second[name])
+        assert first[name].isfinite().all()
+    seen = first["memory.student"][first["labels"] >= 0]
+    torch.testing.assert_close(seen.norm(dim=1), torch.ones(150))  # at the start they are random: each has been moved
+    saved = state_tensors(two_processes / "memory")
+    [found] = [name for name in saved if name.endswith("memory.student")]
+    assert saved[found].equal(first["memory.student"])
+    assert not any("memory" in name for name in weights(two_processes / "memory"))
+
+
 def test_history_is_compared(one_process: Path) -> None:
     tensors = state_tensors(one_process / "teach")
     assert tensors["objective:consistency.visits"].sum() == 3 * 150
@@ -61,12 +80,20 @@ def test_history_is_compared(one_process: Path) -> None:
 def test_warnings_of_two_processes(two_processes: Path) -> None:
     first, second = (json.loads((two_processes / f"said-{rank}.json").read_text()) for rank in (0, 1))
     for name in RUNS:
-        cause = {"normed": "batch normalisation", "dist": "a batch-level loss"}.get(name)
+        cause = ELSEWHERE.get(name)
         assert len(first[name]) == (cause is not None), name
         assert cause is None or cause in first[name][0]
         assert second[name] == []
     assert "stack" in first["stack"]
     assert first["again"] == second["again"] > 0
+
+
+@pytest.mark.parametrize("name", ["regressed", "hint"])
+def test_parts_of_a_loss_are_the_same_on_both_processes(name: str, two_processes: Path) -> None:
+    first, second = (torch.load(two_processes / name / f"loss-{rank}.pt") for rank in (0, 1))
+    assert_close(first, second, 0)
+    newest = state_tensors(two_processes / name)
+    assert_close({key: newest[f"objective:{key}"] for key in first}, first, 0)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])

@@ -17,6 +17,7 @@ from preceptor.cli.records import DEFAULT, record_app
 from preceptor.cli.run import distill, teach
 from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
+from preceptor.cli.taps import taps
 from preceptor.cli.together import distill_together, teach_together
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
@@ -123,6 +124,7 @@ for _verb in (
     report,
     export,
     predict,
+    taps,
     verify,
 ):
     app.command()(_verb)

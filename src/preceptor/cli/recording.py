@@ -18,6 +18,8 @@ _OPTIONS = {
     "form": "--form",
     "dtype": "--dtype",
     "k": "-k",
+    "features": "--features",
+    "features_dtype": "--features-dtype",
     "heldout": "--no-heldout",
 }
 
@@ -47,6 +49,13 @@ def record(
         typer.Option("--dtype", help="Of the log-probabilities: float32, float16, bfloat16, or of top_k uint8."),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="Classes a sample, of top_k and sampled.")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", help="A tap, or penultimate, last, stages, to be stored, too; may be repeated."),
+    ] = None,
+    features_dtype: Annotated[
+        str, typer.Option("--features-dtype", help="Of the features: float16, bfloat16, float32.")
+    ] = "float16",
     heldout: Annotated[
         bool, typer.Option("--heldout/--no-heldout", help="Record the held-out samples, too, to be assessed by.")
     ] = True,
@@ -78,6 +87,8 @@ def record(
         form=form,
         dtype=dtype,
         k=k,
+        features=features or (),
+        features_dtype=features_dtype,
         heldout=heldout,
         teacher_model=factory(model),
         trust=trust,

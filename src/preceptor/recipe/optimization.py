@@ -39,7 +39,9 @@ class Optimizer(Strict):
     layer_decay: _LayerDecay | None = None
     """Layer-wise rates: the last layer's is ``lr``, that of each layer before it so many times smaller."""
     rates: dict[str, _Rate] = Field(default_factory=dict)
-    """Multiples of ``lr`` by patterns of parameters' names, such as ``head.*``; the first pattern that fits counts."""
+    """Multiples of ``lr`` by patterns of parameters' names, such as ``head.*``; the first pattern that fits counts.
+    A loss's own parameters are called ``loss.NAME``, an objective's ``objective.NAME``.
+    """
 
 
 class OwnOptimizer(Component):

@@ -30,6 +30,8 @@ class Identity(Strict):
     """What the teacher computed in."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Of packages, by name."""
+    features: dict[str, str] = Field(default_factory=dict)
+    """Of stored features by name: where they were tapped, and their dtype."""
 
 
 class Manifest(Strict):
@@ -60,7 +62,7 @@ class Manifest(Strict):
     mixing: Any = None
     """The recipe's entry."""
     features: tuple[str, ...] = ()
-    """Modules whose outputs are stored, too."""
+    """What is stored of inner modules, by name: a tap or word, or ``WORD.0``... where it stands for several."""
     identity: Identity = Identity()
     """Whose outputs for which samples."""
 

@@ -1,6 +1,6 @@
 """A record as a teacher, in anybody's loop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from preceptor.errors import InputError
 from preceptor.records.manifest import MANIFEST
 from preceptor.records.reader import HELDOUT, Record
 from preceptor.records.targets import DenseTargets, Targets
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def heldout_of(record: Record) -> Record | None:
@@ -68,12 +70,36 @@ class RecordTeacher:
             InputError: a sample that is not on record.
         """
         index = batch["index"]
-        ids = index.cpu() if self.ids is None else self.ids[index.cpu()]
+        ids = self._ids(index)
         record, view = self._place(ids, batch)
         found = record.read(ids, view).to(index.device)
         if not isinstance(found, DenseTargets):
             return found
         return found.log_probs if self.temperature == 1 else found.log_probs / self.temperature
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What there are features of."""
+        return self.record.manifest.features
+
+    def features(self, names: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Stored features of the samples of a batch, by name; half precision as float32.
+
+        Args:
+            names: of `feature_names`.
+            batch: as of a call.
+
+        Raises:
+            InputError: as of a call; no such features.
+        """
+        index = batch["index"]
+        ids = self._ids(index)
+        record, view = self._place(ids, batch)
+        found = {name: record.features(name, ids, view).to(index.device) for name in names}
+        return {name: each.float() if each.dtype in _HALF else each for name, each in found.items()}
+
+    def _ids(self, index: Tensor) -> Tensor:
+        return index.cpu() if self.ids is None else self.ids[index.cpu()]
 
     def _place(self, ids: Tensor, batch: Mapping[str, Any]) -> tuple[Record, int]:
         if "view" in batch:

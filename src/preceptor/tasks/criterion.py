@@ -144,7 +144,7 @@ def _criterion(
     refused = next((each for each in more if each in never), None)
     if refused:
         raise InputError(f"the {what} '{name}' asks for '{refused}', and no teacher teaches here; give it as a loss")
-    return Criterion(function, first, more, batch_level, name, masks)
+    return Criterion(function, first, more, batch_level or getattr(function, "batch_level", False), name, masks)
 
 
 def positions_of(function: Callable[..., Any]) -> list[str]:

@@ -241,7 +241,8 @@ class Look:
             if isinstance(module, nn.ModuleList | nn.Sequential)
         ]
         alike = [names for names in lists if len({type(self._model.get_submodule(name)) for name in names}) == 1]
-        return max(alike, key=len, default=[])
+        found = max(alike, key=len, default=[])
+        return [] if self.head is not None and found == [self.head.name] else found
 
     def _preactivations(self) -> list[str]:
         found = []

@@ -6,7 +6,7 @@ what one batch would give. For a stack each model has its own count, and the mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,10 @@ class Task:
         model: the loop wraps it for several processes; `bare` stays as it is.
         lead: how many leading axes of the logits are models: 0, or 1 for a stack.
         state: the criterion that has parameters or state, or all of them; None if there is none.
+        room: what the criteria's parameters are called by.
     """
+
+    room: ClassVar[str] = "objective"
 
     def __init__(
         self,
@@ -94,6 +97,19 @@ class Task:
     def ends_steps(self) -> bool:
         """Whether a criterion wants to know when a step is over."""
         return any(each.has("end_step") for each in self.criteria)
+
+    @property
+    def parts(self) -> dict[str, nn.Parameter]:
+        """The criteria's own parameters: ``loss.NAME``, where several have some ``loss.FitNet.NAME``; an objective's
+        are ``objective.NAME``.
+        """
+        found = {each.name: dict(each.module.named_parameters()) for each in self.criteria if each.module is not None}
+        some = {criterion: parameters for criterion, parameters in found.items() if parameters}
+        return {
+            ".".join([self.room, *([criterion] if len(some) > 1 else []), name]): parameter
+            for criterion, parameters in some.items()
+            for name, parameter in parameters.items()
+        }
 
     def __call__(self, batch: Mapping[str, Any], count: Tensor | None = None) -> Output:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
@@ -237,6 +253,8 @@ class DistillTask(Task):
     >>> sorted(task(batch))
     ['ce', 'distill', 'logits', 'loss']
     """
+
+    room: ClassVar[str] = "loss"
 
     ce_weight: float | Tensor
     distill_weight: float | Tensor

@@ -74,7 +74,8 @@ def warn_of_batch_statistics(task: Task, processes: int, accumulate: int) -> Non
     if processes * accumulate == 1:
         return
     model: nn.Module = task.model.template if isinstance(task.model, Stack) else task.model  # type: ignore[assignment]
-    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    modules = [*model.modules(), *(() if task.state is None else task.state.modules())]
+    normed = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in modules)
     cause = "batch normalisation" if normed else "a batch-level loss" if task.batch_level else None
     if cause:
         warnings.warn(

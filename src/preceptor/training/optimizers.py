@@ -65,8 +65,13 @@ def _found(room: str, said: Component, own: tuple[str, ...]) -> Callable[..., An
     return function
 
 
-def check_own(recipe: Recipe, own: Own, model: nn.Module, device: torch.device) -> None:
+def check_own(
+    recipe: Recipe, own: Own, model: nn.Module, device: torch.device, parts: Mapping[str, nn.Parameter]
+) -> None:
     """Refuse an optimizer or a scheduler of somebody's own that cannot train this model, before anything is trained.
+
+    Args:
+        parts: the criteria's own parameters, by what a pattern calls them.
 
     Raises:
         InputError: it fails, or a run could not be gone on with; one for a stack; a pattern that fits no parameter.
@@ -77,7 +82,7 @@ def check_own(recipe: Recipe, own: Own, model: nn.Module, device: torch.device) 
             "the optimizer 'sgld' draws noise, which in a stack would be another than of each model alone; train the "
             "models one by one"
         )
-    groups = parameter_groups(model, [], recipe.optimizer)
+    groups = parameter_groups(model, parts, recipe.optimizer)
     found = (optimizer or scheduler or (None, ""))[1]
     if found and isinstance(model, Stack):
         raise InputError(
@@ -94,32 +99,32 @@ def check_own(recipe: Recipe, own: Own, model: nn.Module, device: torch.device) 
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def parameter_groups(model: nn.Module, more: Sequence[nn.Parameter], recipe: AnyOptimizer | None) -> Groups:
-    """The parameters of a model and of its criterion (`more`) as the recipe groups them; a plain list if it does not.
+def parameter_groups(model: nn.Module, parts: Mapping[str, nn.Parameter], recipe: AnyOptimizer | None) -> Groups:
+    """The parameters of a model and of its criteria as the recipe groups them; a plain list if it does not.
 
     Args:
         model: single, or a `Stack`, whose parameters are grouped as those of one of its models.
-        more: trained at the whole rate and decayed.
+        parts: the criteria's, by name (``loss.map.weight``): at the whole rate unless a pattern fits, and decayed.
 
     Raises:
         InputError: a pattern that fits no parameter.
     """
     if recipe is None or not (recipe.no_decay or recipe.layer_decay or recipe.rates):
-        return [*model.parameters(), *more]
+        return [*model.parameters(), *parts.values()]
     bare: nn.Module = model.template if isinstance(model, Stack) else model  # type: ignore[assignment]
     own = dict(model.named_parameters())
     named = {name.replace("/", ".") if isinstance(model, Stack) else name: each for name, each in own.items()}
     spared = _without_decay(bare, recipe.no_decay)
     depth = layers_of(bare) if recipe.layer_decay else dict.fromkeys(named, 0)
     last = max(depth.values(), default=0)
-    _refuse_idle_patterns(recipe.rates, list(named))
+    _refuse_idle_patterns(recipe.rates, [*named, *parts])
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    multiple = lambda name: next((rate for each, rate in recipe.rates.items() if fnmatchcase(name, each)), 1.0)  # noqa: E731
     for name, parameter in named.items():
-        multiple = next((rate for pattern, rate in recipe.rates.items() if fnmatchcase(name, pattern)), 1.0)
-        scale = multiple * (recipe.layer_decay or 1.0) ** (last - depth[name])
+        scale = multiple(name) * (recipe.layer_decay or 1.0) ** (last - depth[name])
         groups.setdefault((scale, name in spared), []).append(parameter)
-    if more:
-        groups.setdefault((1.0, False), []).extend(more)
+    for name, parameter in parts.items():
+        groups.setdefault((multiple(name), False), []).append(parameter)
     return [
         {"params": parameters, "scale": scale, **({"weight_decay": 0.0} if bare_of_decay else {})}
         for (scale, bare_of_decay), parameters in groups.items()

@@ -36,6 +36,7 @@ from preceptor.training.given import as_given, fitted, load_teachers
 from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.preprocessing import refuse_unconverted
 from preceptor.training.progress import OnStep, progress_bar
+from preceptor.training.recorded_features import DTYPES, Features
 from preceptor.training.replay import batches_of, described, record_of
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.streams import Streams
@@ -54,6 +55,8 @@ def record(
     form: Form | str = "dense",
     dtype: str | None = None,
     k: int | None = None,
+    features: str | Sequence[str] = (),
+    features_dtype: str = "float16",
     heldout: bool = True,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
@@ -78,6 +81,9 @@ def record(
             drawn that losses are unbiased), or one of `preceptor.records` with its options.
         dtype: of the stored log-probabilities: float32, float16, bfloat16, or of top_k uint8; by default the form's.
         k: classes a sample, of ``top_k`` and ``sampled``.
+        features: what is stored of the model's inner modules, too, of training samples: taps, patterns or words, as a
+            loss names them (``penultimate``, ``stages``); of a word that stands for several as ``stages.0`` and so on.
+        features_dtype: of these numbers: float16, bfloat16 or float32.
         heldout: record the held-out samples, too, as they are and with all classes, so that the teacher can be scored
             from its record.
         teacher_model, trust, progress: as of `preceptor.distill`.
@@ -107,7 +113,10 @@ def record(
         if accelerator.num_processes > 1:
             raise InputError("a teacher is recorded by one process; start it without accelerate launch")
         asked = _teacher(made, samples, teacher, named, teacher_model, trust, accelerator)
-        work = _Work(made, samples, asked, accelerator, _form(form, dtype, k), views, _digests(asked, named))
+        two = batch_to(samples.train[samples.for_students[:2].tolist()], accelerator.device)
+        names = [features] if isinstance(features, str) else features
+        seen = Features(asked, names, features_dtype, two)
+        work = _Work(made, samples, asked, accelerator, _form(form, dtype, k), views, _digests(asked, named), seen)
         place = Path(folder)
         with progress_bar(f"recording {place.name}", enabled=progress) as on_step:
             work.write(place, on_step, heldout=heldout)
@@ -203,6 +212,7 @@ class _Work:
         form: Form,
         views: int,
         digests: Mapping[str, str],
+        features: Features,
     ) -> None:
         if views < 1:
             raise InputError(f"views is {views}; give 1 or more", argument="views")
@@ -210,6 +220,7 @@ class _Work:
         if alike and first_changed(samples.train, samples.for_students, samples.labels, epoch=1) is None:
             note(f"{views} views are recorded, and nothing that is done to the samples tells them apart")
         self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
+        self.features = features
         streams = Streams(samples.seed, recipe.streams)
         indices = samples.for_students.sort().values
         replay, workers = Replay(streams, views, indices), recipe.training.num_workers
@@ -221,6 +232,7 @@ class _Work:
             views=views,
             seed=samples.seed,
             streams={name: streams.seeds[name] for name in ("split", "augmentation")},
+            features=tuple(features.taps),
             identity=RecordIdentity(
                 teacher={
                     **digests,
@@ -229,6 +241,7 @@ class _Work:
                 data=found.pop("data"),
                 dtype=str(accelerator.mixed_precision).replace("no", "fp32"),
                 versions={"preceptor": __version__, "torch": str(torch.__version__)},
+                features=features.described,
             ),
             **found,
         )
@@ -254,7 +267,9 @@ class _Work:
     def _write_heldout(self, folder: Path, indices: Tensor, on_step: Callable[[int], None]) -> None:
         """The held-out samples as they are, in a record of their own: of all classes, as comparing teachers needs."""
         form = self.manifest.form if isinstance(self.manifest.form, Dense) else Dense("float16")
+        identity = self.manifest.identity.model_copy(update={"features": {}})
         update = {"form": form, "num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
+        update |= {"features": (), "identity": identity}
         data = self.samples.data
         as_they_are = Indexed(data.train, num_classes=data.num_classes, collate_fn=data.collate_fn)
         manifest = self.manifest.model_copy(update=update)
@@ -265,8 +280,9 @@ class _Work:
 
     @property
     def _shard_size(self) -> int:
-        """Rows of a shard: whole batches, of some 64 MB where all classes are stored."""
-        return _BATCH * max(1, min(64, _SHARD_BYTES // (4 * self.manifest.num_classes * _BATCH)))
+        """Rows of a shard: whole batches, of some 64 MB where all classes, and features, are stored."""
+        row = 4 * self.manifest.num_classes + DTYPES[self.features.dtype].itemsize * self.features.numbers
+        return _BATCH * max(1, min(64, _SHARD_BYTES // (row * _BATCH)))
 
     def _left(self, indices: Tensor, done: set[int]) -> list[Tensor]:
         """The batches that are not wholly on disk: those of an uninterrupted recording, so that all is the same."""
@@ -275,13 +291,15 @@ class _Work:
     @torch.no_grad()
     def _write(self, writer: RecordWriter, batch: Mapping[str, Tensor], view: int) -> None:
         with self.accelerator.autocast():
-            said = of_all_classes(self.teacher(batch), "a record")
+            wanted = bool(writer.manifest.features)
+            found, features = self.features.of(self.teacher, batch) if wanted else (self.teacher(batch), {})
+            said = of_all_classes(found, "a record")
         labelled = self.samples.labelled
         index, labels = batch["index"].cpu(), batch["label"].cpu()
         if labelled is not None:
             transfer = self.samples.parts["transfer"]
             labels = torch.where(torch.isin(index, transfer), -1, labels)
-        writer.write(index, view, log_probs_of(said), labels=labels)
+        writer.write(index, view, log_probs_of(said), labels=labels, features=features)
 
     def _trained_on(self) -> Tensor | None:
         """The samples of these data that the teachers were trained on; None where they do not say it, as objects."""

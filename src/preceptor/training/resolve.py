@@ -78,12 +78,13 @@ def teach_job(
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
-    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
+    task = TeachTask(module, criterion, plan=_plan(recipe, cohort))
+    check_own(recipe, own, module, accelerator.device, task.parts)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
-        TeachTask(module, criterion, plan=_plan(recipe, cohort)),
+        task,
         _batches(recipe, cohort, [s.parts["train"] for s in samples], accelerator),
         accelerator,
         folder,
@@ -166,10 +167,10 @@ def distill_job(
             refuse_targets(criterion, given, two, found.num_classes)
     probe.check_teacher(given, samples, accelerator.device)
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
-    check_own(recipe, own, student, accelerator.device)
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, losses, hard)
+    check_own(recipe, own, student, accelerator.device, task.parts)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -226,7 +227,6 @@ def stack_job(
     check_table(table, students, len(samples[0].train), found.num_classes)
     source_of = [seeds.index(student.seed) for student in students]
     module = _module(recipe, samples, [s.seed for s in students], model, stacked=True, source_of=source_of)
-    check_own(recipe, own, module, accelerator.device)
     cohort = Cohort(module, samples, source_of)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, counts=counts_of(samples))
     device = accelerator.device
@@ -241,6 +241,7 @@ def stack_job(
         num_samples=len(samples[0].train),
         num_classes=found.num_classes,
     )
+    check_own(recipe, own, module, device, task.parts)
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin

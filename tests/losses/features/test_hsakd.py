@@ -175,10 +175,22 @@ def test_features_of_any_form_in_half_precision(rows, student):
     assert torch.autograd.grad(found.sum(), leaf)[0].isfinite().all()
 
 
+def test_under_autocast_it_is_summed_in_single_precision():
+    tensors = given(torch.float32)
+    loss = built(HSAKD(init_epochs=1), tensors, torch.float32)
+    for epoch in (0, 1):
+        loss.start_epoch(epoch, 2)
+        expected = loss(**tensors)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = loss(**tensors)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
 def test_what_it_cannot_do_is_said():
     with pytest.raises(InputError, match=r"have shape \(3, 4, 6\); crop them to squares"):
         HSAKD().views(torch.zeros(2, 3, 4, 6))
-    with pytest.raises(InputError, match="is 30 of 30 epochs, which leaves the student none"):
+    with pytest.raises(InputError, match="are 30 of the 30 epochs of this run"):
         HSAKD().start_epoch(0, 30)
     for options in ({"init_epochs": 0}, {"blocks": 0}, {"temperature": 0.0}):
         with pytest.raises(InputError, match="of HSAKD is 0"):

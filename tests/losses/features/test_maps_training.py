@@ -97,12 +97,21 @@ def test_a_run_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_weights_are_the_published_ones(name: str) -> None:
-    assert published_of(name, "wrn_16_2") == (1.0, WEIGHTS[name])
+    assert published_of(name, "wrn_16_2") == {"ce_weight": 1.0, "distill_weight": WEIGHTS[name]}
 
 
 def test_the_weights_of_some_students() -> None:
-    found = {student: published_of("ReviewKD", student) for student in ("resnet20", "resnet32", "shufflenet_v2")}
-    assert found == {"resnet20": (1.0, 0.6), "resnet32": (1.0, 1.0), "shufflenet_v2": (1.0, 8.0)}
+    found = {student: published_of("ReviewKD", student) or {} for student in ("resnet20", "resnet32", "shufflenet_v2")}
+    weights = {student: weights["distill_weight"] for student, weights in found.items()}
+    assert weights == {"resnet20": 0.6, "resnet32": 1.0, "shufflenet_v2": 8.0}
+
+
+def test_the_stem_may_be_a_layer_of_fsp() -> None:
+    batch = {"input": torch.randn(4, 1, 8, 8), "label": torch.arange(4)}
+    loss = losses.features.FSP(student=["layer1:input", "stages"], init_epochs=0)
+    value = DistillTask(network(), network("resnet14"), loss, example=batch)(batch)["loss"]
+    assert loss.student_taps == loss.teacher_taps == ("layer1:input", "layer1", "layer2", "layer3")
+    assert value > 0
 
 
 @pytest.mark.parametrize(("name", "learns"), [("AB", True), ("FSP", True), ("FT", False)])

@@ -138,6 +138,17 @@ def test_features_of_any_form_in_half_precision(shapes):
     assert all(x.grad.isfinite().all() for x in student.values())
 
 
+@pytest.mark.parametrize("shapes", [CNN, VIT])
+def test_under_autocast_it_is_summed_in_single_precision(shapes):
+    student = features(*shapes, dtype=torch.float32)
+    loss = built(OFA(), student)
+    expected = value(loss, student, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value(loss, student, dtype=torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
 def test_a_batch_of_one_and_the_state():
     one = features(*((1, *shape[1:]) for shape in CNN))
     loss, other = built(OFA(), one).double(), built(OFA(), one).double()

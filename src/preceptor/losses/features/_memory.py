@@ -120,9 +120,11 @@ class OtherClasses(nn.Module):
             return anything
         label = self.labels[index].unsqueeze(1)
         own, first = (each[label.clamp(min=0)] for each in (self.counts, self.first))
-        # 2^48 is so much more than there are samples that the remainder favours none.
-        draw = torch.randint(2**48, (len(index), count), device=index.device) % (self.num_known - own)
-        found = self.order[torch.where(draw >= first, draw + own, draw)]  # over its own class, in the order of classes
+        found = anything
+        if count > self.num_known - self.largest:
+            # 2^48 is so much more than there are samples that the remainder favours none.
+            draw = torch.randint(2**48, (len(index), count), device=index.device) % (self.num_known - own)
+            found = self.order[torch.where(draw >= first, draw + own, draw)]  # past its own class, in their order
         if count <= self.num_known - self.smallest:
             found = self._different(found, label, self.num_known - own >= count)
         return torch.where(label >= 0, found, anything)

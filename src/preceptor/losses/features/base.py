@@ -90,6 +90,8 @@ class FeatureLoss(nn.Module):
 
     published: ClassVar[Published] = Published()
     default_taps: ClassVar[tuple[str, ...]] = (PENULTIMATE,)
+    batch_level: ClassVar[bool] = False
+    """Whether it is a statement about a batch, a scalar, of which micro-batches do not add up to the whole."""
 
     student_taps: tuple[str, ...]
     teacher_taps: tuple[str, ...]
@@ -145,9 +147,10 @@ def taps(given: str | Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple
     """
     if given is None:
         return otherwise
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names: tuple[Any, ...] = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"the taps are {given!r}; give one name of a module or several")
+        quoted = f", in quotes: '{given}'" if isinstance(given, int) else ""
+        raise InputError(f"the taps are {given!r}; give one name of a module or several{quoted}")
     return names
 
 

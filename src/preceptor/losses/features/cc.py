@@ -54,6 +54,7 @@ class CC(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=0.02, source="the code of CRD, arXiv 1910.10699")
+    batch_level: ClassVar[bool] = True
 
     embed_student: nn.Linear
     embed_teacher: nn.Linear

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.losses.features._adapters import Norm
+from preceptor.losses.features._alone import is_alone
 from preceptor.losses.features._maps import maps, precise, size
 from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, expect
 from preceptor.losses.kd import kd
@@ -42,6 +43,7 @@ class HSAKD(FeatureLoss):
     published: ClassVar[Published] = Published(source="released code, CIFAR-100")
     default_taps: ClassVar[tuple[str, ...]] = (STAGES,)
 
+    alone: bool
     student_heads: nn.ModuleList
     teacher_heads: nn.ModuleList
 
@@ -93,12 +95,7 @@ class HSAKD(FeatureLoss):
         Raises:
             InputError: no epoch would be left for the student.
         """
-        if self.init_epochs >= epochs:
-            raise InputError(
-                f"init_epochs of HSAKD is {self.init_epochs} of {epochs} epochs, which leaves the student none; give "
-                "fewer, or train longer"
-            )
-        self.alone = epoch < self.init_epochs
+        self.alone = is_alone("HSAKD", self.init_epochs, epoch, epochs)
 
     def forward(
         self,

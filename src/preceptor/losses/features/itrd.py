@@ -93,6 +93,7 @@ class ITRD(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=1.0, source="the authors' code, arXiv 2112.00459")
+    batch_level: ClassVar[bool] = True
 
     embed: nn.Linear
 

@@ -63,6 +63,7 @@ class OFA(FeatureLoss):
     published: ClassVar[Published] = Published(source="released code, CIFAR-100 and ImageNet")
     default_taps: ClassVar[tuple[str, ...]] = (STAGES,)
 
+    teacher_taps: tuple[str, ...]
     projectors: nn.ModuleList
 
     def __init__(

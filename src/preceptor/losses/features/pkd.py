@@ -47,6 +47,7 @@ class PKD(MapLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=6.0, source="mmrazor, detectors")
+    batch_level: ClassVar[bool] = True
     widen: nn.ModuleList
 
     def make(self, pairs: Sequence[Pair], setting: Setting) -> None:

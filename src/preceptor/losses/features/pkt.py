@@ -57,6 +57,7 @@ class PKT(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=30000.0, source="the code of CRD, arXiv 1910.10699")
+    batch_level: ClassVar[bool] = True
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features

@@ -100,6 +100,7 @@ class RKD(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=1.0, source="the code of CRD, arXiv 1910.10699")
+    batch_level: ClassVar[bool] = True
 
     def __init__(
         self,

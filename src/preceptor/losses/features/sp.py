@@ -49,6 +49,7 @@ class SP(FeatureLoss):
 
     published: ClassVar[Published] = Published(distill_weight=3000.0, source="the code of CRD, arXiv 1910.10699")
     default_taps: ClassVar[tuple[str, ...]] = (LAST,)
+    batch_level: ClassVar[bool] = True
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features
