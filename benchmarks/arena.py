@@ -13,12 +13,8 @@ What is chosen is chosen by held-out labels; the test images are scored once, at
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +25,7 @@ from arena_report import STOPPED, Layout, alone_name, collect, complete, markdow
 from foretold.command import command
 from images import cifar10_data, tinyimagenet_data
 from known_truth import MIXTURES, sample
+from pieces import Clock, OutOfTime, side_by_side
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
@@ -37,7 +34,7 @@ from preceptor.recipe import DistillRecipe
 from preceptor.recipe.keywords import make_recipe
 from preceptor.recipe.published import published_of
 from preceptor.runs import circumstances
-from preceptor.runs.files import finite, read_json, write_text
+from preceptor.runs.files import finite, write_text
 from preceptor.study.teachers import choose_teacher
 from preceptor.training import distill, distill_together, teach
 
@@ -210,36 +207,6 @@ SIZES = {
 }  # fmt: skip
 
 
-class OutOfTime(Exception):
-    """The next run would not end within the budget."""
-
-
-class Clock:
-    """Says before each run whether the budget still allows one of its kind, by what those before it took.
-
-    Args:
-        budget: seconds from now; None is no limit.
-        file: where the longest time of each kind is kept for later calls.
-    """
-
-    def __init__(self, budget: float | None, file: Path) -> None:
-        self.start, self.budget, self.file = time.monotonic(), budget, file
-        self.longest: dict[str, float] = read_json(file) if file.is_file() else {}
-
-    @contextmanager
-    def run(self, kind: str, guess: float = 0.0) -> Iterator[None]:
-        """Take the time of a run; one of an unknown kind is taken to be as long as the guess and the longest of all."""
-        begin = time.monotonic()
-        expected = self.longest.get(kind, max(guess, *self.longest.values(), 0.0))
-        if self.budget is not None and begin - self.start + expected > self.budget:
-            raise OutOfTime
-        yield
-        took = time.monotonic() - begin
-        self.longest[kind] = max(took, self.longest.get(kind, 0.0))
-        write_text(self.file, json.dumps(self.longest, indent=2) + "\n")
-        print(f"{kind}: {took:.0f} s", file=sys.stderr, flush=True)
-
-
 class Arena:
     """The runs of one size in a folder: ``seed-S/teachers/RUN``, ``seed-S/students/TEACHER/LOSS``, `alone-EPOCHS`."""
 
@@ -282,23 +249,15 @@ class Arena:
                 teach(recipe, folder, data=self.data, progress=self.progress)
 
     def students(self, teacher: str, seed: int) -> None:
-        """Train a teacher's students, one a loss: those of its outputs side by side, those that look inside singly."""
+        """Train a teacher's students, one a loss, side by side."""
         teacher = students_of(self.folder(seed), teacher)
         folder = self.folder(seed) / "students" / teacher
         if all(complete(folder / loss) for loss in self.size.losses):
             return
         parts = [str(self.folder(seed) / "teachers" / part) for part in TEACHERS[teacher]]
-        given: dict[str, Any] = {"teacher": parts, "data": self.data, "progress": self.progress}
-        together = {name: said for name, said in self.size.tasks.items() if name in R56_R20}
-        if not all(complete(folder / loss) for loss in together):
-            with self.clock.run(f"students of {teacher}"):
-                recipe = make_recipe(DistillRecipe, self.size.recipe(self.size.student, seed), {})
-                distill_together(recipe, together, folder, **given)
-        for loss in self.size.losses:
-            if not complete(folder / loss):
-                with self.clock.run(f"student by {loss}"):
-                    recipe = self.size.recipe(self.size.student, seed) | self.size.settings[loss]
-                    distill(recipe, folder / loss, **given)
+        with self.clock.run(f"students of {teacher}"):
+            recipe = make_recipe(DistillRecipe, self.size.recipe(self.size.student, seed), {})
+            distill_together(recipe, self.size.tasks, folder, teacher=parts, data=self.data, progress=self.progress)
 
     def chosen(self, loss: str, seed: int) -> None:
         """Train a student of what ``auto`` chooses for its loss."""
@@ -325,23 +284,11 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(size.seeds)) if arguments.seeds is None else arguments.seeds
     if arguments.processes > 1:
-        side_by_side(seeds, arguments.processes, sys.argv[1:] if given is None else given)
+        words = sys.argv[1:] if given is None else given
+        side_by_side(__file__, "--seeds", list(map(str, seeds)), arguments.processes, words)
     else:
         train(size, seeds, arguments)
     report(size, arguments)
-
-
-def side_by_side(seeds: Sequence[int], processes: int, given: Sequence[str]) -> None:
-    """The runs of some seeds, each process with its share of the seeds and of the cores."""
-    share = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
-    started = []
-    for number in range(processes):
-        own = [str(seed) for seed in seeds[number::processes]]
-        words = [sys.executable, __file__, *given, "--processes", "1", "--seeds", *own]
-        started += [subprocess.Popen(words, env=share, stdout=subprocess.DEVNULL)] if own else []
-    ended = [process.wait() for process in started]
-    if any(ended):
-        raise InputError("a process ended with an error, printed above; the same command goes on")
 
 
 def train(size: Size, seeds: Sequence[int], arguments: argparse.Namespace) -> None:

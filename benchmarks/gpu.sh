@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in nine minutes, with nothing to type:
+# Everything that only a GPU can show, in pieces of nine minutes, with nothing to type:
 #
-#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER            # speed, tests, and a first table of image networks
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER catalogue  # the catalogue of losses at real size: call it again and again
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER generations
 #
 # At hand must be: one NVIDIA GPU with its driver; a Python ($PYTHON, else .venv/bin/python, else python3) with a CUDA
 # build of torch, this package and its extras "test" and "images"; a C++ compiler for torch.compile; in DATA_FOLDER
@@ -10,12 +12,13 @@
 #
 # Each step has its share of the time; one that fails or runs out of it is noted in OUT_FOLDER/summary.md and
 # summary.json, and the next one starts. What a step printed is in OUT_FOLDER/STEP.log, its tables beside it. A second
-# call with the same OUT_FOLDER goes on with the arena. PRECEPTOR_TINY=1 runs tiny forms of the same on a CPU, and needs
-# no data: it measures nothing.
+# call with the same OUT_FOLDER goes on with what trains networks. PRECEPTOR_TINY=1 runs tiny forms of the same on a CPU,
+# and needs no data: it measures nothing.
 set -uo pipefail
 
-if [ $# -ne 2 ]; then
-    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER" >&2
+piece=${3:-first}
+if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations)$ ]]; then
+    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations]" >&2
     exit 2
 fi
 mkdir -p "$2" || exit 2
@@ -52,11 +55,15 @@ if [ -n "$tiny" ]; then
     losses=(--device cpu --quick)
     human=(--quick)
     arena=(--quick --device cpu)
+    catalogue=(--quick --device cpu --teachers ce mse --losses kd AT SP)
+    generations=(--quick --device cpu)
 else
     throughput=(--device cuda --pairs resnet32x4/resnet8x4 --batches 512 --rounds 1 --epochs 1)
     losses=(--device cuda --seconds 0.4 --rounds 5)
     human=(--data "$data/cifar10_jpeg.npz" --counts "$data/cifar10h.npz" "${human[@]}")
     arena=(--size gpu --budget 240 --data-dir "$data")
+    catalogue=(--budget 470 --data-dir "$data")
+    generations=(--size gpu --budget 470 --data-dir "$data")
 fi
 
 names=() results=() times=()
@@ -84,11 +91,32 @@ script() {
     step "$name" "$seconds" "$PYTHON" "benchmarks/$name.py" "$@"
 }
 
-script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
-script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"
-step tests 45 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
-script human_images 50 --gpu --out "$out/human-images" "${human[@]}"
-script arena 250 "${arena[@]}" --out "$out/arena"
+# The first table of the catalogue that is not complete; each takes many pieces.
+of_catalogue() {
+    local pair
+    for pair in wrn resnet unlike; do
+        [ -f "$out/catalogue-$pair/complete" ] && continue
+        [ -n "$tiny" ] || catalogue+=(--size "catalogue-$pair")
+        step "catalogue-$pair" 500 "$PYTHON" benchmarks/arena.py "${catalogue[@]}" --out "$out/catalogue-$pair"
+        grep -q "the budget allows no further run" "$out/catalogue-$pair.log" || touch "$out/catalogue-$pair/complete"
+        return
+    done
+}
+
+tables=(throughput.md losses.md arena/arena.md human-images/gpu/table.md)
+if [ "$piece" = catalogue ]; then
+    of_catalogue
+    tables=(catalogue-wrn/arena.md catalogue-resnet/arena.md catalogue-unlike/arena.md)
+elif [ "$piece" = generations ]; then
+    script generations 500 "${generations[@]}" --out "$out/generations"
+    tables=(generations/generations.md)
+else
+    script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
+    script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"
+    step tests 45 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
+    script human_images 50 --gpu --out "$out/human-images" "${human[@]}"
+    script arena 250 "${arena[@]}" --out "$out/arena"
+fi
 
 driver=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no nvidia-smi")
 versions=$("$PYTHON" -c 'import preceptor, torch; print(preceptor.__version__, torch.__version__, torch.version.cuda)')
@@ -105,7 +133,7 @@ commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
     for i in "${!names[@]}"; do
         echo "| ${names[i]} | ${times[i]} | ${results[i]} |"
     done
-    for table in throughput.md losses.md arena/arena.md human-images/gpu/table.md; do
+    for table in "${tables[@]}"; do
         if [ -f "$out/$table" ]; then
             printf '\n## %s\n\n' "$table"
             cat "$out/$table"

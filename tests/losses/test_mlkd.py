@@ -76,3 +76,13 @@ def test_temperatures_are_checked():
         mlkd(torch.zeros(2, 3), torch.zeros(2, 3), temperatures=[])
     with pytest.raises(InputError, match="temperature is -1"):
         mlkd(torch.zeros(2, 3), torch.zeros(2, 3), twice=[-1.0])
+
+
+def test_autocast_rounds_no_product():
+    student, teacher, _ = random_batch(6, 5, dtype=torch.float32)
+    expected, expected_grad = value_and_grad(mlkd, student, teacher)
+    leaf = student.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = mlkd(leaf, teacher)
+    torch.testing.assert_close(value.detach(), expected)
+    torch.testing.assert_close(torch.autograd.grad(value, leaf)[0], expected_grad)

@@ -57,6 +57,10 @@ def run(verb: str, folder: Path) -> None:
         teach(recipe, folder, model=conv)
     elif verb == "distill":
         distill(distill_recipe("training.checkpoint_every=2", "split.transfer=100"), folder, teacher=_teacher)
+    elif verb == "distill_memory":
+        # A loss with parts, a memory, a constant of the first step and random draws of its own.
+        recipe = distill_recipe("training.checkpoint_every=2", "loss.name=CRD", "loss.negatives=20", "loss.dim=4")
+        distill(recipe, folder, model=conv, teacher=_live_teacher())
     else:
         table = torch.randn(1, 1797, 10, generator=torch.Generator().manual_seed(0))
         students = [
@@ -72,6 +76,12 @@ def conv(num_classes: int) -> nn.Module:
         nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(),
         nn.Flatten(), nn.Linear(288, num_classes),
     )  # fmt: skip
+
+
+def _live_teacher() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return conv(10).eval()
 
 
 def _teacher(batch: Any) -> torch.Tensor:

@@ -49,6 +49,11 @@ def looking(folder: Path, loss: Any, *overrides: str) -> None:
     torch.save(loss.state_dict(), folder / f"loss-{PartialState().process_index}.pt")
 
 
+def plain(num_classes: int) -> nn.Module:
+    """A net without."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
 def resumed(folder: Path) -> None:
     """Stopped in the middle of an epoch, just after a checkpoint, then started again."""
     recipe = teach_recipe(*SOTEACHER, "training.checkpoint_every=2", "training.clip_norm=1.0")
@@ -98,6 +103,17 @@ def own(folder: Path) -> None:
     )
 
 
+def memory(folder: Path) -> None:
+    """A loss with a memory, which all processes' samples move alike on each."""
+    loss = CRD(dim=4, negatives=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = plain(10).eval()
+    distill(distill_recipe(), folder, teacher=teacher, model=plain, loss=loss)
+    rank = PartialState().process_index
+    torch.save(loss.state_dict() | {"labels": loss.others.labels}, folder.with_name(f"{folder.name}-{rank}.pt"))
+
+
 # The last batch of each epoch, of 22 samples or 250 - 3 x 64 = 58, shares out unevenly.
 RUNS: dict[str, Callable[[Path], Any]] = {
     "teach": lambda folder: teach(teach_recipe(*SOTEACHER, "training.clip_norm=1.0"), folder),
@@ -110,12 +126,12 @@ RUNS: dict[str, Callable[[Path], Any]] = {
     "own": own,
     "interrupted": interrupted,
     "normed": lambda folder: teach(teach_recipe(), folder, model=normed),
+    "memory": memory,
     "dist": lambda folder: distill(distill_recipe("loss=dist"), folder, teacher=teacher),
     "regressed": lambda folder: looking(folder, VID(student=["0", "2"]), "training.clip_norm=1.0"),
     "attended": lambda folder: looking(folder, AT(student=["0", "2"]), "training.batch_size=61", "distill_weight=1000"),
     "hint": lambda folder: looking(folder, FitNet(student="2")),
     "relations": lambda folder: looking(folder, SP(student="2")),
-    "memory": lambda folder: looking(folder, CRD(dim=8, negatives=20)),
 }
 
 

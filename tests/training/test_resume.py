@@ -21,6 +21,7 @@ CHECKPOINT_EVERY = {
     "teach_conv": 2,
     "distill": 2,
     "distill_stack": 1,
+    "distill_memory": 2,
 }  # in optimizer steps
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -51,6 +52,7 @@ DEATHS = {
     ("teach_conv", "random"): random_parts("teach_conv", 4),
     ("distill", "random"): random_parts("distill", 4),
     ("distill_stack", "random"): random_parts("distill_stack", 4),
+    ("distill_memory", "random"): random_parts("distill_memory", 4),
     ("teach", "worst"): worst_moments("teach"),
     ("teach_stack", "worst"): worst_moments("teach_stack"),
     ("distill", "worst"): worst_moments("distill"),

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import preceptor
 from preceptor.errors import InputError
@@ -263,16 +265,33 @@ def test_students_of_other_last_batches_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class Hint(nn.Module):
-    teacher_taps = ("linear",)
+@pytest.mark.parametrize("augmented", [False, True])
+def test_students_that_look_into_the_teacher_become_what_they_would_alone(augmented: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = resnet8(num_classes=3)
+    images = torch.randn(60, 3, 32, 32)
+    sets = tuple(TensorDataset(images[rows], torch.arange(20) % 3) for rows in torch.arange(60).split(20))
+    students = {name: {"loss": name} for name in ("kd", "FitNet", "SP", "CRD")} | {"sum": {"loss": ["wttm", "AT"]}}
+    common: Any = {"data": sets, "model": "resnet8", "epochs": 2, "batch_size": 8, "device": "cpu", "teacher": teacher}
+    if augmented:
+        common["augmentation"] = "crop_flip"
+    preceptor.distill_together(None, students, tmp_path / "together", **common)
+    for name, said in students.items():
+        preceptor.distill(None, tmp_path / "alone" / name, **said, **common)
+        one, other = (load_file(tmp_path / each / name / "last.safetensors") for each in ("together", "alone"))
+        assert all(torch.equal(one[key], other[key]) for key in other), name
 
-    def forward(self, student: Tensor, teacher: Tensor, *, mask: Tensor, teacher_features: Any) -> Tensor:
-        return (student - teacher_features["linear"]).square().sum(-1)
 
+def test_a_loss_with_views_of_its_own_is_refused(tmp_path: Path) -> None:
+    class Turned(nn.Module):
+        def views(self, input: Tensor) -> Tensor:
+            return -input
 
-def test_a_loss_that_looks_into_the_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the loss 'Hint' of the student 'hint' looks into the teacher"):
-        together(tmp_path, Counted(), {"kd": STUDENTS["kd"], "hint": {"loss": Hint()}})
+        def forward(self, student: Tensor, teacher: Tensor, *, student_views: Tensor, mask: Tensor) -> Tensor:
+            return student_views.sum((0, 2))
+
+    with pytest.raises(InputError, match="the loss 'Turned' of the student 'turned' shows the teacher views"):
+        together(tmp_path, Counted(), {"kd": STUDENTS["kd"], "turned": {"loss": Turned()}})
 
 
 def test_after_a_sample_that_cannot_be_read_each_student_is_refused_for_it() -> None:

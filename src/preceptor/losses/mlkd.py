@@ -66,11 +66,13 @@ def mlkd(
     examples = _share_below_median(sure.amax(-1), keep)
     classes = _share_below_median((sure * keep[:, None]).sum(0), keep.new_ones(sure.shape[-1]))
     loss = student.sum() * 0
-    for temperature in temperatures:
-        q, p = ((x / temperature).softmax(-1) * keep[:, None] for x in (student, teacher))
-        along_batch = (p @ p.T - q @ q.T).square().sum() / count
-        along_classes = (p.T @ p - q.T @ q).square().sum() / student.shape[-1]
-        loss = loss + examples * along_batch + classes * along_classes
+    # Autocast would round the products to half precision.
+    with torch.autocast(student.device.type, enabled=False):
+        for temperature in temperatures:
+            q, p = ((x / temperature).softmax(-1) * keep[:, None] for x in (student, teacher))
+            along_batch = (p @ p.T - q @ q.T).square().sum() / count
+            along_classes = (p.T @ p - q.T @ q).square().sum() / student.shape[-1]
+            loss = loss + examples * along_batch + classes * along_classes
     for temperature, weight in [*((t, examples) for t in temperatures), *((t, 1.0) for t in twice)]:
         kl = softened_kl(student / temperature, teacher / temperature, temperature)
         loss = loss + weight * temperature**2 * (kl * kept).sum()

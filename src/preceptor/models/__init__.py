@@ -18,6 +18,7 @@ from preceptor.models.resnet import (
     resnet110,
 )
 from preceptor.models.resnet50 import resnet50
+from preceptor.models.reused import reused_head
 from preceptor.models.shufflenet import shufflenet_v1, shufflenet_v2
 from preceptor.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
 from preceptor.models.wrn import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
@@ -38,6 +39,7 @@ __all__ = [
     "resnet50",
     "resnet56",
     "resnet110",
+    "reused_head",
     "shufflenet_v1",
     "shufflenet_v2",
     "text_classifier",

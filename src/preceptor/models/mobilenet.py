@@ -58,8 +58,12 @@ class MobileNetV2(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
+        return self.conv2(self.blocks(self.conv1(x)))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.conv2(self.blocks(self.conv1(x))).mean((-2, -1)))
+        return self.classifier(self.forward_features(x).mean((-2, -1)))
 
 
 def _conv_bn_relu(channels: int, width: int, size: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:

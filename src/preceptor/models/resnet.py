@@ -56,10 +56,13 @@ class ResNet(nn.Module):
         self.fc: nn.Linear = nn.Linear(widths[3], num_classes)
         kaiming_(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
         x = self.act1(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean((-2, -1)))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.forward_features(x).mean((-2, -1)))
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

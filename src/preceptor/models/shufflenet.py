@@ -74,10 +74,13 @@ class ShuffleNetV1(nn.Module):
         self.layer3: nn.Sequential = _stage_v1(widths[1], widths[2], 4, groups)
         self.linear: nn.Linear = nn.Linear(widths[2], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
         x = self.act1(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((-2, -1)))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.forward_features(x).mean((-2, -1)))
 
 
 def _stage_v1(channels: int, width: int, blocks: int, groups: int) -> nn.Sequential:
@@ -133,10 +136,14 @@ class ShuffleNetV2(nn.Module):
         self.act2: nn.ReLU = nn.ReLU()
         self.linear: nn.Linear = nn.Linear(widths[3], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(self.act2(self.bn2(self.conv2(x))).mean((-2, -1)))
+        return self.act2(self.bn2(self.conv2(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.forward_features(x).mean((-2, -1)))
 
 
 def _stage_v2(channels: int, width: int, blocks: int) -> nn.Sequential:

@@ -42,12 +42,16 @@ class VGG(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
         for position, block in enumerate((self.block0, self.block1, self.block2, self.block3)):
             x = block(x)
             if position < self.halvings:
                 x = F.max_pool2d(x, 2)
-        return self.classifier(self.block4(x).mean((-2, -1)))
+        return self.block4(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.forward_features(x).mean((-2, -1)))
 
 
 def _block(channels: int, width: int, depth: int) -> nn.Sequential:

@@ -60,9 +60,13 @@ class WideResNet(nn.Module):
         kaiming_(self)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last maps (B, C, H, W), which are averaged over space for the classifier."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        return self.fc(self.act(self.bn(x)).mean((-2, -1)))
+        return self.act(self.bn(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.forward_features(x).mean((-2, -1)))
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:

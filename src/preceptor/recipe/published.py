@@ -18,23 +18,19 @@ def published_weights(loss: Any, model: Any = None) -> dict[str, float]:
     ({}, {'ce_weight': 1.0, 'distill_weight': 1.0})
     """
     said = _name(several_by_name(loss))
-    if said == SUM:
-        return dict(_BESIDE_LABELS)
-    found = published_of(said, _name(by_name(model)))
-    return {} if found is None else {"ce_weight": found[0], "distill_weight": found[1]}
+    return dict(_BESIDE_LABELS) if said == SUM else published_of(said, _name(by_name(model))) or {}
 
 
-def published_of(loss: str, student: str = "") -> tuple[float, float] | None:
-    """The weight of the loss to the labels and of this one beside it, of a loss that looks into the models."""
+def published_of(loss: str, student: str = "") -> dict[str, float] | None:
+    """The weight of a loss that looks into the models, and of that to the labels beside it; None of any other."""
     if not loss[:1].isupper() or ":" in loss:  # ours, and then a class
         return None
     from preceptor.losses import features  # torch is not needed to read other recipes
 
     kind = getattr(features, loss, None)
-    if not isinstance(kind, type) or not issubclass(kind, features.FeatureLoss):
-        return None
-    weights = kind.published
-    return weights.ce_weight, weights.of_student.get(student, weights.distill_weight)
+    if isinstance(kind, type) and issubclass(kind, features.FeatureLoss):
+        return kind.weights(student)
+    return None
 
 
 def _name(said: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.inputs import Inputs, call
+from preceptor.losses.features.base import FeatureLoss
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
 from preceptor.tasks.building import Plan, Recalled, build, copied_by, looked_into
@@ -26,6 +27,8 @@ from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
 Output = dict[str, Tensor]
+ANSWERED_FEATURES = "features of the teacher"
+"""Beside it, where a student's loss looks into the teacher: what its taps caught, by name."""
 SHOWN = "inputs shown"
 Loss = Callable[..., Tensor] | Criterion
 
@@ -83,6 +86,11 @@ class Task:
     def batch_level(self) -> bool:
         """Whether a criterion is a statement about a batch."""
         return any(each.batch_level for each in self.criteria)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a criterion trains parts of its own for now, and the model may have gradients of 0."""
+        return any(each.alone for each in self.criteria)
 
     @property
     def ends_steps(self) -> bool:
@@ -227,7 +235,8 @@ class DistillTask(Task):
         loss: ``loss(student_logits, teacher_logits, *, mask)``, a module with more to it, or a `Criterion`; or a list
             of ``(loss, weight)``, which are summed. For a stack a list of ``(models, loss)`` where `models` are
             indices of the models that it trains.
-        ce_weight, distill_weight: a number, or (M,) for a stack.
+        ce_weight, distill_weight: a number, or (M,) for a stack; by default 0.1 and 0.9, of a sum 1 and 1, of a loss
+            that looks into the models as it was published.
         labelled: bool (N,) by sample index, or (M, N): where False the label is never looked at. None: all are
             labelled.
         label_loss: an objective as of `TeachTask`. It sees labelled examples only, and of a mixed one both labels; its
@@ -254,8 +263,8 @@ class DistillTask(Task):
         teacher: TeacherLike,
         loss: Loss | Sequence[tuple[Loss, float]] | Sequence[tuple[list[int], Criterion]],
         *,
-        ce_weight: float | Tensor = 0.1,
-        distill_weight: float | Tensor = 0.9,
+        ce_weight: float | Tensor | None = None,
+        distill_weight: float | Tensor | None = None,
         labelled: Tensor | None = None,
         label_loss: Callable[..., Tensor] | Criterion = cross_entropy,
         num_samples: int = 0,
@@ -275,7 +284,10 @@ class DistillTask(Task):
         self.teacher: TeacherFn = as_teacher(teacher)
         plan = plan or Plan(example, num_samples, num_classes)
         super().__init__(student, [*criteria, self.label_loss], self.teacher, plan=plan)
-        self.ce_weight, self.distill_weight, self.labelled = ce_weight, distill_weight, labelled
+        usual = _usual_weights(self.losses)
+        self.ce_weight = usual["ce_weight"] if ce_weight is None else ce_weight
+        self.distill_weight = usual["distill_weight"] if distill_weight is None else distill_weight
+        self.labelled = labelled
         self._teacher_taps = _teacher_taps(self.teacher, self.criteria)
 
     @property
@@ -294,14 +306,13 @@ class DistillTask(Task):
         given = {**batch, **seen, **taught, "logits": logits, "labels": labels}
         hard = reduce(self._hard(given, known), mask, count, self.lead)
         soft, parts = self._soft(given, known, count)
-        waits = any(each.alone for each, _ in self.losses)
-        loss = self.distill_weight * soft + (0 if waits else self.ce_weight) * hard
+        loss = self.distill_weight * soft + (0 if self.waits else self.ce_weight) * hard
         return {"loss": loss.sum(), self._label_part: hard.detach(), "distill": soft.detach(), **parts}
 
     def _asked(self, batch: Mapping[str, Any], shown: Inputs) -> dict[str, Any]:
         """What the teacher says to the inputs shown to the student, and its features where a loss asks for them."""
         if ANSWER in batch:
-            return {"teacher_logits": batch[ANSWER], "teacher_features": {}}
+            return {"teacher_logits": batch[ANSWER], "teacher_features": batch.get(ANSWERED_FEATURES, {})}
         with torch.no_grad():
             if isinstance(self._teacher_taps, Recalled):
                 return {"teacher_logits": self.teacher(batch), "teacher_features": self._teacher_taps.of(batch)}
@@ -365,6 +376,14 @@ def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count:
     """
     seen = known if "labels" in criterion.needs else given["mask"]
     return reduce(criterion({**given, "mask": seen}), seen, count, 0)
+
+
+def _usual_weights(losses: Sequence[tuple[Criterion, float]]) -> dict[str, float]:
+    """The weights of the loss to the labels and of that to the teacher where nobody says others."""
+    if len(losses) > 1:
+        return {"ce_weight": 1.0, "distill_weight": 1.0}
+    found = losses[0][0].function if losses else None
+    return found.weights() if isinstance(found, FeatureLoss) else {"ce_weight": 0.1, "distill_weight": 0.9}
 
 
 def _criterion(given: Loss, read: Callable[[Callable[..., Tensor]], Criterion]) -> Criterion:

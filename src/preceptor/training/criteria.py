@@ -105,7 +105,7 @@ def new_losses(
     for part, weight in parts_of(component):
         criterion = new_criterion("loss", part, num_classes, counts=counts)
         published = published_of(part.name)
-        otherwise = 1.0 if published is None else published[1]
+        otherwise = 1.0 if published is None else published["distill_weight"]
         losses.append((criterion, otherwise if weight is None else float(weight)))
     names_of = [each.name for each, _ in losses]
     twice = next((name for name in names_of if names_of.count(name) > 1), None)

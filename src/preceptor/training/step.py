@@ -226,6 +226,8 @@ class Stepper:
             factor = multiplier(schedule, step, steps_per_epoch=self.steps_per_epoch, epochs=epochs)
             set_lr(self.optimizer, [rate * factor for rate in self.rates])
         self._average_own_gradients()
+        if self.task.waits:
+            self._leave_idle()
         max_norm = self.recipe.training.clip_norm
         if max_norm is not None and self.lead:
             self.accelerator.unscale_gradients()
@@ -246,6 +248,12 @@ class Stepper:
         for parameter in self.own:
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+
+    def _leave_idle(self) -> None:
+        """Take away gradients of nothing but 0, as of a student that waits, or weight decay would shrink it."""
+        for parameter in self.trained:
+            if parameter.grad is not None and not parameter.grad.any():
+                parameter.grad = None
 
     def _share_statistics(self) -> None:
         """Of the norms among a criterion's parts those of the first process, as DDP does for the model's."""

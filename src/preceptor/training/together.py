@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from preceptor.errors import InputError
 from preceptor.inputs import tensors_of
 from preceptor.interrupts import Interrupted
 from preceptor.recipe import DistillRecipe
-from preceptor.tasks.task import ANSWER, DistillTask
-from preceptor.tasks.teacher import Lookup
+from preceptor.tasks.building import Recalled, looked_into
+from preceptor.tasks.taps import Taps
+from preceptor.tasks.task import ANSWER, ANSWERED_FEATURES, DistillTask
+from preceptor.tasks.teacher import Lookup, Teacher
 from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches, step_sizes
 from preceptor.training.compiling import Answers
 from preceptor.training.job import Job
@@ -117,11 +119,11 @@ def _refuse_apart(jobs: Mapping[str, Job]) -> None:
     """Refuse a student whose model or loss wants what the others' batches and answers do not give."""
     (first, one), *_ = jobs.items()
     for name, job in jobs.items():
-        tapped = next((c.name for c in job.task.criteria if c.taps("teacher") or c.has("views")), None)
-        if tapped is not None:
+        viewing = next((each.name for each in job.task.criteria if each.has("views")), None)
+        if viewing is not None:
             raise InputError(
-                f"the loss '{tapped}' of the student '{name}' looks into the teacher, which is asked for its answers "
-                "alone; distill that student by itself"
+                f"the loss '{viewing}' of the student '{name}' shows the teacher views of its own, which the others do "
+                "not see; distill that student by itself"
             )
         if _sizes(job) != _sizes(one):
             raise InputError(
@@ -139,10 +141,13 @@ def _sizes(job: Job) -> list[int]:
 
 def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
     first = next(iter(jobs.values()))
-    prepared = first.prepare()
-    teacher = _student(first).teacher  # a table of its answers, if it was asked once for all
+    # Asked once for all, a teacher becomes a table of its answers, which nobody could look into.
+    kinds = {_student(job).looks_at_teacher: job for job in reversed(jobs.values())}
+    prepared, *_ = [job.prepare() for job in kinds.values()]
+    teachers = {looking: _student(job).teacher for looking, job in kinds.items()}
+    taps = list(dict.fromkeys(tap for job in jobs.values() for c in job.task.criteria for tap in c.taps("teacher")))
     # A teacher's answers to images in another layout differ in their last bits.
-    shared = {layout: SharedBatches(first.batches) for layout in (False, True)}
+    shared: dict[Any, SharedBatches] = {}
     loops: dict[str, Loop] = {}
     total = sum(job.batches.steps_per_epoch * job.recipe.training.epochs for job in jobs.values())
     with progress_bar(f"{len(jobs)} students", enabled=progress) as show:
@@ -151,12 +156,13 @@ def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
             show(sum(loop.progress.step for loop in loops.values()), total, scores)
 
         for name, job in jobs.items():
-            _student(job).teacher = teacher
+            teacher = _student(job).teacher = teachers[_student(job).looks_at_teacher]
             heldout = scored_on_heldout(job, shown=progress)
-            batches = shared[is_channels_last(job.cohort.module)]
+            alike = is_channels_last(job.cohort.module), isinstance(teacher, Lookup)
+            batches = shared.setdefault(alike, SharedBatches(first.batches))
             loops[name] = loop = loop_of(job, batches, heldout, on_step)
             if batches.ask is None and not isinstance(teacher, Lookup):
-                batches.ask = _asking(job, loop.stepper)
+                batches.ask = _asking(job, loop.stepper, taps)
         failures = _run(loops, first.accelerator.device)
     results = {name: written_down(jobs[name], loops[name], prepared) for name in jobs if name not in failures}
     for name, failure in failures.items():
@@ -217,9 +223,14 @@ def _student(job: Job) -> DistillTask:
     return job.task
 
 
-def _asking(job: Job, stepper: Stepper) -> Callable[[list[Batch], int], list[Batch]]:
-    """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it."""
+def _asking(job: Job, stepper: Stepper, taps: Sequence[str]) -> Callable[[list[Batch], int], list[Batch]]:
+    """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it.
+
+    Args:
+        taps: where students look into the teacher; each is caught once for all.
+    """
     task = _student(job)
+    source = looked_into(task.teacher) if taps else None
 
     def ask(batch: Batch) -> Any:
         with torch.no_grad(), job.accelerator.autocast():
@@ -227,9 +238,16 @@ def _asking(job: Job, stepper: Stepper) -> Callable[[list[Batch], int], list[Bat
 
     answer = Answers(ask, job.recipe.training.batch_size) if stepper.captures else ask
 
+    def looking(batch: Batch) -> Batch:
+        if isinstance(source, Teacher):
+            with Taps(source.model, taps, "teacher") as features:
+                return {**batch, ANSWER: ask(batch), ANSWERED_FEATURES: features}
+        remembered = {} if source is None else {ANSWERED_FEATURES: Recalled(source, taps).of(batch)}
+        return {**batch, ANSWER: answer(batch), **remembered}
+
     def answered(micro_batches: list[Batch], step: int) -> list[Batch]:
         stepper.seed(step)
-        return [{**batch, ANSWER: answer(batch)} for batch in micro_batches]
+        return [looking(batch) for batch in micro_batches]
 
     return answered
 

@@ -1,6 +1,6 @@
 """The verbs teach and distill, as a caller knows them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from preceptor.data.dataset import as_data, of_splits
 from preceptor.errors import InputError
+from preceptor.losses.features.base import FeatureLoss
 from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
+from preceptor.recipe.text import parse
 from preceptor.records import RecordTeacher
 from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
@@ -153,6 +155,7 @@ def distill(
     given: dict[str, Any] = {"label_loss": label_loss, "optimizer": optimizer, "select": select}
     keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss, **given)
     made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
+    made = _weighed(made, objects["loss"], made.model_fields_set)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept(), given_back(own):
         done = completed(made, _folder(folder), **objects) if own is None else None
@@ -212,7 +215,10 @@ def distill_together(
         common, objects = _sorted_apart(keywords, data=_collated(data, collate_fn))
         base = make_recipe(DistillRecipe, recipe, common)
         each = {name: _sorted_apart(changes) for name, changes in students.items()}
-        recipes = {name: make_recipe(DistillRecipe, base, said) for name, (said, _) in each.items()}
+        recipes = {
+            name: _weighed(make_recipe(DistillRecipe, base, said), own.get("loss"), {*base.model_fields_set, *said})
+            for name, (said, own) in each.items()
+        }
         refuse_unlike(recipes)
         shared: dict[str, Any] = {"data": load_data(base, objects.pop("data", None), trust=True)}
         places = {name: None if place is None else place / name for name in recipes}
@@ -275,6 +281,14 @@ def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs
     if more_epochs is None:
         return make_recipe(kind, recipe, keywords)
     return longer(kind, recipe, more_epochs, keywords, trust=trust)
+
+
+def _weighed(made: DistillRecipe, loss: Any, said: Collection[str]) -> DistillRecipe:
+    """A recipe with the weights that an object's loss was published with, where nobody says others."""
+    if not isinstance(loss, FeatureLoss):
+        return made
+    weights = {key: value for key, value in loss.weights().items() if key not in said}
+    return parse(DistillRecipe, made.model_dump(exclude={"loss"}) | {"loss": made.loss.model_dump()} | weights)
 
 
 def _collated(data: Any, collate_fn: Collate | None) -> Any:

@@ -19,9 +19,9 @@ VIT = [(2, 17, 8)] * 3
 CNN = [(2, 4, 8, 8), (2, 6, 4, 4), (2, 10, 2, 2)]
 
 
-def built(loss, student, head=None):
+def built(loss, student, taught=None):
     torch.manual_seed(0)
-    loss.build(student, {}, Setting(num_samples=8, num_classes=CLASSES, teacher_head=head))
+    loss.build(student, {}, Setting(num_samples=8, num_classes=CLASSES, teacher=taught))
     return loss
 
 
@@ -69,7 +69,7 @@ def test_the_loss_is_the_sum_over_stages_and_the_logits(shapes):
 
 
 def test_a_projector_of_maps_halves_once_for_each_stage_that_follows():
-    loss = built(OFA(), features(*CNN), nn.Linear(16, CLASSES))
+    loss = built(OFA(), features(*CNN), nn.Sequential(nn.Linear(5, 16), nn.Linear(16, CLASSES), nn.Linear(2, 2)))
     widths = [[m.out_channels for m in p.body.modules() if isinstance(m, nn.Conv2d)] for p in loss.projectors]
     assert widths == [[4, 4, 4, 8, 8, 8, 8, 16], [6, 6, 6, 16], [16]]
     halved = [p.body(x.float()).shape[1:] for p, x in zip(loss.projectors, features(*CNN).values(), strict=True)]
@@ -136,6 +136,17 @@ def test_features_of_any_form_in_half_precision(shapes):
     assert found.dtype == torch.float32
     found.sum().backward()
     assert all(x.grad.isfinite().all() for x in student.values())
+
+
+@pytest.mark.parametrize("shapes", [CNN, VIT])
+def test_under_autocast_it_is_summed_in_single_precision(shapes):
+    student = features(*shapes, dtype=torch.float32)
+    loss = built(OFA(), student)
+    expected = value(loss, student, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value(loss, student, dtype=torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
 def test_a_batch_of_one_and_the_state():

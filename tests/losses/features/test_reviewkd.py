@@ -104,3 +104,13 @@ def test_what_goes_down_is_512_wide_at_most():
     assert isinstance(loss.fusions[0].gates, nn.Conv2d)
     assert loss.fusions[1].gates is None
     assert torch.is_tensor(value(loss, student, teacher))
+
+
+def test_of_unlike_numbers_of_stages_the_uppermost_are_compared():
+    student = features((2, 2, 6, 6), (2, 3, 3, 3), (2, 4))
+    teacher = features((2, 2, 9, 9), (2, 3, 6, 6), (2, 2, 3, 3), (2, 5), seed=1)
+    found = value(built(ReviewKD(), student, teacher), student, teacher)
+    upper = dict(list(teacher.items())[1:])
+    torch.testing.assert_close(found, value(built(ReviewKD(), student, upper), student, upper))
+    with pytest.raises(InputError, match="compares 3 features"):
+        built(ReviewKD(student=["a", "b", "c"]), student, teacher)

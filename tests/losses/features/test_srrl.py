@@ -85,6 +85,17 @@ def test_features_of_any_form_and_precision(shape, dtype):
     assert student["layer0"].grad.isfinite().all()
 
 
+def test_under_autocast_it_is_summed_in_single_precision():
+    student, teacher = (features(s, seed=n, dtype=torch.float32) for n, s in enumerate([(4, 3, 5, 5), (4, 6)]))
+    loss = built(SRRL(), student, teacher, head_of(6))
+    logits = torch.zeros(4, CLASSES)
+    expected = value(loss, student, teacher, logits)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value(loss, student, teacher, logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
 def test_an_mlp_as_classifier():
     head = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, CLASSES))
     student, teacher = features((3, 2, 4, 4)), features((3, 6), seed=1)

@@ -11,6 +11,20 @@ from preceptor.losses.features._maps import MapLoss
 from preceptor.losses.features.base import Features, expect
 
 
+def is_alone(loss: str, init_epochs: int, epoch: int, epochs: int) -> bool:
+    """Whether an epoch, the first of which is 0, is one of a loss's own.
+
+    Raises:
+        InputError: no epoch of the run would be left for the labels.
+    """
+    if init_epochs >= epochs:
+        raise InputError(
+            f"init_epochs of the loss '{loss}' are {init_epochs} of the {epochs} epochs of this run, which leaves none "
+            "for the labels; give fewer of them, or more epochs"
+        )
+    return epoch < init_epochs
+
+
 class AloneFirst(MapLoss):
     """A loss of maps that stands alone for the first epochs, while the loss to the labels waits.
 
@@ -41,12 +55,7 @@ class AloneFirst(MapLoss):
         Raises:
             InputError: no epoch of the run would be left for the labels.
         """
-        if self.init_epochs >= epochs:
-            raise InputError(
-                f"init_epochs of the loss '{type(self).__name__}' are {self.init_epochs} of the {epochs} epochs of "
-                "this run, which leaves none for the labels; give fewer of them, or more epochs"
-            )
-        self.alone = epoch < self.init_epochs
+        self.alone = is_alone(type(self).__name__, self.init_epochs, epoch, epochs)
 
 
 class OnlyFirst(AloneFirst):

@@ -46,7 +46,8 @@ def borrowed(loss: FeatureLoss, teacher: Features, setting: Setting) -> tuple[Bo
         found = Borrowed(head)
         try:
             with torch.no_grad():
-                logits = found(feature)
+                device = next((each.device for each in head.parameters()), feature.device)
+                logits = found(feature.to(device))
         except RuntimeError:
             logits = None
         if logits is not None and logits.shape == (len(feature), setting.num_classes):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,12 +11,6 @@ from torch.nn.functional import normalize
 
 from preceptor.errors import InputError
 from preceptor.losses.features.base import Gather
-
-
-class Draw(Protocol):
-    """How negatives are drawn: from indices (B,) to those of their negatives, (B, count)."""
-
-    def __call__(self, index: Tensor, count: int) -> Tensor: ...
 
 
 class Memory(nn.Module):
@@ -43,7 +37,7 @@ class Memory(nn.Module):
         width = math.sqrt(3 / dim)
         self.register_buffer("student", torch.empty(num_samples, dim).uniform_(-width, width))
         self.register_buffer("teacher", torch.empty(num_samples, dim).uniform_(-width, width))
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held: list[list[Tensor]] = []
         self.register_load_state_dict_pre_hook(_same_samples)
 
     def check(self, index: Int64[Tensor, " batch"]) -> None:
@@ -61,21 +55,22 @@ class Memory(nn.Module):
         self, index: Int64[Tensor, " batch"], student: Float[Tensor, "batch d"], teacher: Float[Tensor, "batch d"]
     ) -> None:
         """Note embeddings, of one of the micro-batches of a step."""
-        self._held.append((index, student.detach(), teacher.detach()))
+        self._held.append([index, *(each.detach().to(self.student.dtype) for each in (student, teacher))])
 
     def merge(self, gather: Gather) -> None:
         """Take what was held, here and on the other processes, into the memory."""
-        places = torch.cat([self.student.new_empty(0, dtype=torch.int64), *(index for index, _, _ in self._held)])
+        places = gather(torch.cat([torch.empty(0, dtype=torch.int64, device=self.student.device), *self._held_of(0)]))
         new = [
-            torch.cat([bank[:0], *(held[side] for held in self._held)])
-            for side, bank in ((1, self.student), (2, self.teacher))
+            gather(torch.cat([bank[:0], *self._held_of(side)])) for side, bank in ((1, self.student), (2, self.teacher))
         ]
         self._held.clear()
-        places, *new = gather_unlike(gather, places, *new)
         last = _last_of_each(places)
         for bank, embedded in zip((self.student, self.teacher), new, strict=True):
-            mixed = self.momentum * bank[places[last]] + (1 - self.momentum) * embedded[last].to(bank.dtype)
+            mixed = self.momentum * bank[places[last]] + (1 - self.momentum) * embedded[last]
             bank[places[last]] = normalize(mixed)
+
+    def _held_of(self, part: int) -> list[Tensor]:
+        return [held[part] for held in self._held]
 
 
 class OtherClasses(nn.Module):
@@ -125,9 +120,11 @@ class OtherClasses(nn.Module):
             return anything
         label = self.labels[index].unsqueeze(1)
         own, first = (each[label.clamp(min=0)] for each in (self.counts, self.first))
-        # 2^48 is so much more than there are samples that the remainder favours none.
-        draw = torch.randint(2**48, (len(index), count), device=index.device) % (self.num_known - own)
-        found = self.order[torch.where(draw >= first, draw + own, draw)]  # over its own class, in the order of classes
+        found = anything
+        if count > self.num_known - self.largest:
+            # 2^48 is so much more than there are samples that the remainder favours none.
+            draw = torch.randint(2**48, (len(index), count), device=index.device) % (self.num_known - own)
+            found = self.order[torch.where(draw >= first, draw + own, draw)]  # past its own class, in their order
         if count <= self.num_known - self.smallest:
             found = self._different(found, label, self.num_known - own >= count)
         return torch.where(label >= 0, found, anything)
@@ -147,15 +144,6 @@ class OtherClasses(nn.Module):
         place = keep.cumsum(1) - 1
         place = torch.where(keep & (place < count), place, count)  # what is not kept goes to a last place, cut off
         return torch.cat([found, found[:, :1]], 1).scatter(1, place, seen)[:, :count]
-
-
-def gather_unlike(gather: Gather, places: Tensor, *more: Tensor) -> list[Tensor]:
-    """Rows of all processes, of which each may have another number; ``places`` are at least 0."""
-    longest = int(gather(torch.tensor([len(places)], device=places.device)).max())
-    missing = longest - len(places)
-    places = gather(torch.cat([places, places.new_full((missing,), -1)]))
-    filled = (gather(torch.cat([each, each.new_zeros(missing, *each.shape[1:])])) for each in more)
-    return [each[places >= 0] for each in (places, *filled)]
 
 
 def _last_of_each(places: Int64[Tensor, " held"]) -> Int64[Tensor, " once"]:

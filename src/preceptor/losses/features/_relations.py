@@ -54,4 +54,4 @@ def nothing(feature: Tensor) -> Float[Tensor, ""]:
 
 def embedded(layer: nn.Linear, feature: Tensor) -> Float[Tensor, "batch d"]:
     """The layer's output of the pooled feature, in at least single precision."""
-    return working(layer(as_vector(feature).to(layer.weight.dtype)))
+    return working(layer(as_vector(feature).to(layer.bias.dtype)))

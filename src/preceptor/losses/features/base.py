@@ -116,6 +116,19 @@ class FeatureLoss(nn.Module):
             InputError: these features are none that it could compare.
         """
 
+    @classmethod
+    def weights(cls, student: str = "") -> dict[str, float]:
+        """How it was weighed where it was published, by the names of a recipe.
+
+        Args:
+            student: the name of the student's model, if it is one of ours.
+        """
+        weights = cls.published
+        return {
+            "ce_weight": weights.ce_weight,
+            "distill_weight": weights.of_student.get(student, weights.distill_weight),
+        }
+
     def check_pairs(self, student: Features, teacher: Features) -> None:
         """Refuse another number of the student's features than of the teacher's."""
         if len(student) != len(teacher):
@@ -134,9 +147,10 @@ def taps(given: str | Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple
     """
     if given is None:
         return otherwise
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names: tuple[Any, ...] = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"the taps are {given!r}; give one name of a module or several")
+        quoted = f", in quotes: '{given}'" if isinstance(given, int) else ""
+        raise InputError(f"the taps are {given!r}; give one name of a module or several{quoted}")
     return names
 
 

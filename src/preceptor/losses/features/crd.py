@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from preceptor.losses.features._memory import Memory, OtherClasses, gather_unlike
+from preceptor.losses.features._memory import Memory, OtherClasses
 from preceptor.losses.features._relations import embedded, full_precision
 from preceptor.losses.features.base import (
     FeatureLoss,
@@ -158,9 +158,8 @@ class CRD(FeatureLoss):
     def end_step(self, gather: Gather) -> None:
         """Move the memory; after the first step, keep Z, the mean over its micro-batches and processes."""
         self.memory.merge(gather)
-        first = torch.stack([self.log_constants, *self._first])[1:]
+        first = gather(torch.stack([self.log_constants, *self._first])[1:])
         self._first.clear()
-        _, first = gather_unlike(gather, torch.arange(len(first), device=first.device), first)
         if len(first):
             mean = first.logsumexp(0) - math.log(len(first))
             self.log_constants.copy_(torch.where(self.log_constants.isinf(), mean, self.log_constants))

@@ -29,8 +29,8 @@ class FitNet(MapLoss):
 
     Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015, arXiv 1412.6550). As in RepDistiller the loss stands
     beside the labels' throughout, where the paper trains up to the hint first; the regressor is a convolution, batch
-    norm and ReLU. By default the hint is the end of the second stage; of features that are named, all are compared and
-    added up.
+    norm and ReLU. By default the hint is the end of the second stage (its hint in VGG is the third, ``block2``);
+    of features that are named, all are compared and added up.
 
     Args:
         student: where to look in the student.

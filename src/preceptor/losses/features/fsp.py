@@ -11,9 +11,11 @@ from torch import Tensor
 from preceptor.errors import InputError
 from preceptor.losses.features._alone import OnlyFirst
 from preceptor.losses.features._maps import Pair, of_one_size
+from preceptor.losses.features._relations import full_precision
 from preceptor.losses.features.base import STAGES, Published, Setting
 
 
+@full_precision
 def flow(
     bottom: Float[Tensor, "batch channels h w"], top: Float[Tensor, "batch others i j"]
 ) -> Float[Tensor, "batch others channels"]:

@@ -16,6 +16,7 @@ from preceptor.losses.features.base import LAST, Published, Setting, expect
 from preceptor.losses.features.fitnet import fitnet
 
 SLOPE = 0.1
+WEIGHT = 200.0
 
 
 def ft(
@@ -41,7 +42,8 @@ class FT(AloneFirst):
     learns to give the teacher's feature again, by mean squares, for 30 epochs; then its factors, which stay as they
     are, are what a translator of three convolutions with batch norm makes of the student's. There the paraphraser is
     trained in a stage of its own, for some students at a rate of 0.01; here in the first epochs of the run, with its
-    schedule, in which the student does not learn.
+    schedule, in which the student does not learn (its batch norms see the samples all the same). Its error there is
+    divided by 200, so that it counts 1 where the loss has its published weight, as in the released code.
 
     Args:
         student: where to look in the student.
@@ -53,7 +55,7 @@ class FT(AloneFirst):
         InputError: rate is not positive; init_epochs are less than 1, or (once the run begins) all its epochs.
     """
 
-    published: ClassVar[Published] = Published(distill_weight=200.0, source="RepDistiller, CIFAR-100")
+    published: ClassVar[Published] = Published(distill_weight=WEIGHT, source="RepDistiller, CIFAR-100")
     default_taps: ClassVar[tuple[str, ...]] = (LAST,)
     over_space: ClassVar[bool] = True
     paraphrasers: nn.ModuleList
@@ -85,7 +87,7 @@ class FT(AloneFirst):
     def compare(self, level: int, student: Tensor, teacher: Tensor) -> Tensor:
         if self.alone:
             again = self.decoders[level](self.paraphrasers[level](teacher))
-            return fitnet(again.to(teacher.dtype), teacher)
+            return fitnet(again.to(teacher.dtype), teacher) / WEIGHT
         with torch.no_grad():
             factor = self.paraphrasers[level](teacher).to(teacher.dtype)
         return ft(self.translators[level](student).to(student.dtype), factor)

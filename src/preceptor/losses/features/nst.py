@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preceptor.losses.features._maps import MapLoss, of_one_size
+from preceptor.losses.features._relations import full_precision
 from preceptor.losses.features.base import Published
 
 
+@full_precision
 def nst(
     student: Float[Tensor, "batch channels h w"], teacher: Float[Tensor, "batch others i j"]
 ) -> Float[Tensor, " batch"]:

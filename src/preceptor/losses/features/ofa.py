@@ -63,6 +63,7 @@ class OFA(FeatureLoss):
     published: ClassVar[Published] = Published(source="released code, CIFAR-100 and ImageNet")
     default_taps: ClassVar[tuple[str, ...]] = (STAGES,)
 
+    teacher_taps: tuple[str, ...]
     projectors: nn.ModuleList
 
     def __init__(
@@ -76,18 +77,21 @@ class OFA(FeatureLoss):
         self.temperature: float = temperature
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:
-        """Make the projectors; those of maps as wide as the student's last stage or, if wider, the teacher's classifier."""
+        """Make the projectors.
+
+        Those of maps are as wide as the student's last stage, or as what the teacher's classifier is given, if that is
+        wider and the teacher is a live model.
+        """
         found = [_read(feature) for feature in student.values()]
         *_, last = found
         own = last.shape[-1] if last.ndim == 3 else last.shape[1]
-        of_teacher = getattr(setting.teacher_head, "in_features", own)
         projectors: list[nn.Module] = []
         for place, feature in enumerate(found):
             following = len(found) - 1 - place
             if feature.ndim == 3:
                 projectors.append(TokenProjector(feature.shape, own, following, setting.num_classes))
             else:
-                wide = max(own, of_teacher)
+                wide = max(own, _width_of_teacher(setting))
                 projectors.append(MapProjector(feature.shape[1], wide, following, setting.num_classes))
         self.projectors = nn.ModuleList(projectors)
 
@@ -113,3 +117,10 @@ class OFA(FeatureLoss):
 def _read(feature: Tensor) -> Tensor:
     """Tokens as they are; all else as maps."""
     return precise(feature) if feature.ndim == 3 else maps(feature)
+
+
+def _width_of_teacher(setting: Setting) -> int:
+    """What the last linear layer of as many outputs as there are classes is given; 0 where there is none."""
+    modules = [] if setting.teacher is None else list(setting.teacher.modules())
+    layers = [each for each in reversed(modules) if isinstance(each, nn.Linear)]
+    return next((each.in_features for each in layers if each.out_features == setting.num_classes), 0)

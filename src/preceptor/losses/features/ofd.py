@@ -82,7 +82,8 @@ class OFD(MapLoss):
     Heo et al., "A Comprehensive Overhaul of Feature Distillation" (ICCV 2019, arXiv 1904.01866). The student's features
     pass a 1x1 convolution and batch norm; the teacher's are averaged to the student's size, as in mdistiller. A
     channel's margin is the mean of its negative values by the weight and bias of the batch norm before the ReLU; where
-    a tap has none, by the samples that the loss is built from. A sum over all elements, hence the small weight.
+    a tap has none, by the samples that the loss is built from. A sum over all elements, hence the small weight. There
+    the teacher's batch norms are in training mode; here they are in evaluation mode, as every teacher's.
     """
 
     published: ClassVar[Published] = Published(distill_weight=1e-3, source="overhaul-distillation, CIFAR-100")

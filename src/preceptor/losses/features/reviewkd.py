@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._maps import MapLoss, Pair, shrunk, size
-from preceptor.losses.features.base import PENULTIMATE, PREACTIVATIONS, STAGES, Published, Setting, expect
+from preceptor.losses.features.base import PENULTIMATE, PREACTIVATIONS, STAGES, Features, Published, Setting, expect
 
 WIDEST = 512
 GRIDS = (4, 2, 1)
@@ -75,8 +75,8 @@ class ReviewKD(MapLoss):
 
     Chen et al., "Distilling Knowledge via Knowledge Review" (CVPR 2021, arXiv 2104.09044): attention-based fusion and
     the hierarchical context loss, summed over the levels. By default the student's stages and its pooled feature, and
-    the teacher's before their activations, as in the authors' code. There the loss grows from 0 in the first epoch to
-    its weight over 20 epochs, and so does it here.
+    the teacher's before their activations, as in the authors' code; of unlike numbers of stages the uppermost. There
+    the loss grows from 0 in the first epoch to its weight over 20 epochs, and so does it here.
 
     Args:
         student: where to look in the student, from the input up; the uppermost sets how wide what goes down is.
@@ -103,15 +103,24 @@ class ReviewKD(MapLoss):
         warmup_epochs: int = 20,
     ) -> None:
         expect("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or more")
-        if student is None and teacher is None:
-            teacher = (PREACTIVATIONS, PENULTIMATE)
-        super().__init__(student=student, teacher=teacher)
+        self_found = student is None and teacher is None
+        super().__init__(student=student, teacher=(PREACTIVATIONS, PENULTIMATE) if self_found else teacher)
+        self.uppermost: bool = self_found
         self.warmup_epochs: int = warmup_epochs
         self.share: float = 1.0
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """How much the loss counts in this epoch, the first of which is 0."""
         self.share = min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+
+    def check_pairs(self, student: Features, teacher: Features) -> None:
+        """Refuse another number of the student's features than of the teacher's, where they were named."""
+        if not self.uppermost:
+            super().check_pairs(student, teacher)
+
+    def pairs(self, student: Features, teacher: Features) -> list[Pair]:
+        count = min(len(student), len(teacher))
+        return super().pairs(*(dict(list(side.items())[-count:]) for side in (student, teacher)))
 
     def make(self, pairs: Sequence[Pair], setting: Setting) -> None:
         inner = min(WIDEST, pairs[-1][0].shape[1])

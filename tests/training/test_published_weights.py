@@ -1,0 +1,89 @@
+"""A loss that looks into the models weighs what it was published with, however given, unless somebody says else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import preceptor
+from preceptor.losses import kd
+from preceptor.losses.features import AT, FitNet, ReviewKD
+from preceptor.recipe import DistillRecipe, parse
+from preceptor.recipe.keywords import make_recipe
+from preceptor.runs import read_result
+from preceptor.tasks import DistillTask
+
+IMAGES = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+DATA = tuple(TensorDataset(IMAGES[rows], torch.arange(20) % 4) for rows in torch.arange(60).split(20))
+BATCH = {"input": IMAGES[:4], "label": torch.arange(4)}
+
+
+def net(num_classes: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, num_classes))
+
+
+def weights_of(recipe: Any) -> tuple[float, float]:
+    return recipe.ce_weight, recipe.distill_weight
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"loss": "kd"}, (0.1, 0.9)),
+        ({"loss": "FitNet"}, (1.0, 100.0)),
+        ({"loss": "FitNet", "ce_weight": 0.5}, (0.5, 100.0)),
+        ({"loss": {"name": "AT", "power": 1.0}, "distill_weight": 3.0}, (1.0, 3.0)),
+        ({"loss": ["wttm", "AT"]}, (1.0, 1.0)),
+        ({"loss": "ReviewKD", "model": "resnet20"}, (1.0, 0.6)),
+        ({"loss": "ReviewKD", "model": "resnet8x4"}, (1.0, 5.0)),
+    ],
+)
+def test_of_a_recipe(said: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert weights_of(parse(DistillRecipe, said)) == expected
+
+
+def test_another_loss_does_not_inherit_them() -> None:
+    base = parse(DistillRecipe, {"loss": "FitNet"})
+    assert weights_of(make_recipe(DistillRecipe, base, {"loss": "AT"})) == (1.0, 1000.0)
+    assert weights_of(make_recipe(DistillRecipe, base, {"loss": "kd"})) == (0.1, 0.9)
+    said = parse(DistillRecipe, {"loss": "kd", "ce_weight": 0.3})
+    assert weights_of(make_recipe(DistillRecipe, said, {"loss": "AT"})) == (0.3, 1000.0)
+
+
+def test_of_an_object(tmp_path: Path) -> None:
+    common: Any = {"teacher": net(), "model": net, "data": DATA, "epochs": 1, "device": "cpu"}
+    preceptor.distill(None, tmp_path / "own", loss=FitNet(student="0"), **common)
+    preceptor.distill(None, tmp_path / "said", loss=FitNet(student="0"), distill_weight=2.0, **common)
+    preceptor.distill_together(None, {"one": {"loss": FitNet(student="0")}}, tmp_path, **common)
+    for name, expected in (("own", 100.0), ("said", 2.0), ("one", 100.0)):
+        assert read_result(tmp_path / name)["verb"] == "distill"
+        assert f"distill_weight: {expected}" in (tmp_path / name / "recipe.yaml").read_text()
+
+
+def test_in_a_loop_of_ones_own() -> None:
+    tasks = [
+        DistillTask(net(), net(), loss, example=BATCH)
+        for loss in (kd, AT(student="0"), [(kd, 2.0), (AT(student="0"), 5.0)])
+    ]
+    assert [weights_of(task) for task in tasks] == [(0.1, 0.9), (1.0, 1000.0), (1.0, 1.0)]
+    said = tasks[2](BATCH)
+    torch.testing.assert_close(said["distill"], 2 * said["distill_kd"] + 5 * said["distill_AT"])
+    torch.testing.assert_close(said["loss"], said["ce"] + said["distill"])
+
+
+def test_of_a_sum_by_name_a_part_has_the_weight_of_its_paper(tmp_path: Path) -> None:
+    common: Any = {"teacher": net(), "model": net, "data": DATA, "epochs": 1, "device": "cpu"}
+    parts = [{"name": "FitNet", "student": "0"}, {"name": "kd", "weight": 2.0}]
+    preceptor.distill(None, tmp_path, loss=parts, **common)
+    [row] = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "distill_FitNet" in line][-1:]
+    found = json.loads(row)
+    found = found.get("train", found)
+    assert found["distill"] == pytest.approx(100 * found["distill_FitNet"] + 2 * found["distill_kd"], rel=1e-5)
+
+
+def test_reviewkd_knows_its_students() -> None:
+    assert ReviewKD.published.of_student["resnet20"] == 0.6
