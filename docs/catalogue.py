@@ -31,10 +31,10 @@ Weights and temperatures that were published stand in their docstrings; what a t
 LOOKING = """
 ## That look into the models
 
-`student` and `teacher` say where they look: names of modules, patterns, `NAME:input`, or the words `penultimate`, `last`,
-`stages`, `preactivations`; `preceptor taps MODEL` lists what there is. Where a recipe gives no weights they are the
-published ones. What a loss has of its own: *parameters*, trained beside the student's and saved with the run; a *memory*
-of the samples; *views* of the inputs, which both models are shown too; first *epochs* of a run. A loss of
+`student` and `teacher` say where they look: names of modules, patterns, `NAME:input`, or the words `penultimate`,
+`last`, `stages`, `preactivations`; `preceptor taps MODEL` lists what there is. Where a recipe gives no weights they are
+the published ones. What a loss has of its own: *parameters*, trained beside the student's and saved with the run; a
+*memory* of the samples; *views* of the inputs, which both models are shown too; first *epochs* of a run. A loss of
 [yours](extend.md#a-loss-that-looks-into-the-models) is ten lines.
 
 | loss | what it is | from | value | weight | beside labels | published in | looks at | has |

@@ -66,6 +66,7 @@ ROOMS = {
     "preceptor": "Verbs",
     "preceptor.losses": "Losses",
     "preceptor.losses.features": "Losses that look into the models",
+    "preceptor.losses.linear": "Fused linear losses",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
     "preceptor.assess": "Assess",

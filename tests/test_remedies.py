@@ -123,6 +123,12 @@ CASES: list[tuple[str, str, str]] = [
     (f"{DISTILL} --teacher t:0.7+kept", "write such as A:0.7+B:0.3", f"{DISTILL} --teacher t:0.7+kept:0.3 -o c26"),
     (f"{DISTILL} --teacher t:0+kept:1", "such as 0.3", f"{DISTILL} --teacher t:0.3+kept:1 -o c27"),
     ("record t", "give «--out» DIR", "record t {} c29"),
+    ("posterior kept", "the samples need a folder; give «--out» DIR", "posterior kept --start-epoch 0 {} c33"),
+    (
+        "posterior t --out c34",
+        "train with «training.keep=all», or begin earlier (on the command line: --start-epoch)",
+        "teach teach-digits training.epochs=4 {} -o c35; posterior c35 -o c34",
+    ),
     ("assess bare", "record it with them", "record t --out c30; assess c30"),
     (
         f"{DISTILL} --teacher digits.npy",
@@ -152,6 +158,7 @@ ELSEWHERE = {
     ("models/encoder.py", "set training.precision=bf16"): "needs an encoder: models/test_encoder.py",
     ("outputs/proxy.py", "proxy_teacher did not converge"): "a function of Python: outputs/test_proxy.py",
     ("study/executors.py", "cannot be handed to another process"): "a function of Python: study/test_executors.py",
+    ("runs/references.py", "has not kept epoch"): "a run that has kept some epochs: study/test_candidates.py",
     ("study/teachers/auto.py", "there is nothing to choose from"): "a function of Python: study/test_auto.py",
     ("study/teachers/reading.py", "is a model of transformers"): "needs a classifier: models/test_classifiers.py",
     ("teaching/lipschitz.py", "call bind(model=...)"): "a function of Python: teaching/test_lipschitz.py",
@@ -323,7 +330,7 @@ def test_an_argument_that_an_error_names_is_one() -> None:
     verbs: Any = get_command(app)
     flags = {parameter.name for verb in verbs.commands.values() for parameter in verb.params}
     functions = [preceptor.teach, preceptor.distill, preceptor.record, preceptor.export, preceptor.predict]
-    functions += [preceptor.assess_teachers]
+    functions += [preceptor.assess_teachers, preceptor.posterior]
     functions += [getattr(importlib.import_module("preceptor.assess"), name) for name in ("compare", "choose")]
     known = flags | {name for function in functions for name in inspect.signature(function).parameters}
     for path in SRC.rglob("*.py"):

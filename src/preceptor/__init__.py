@@ -3,7 +3,9 @@
 Teach, assess, distill:
 
 - `preceptor.teach` and `preceptor.distill` train, from a recipe or from keywords and your own objects, and
-  `preceptor.distill_together` several students who share a teacher's answers;
+  `preceptor.distill_together` several students who share a teacher's answers, `preceptor.teach_together` models that
+  teach each other;
+- `preceptor.posterior` draws models from what a teacher's training has passed, which teach together;
 - `preceptor.record` writes a teacher's answers down, for students to learn from without it;
 - `preceptor.assess.compare` and `preceptor.assess.choose` say which teacher is worth most, from arrays of logits, and
   `preceptor.assess_teachers` from runs and files by name;
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from preceptor.runs.load import load
     from preceptor.serving import export, predict
     from preceptor.study.teachers import assess_teachers
-    from preceptor.training import distill, distill_together, record, teach
+    from preceptor.training import distill, distill_together, posterior, record, teach, teach_together
 
 __all__ = [
     "InputError",
@@ -39,12 +41,14 @@ __all__ = [
     "losses",
     "models",
     "outputs",
+    "posterior",
     "predict",
     "record",
     "records",
     "runs",
     "tasks",
     "teach",
+    "teach_together",
     "teaching",
 ]
 
@@ -55,9 +59,11 @@ _WHERE = {
     "distill_together": "preceptor.training",
     "export": "preceptor.serving",
     "load": "preceptor.runs.load",
+    "posterior": "preceptor.training",
     "predict": "preceptor.serving",
     "record": "preceptor.training",
     "teach": "preceptor.training",
+    "teach_together": "preceptor.training",
 }
 
 

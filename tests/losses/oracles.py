@@ -80,6 +80,24 @@ def wsld(student, teacher, labels, temperature=3.0):
     return np.array(values)
 
 
+def corrected(teacher, labels, threshold, temperature):
+    """The teacher's probabilities as MFT corrects them."""
+    rows = []
+    for v, y in zip(teacher, labels, strict=True):
+        p = softmax(v / temperature)
+        if p.max() > p[y]:
+            m = (p.max() - p[y] + threshold) / (1 + p.max() - p[y] + 1e-7)
+        else:
+            m = ((1 if p[y] > 1 - threshold else p[y] + threshold) - p[y]) / (1 - p[y] + 1e-7)
+        rows.append((1 - m) * p + m * np.eye(len(p))[y])
+    return np.array(rows)
+
+
+def mft(student, teacher, labels, threshold=0.2, temperature=3.0):
+    target = corrected(teacher, labels, threshold, temperature)
+    return temperature**2 * _kl(target, softmax(student / temperature, -1))
+
+
 def mlkd(student, teacher, labels=None, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), twice=(2.0, 6.0)):
     rows, classes = student.shape
     sure = softmax(teacher, -1)
@@ -94,6 +112,27 @@ def mlkd(student, teacher, labels=None, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), 
         loss += no_surer * (kd(student, teacher, temperature=t).mean() + sum(of_rows) / rows)
         loss += no_more * sum(of_classes) / classes
     return loss
+
+
+def reverse_kl(student, teacher, labels=None, temperature=3.0):
+    return _kl(softmax(student / temperature, -1), softmax(teacher / temperature, -1))
+
+
+def jsd(student, teacher, labels=None, beta=0.3, normalize=False, temperature=3.0):
+    q, p = softmax(student / temperature, -1), softmax(teacher / temperature, -1)
+    if beta in (0, 1):
+        return _kl(q, p) if beta else _kl(p, q)
+    m = beta * p + (1 - beta) * q
+    return (beta * _kl(p, m) + (1 - beta) * _kl(q, m)) / (beta * (1 - beta) if normalize else 1)
+
+
+def skew_kl(student, teacher, labels=None, skew=0.1, temperature=3.0):
+    q, p = softmax(student / temperature, -1), softmax(teacher / temperature, -1)
+    return _kl(p, skew * p + (1 - skew) * q)
+
+
+def tvd(student, teacher, labels=None, temperature=3.0):
+    return np.abs(softmax(student / temperature, -1) - softmax(teacher / temperature, -1)).sum(-1) / 2
 
 
 def _kl(p, q):
@@ -125,9 +164,14 @@ LOSSES: dict[str, Loss] = {
     "dkd": lambda s, t, y, mask=None: losses.dkd(s, t, y, temperature=3.0, mask=mask),
     "nkd": lambda s, t, y, mask=None: losses.nkd(s, t, y, temperature=3.0, mask=mask),
     "wsld": lambda s, t, y, mask=None: losses.wsld(s, t, y, temperature=3.0, mask=mask),
+    "mft": lambda s, t, y, mask=None: losses.mft(s, t, y, temperature=3.0, mask=mask),
     "mlkd": lambda s, t, y, mask=None: losses.mlkd(s, t, mask=mask),
     "dist": lambda s, t, y, mask=None: losses.dist(s, t, temperature=3.0, mask=mask),
     "standardized_kd": lambda s, t, y, mask=None: losses.standardized_kd(s, t, temperature=3.0, mask=mask),
+    "reverse_kl": lambda s, t, y, mask=None: losses.reverse_kl(s, t, temperature=3.0, mask=mask),
+    "jsd": lambda s, t, y, mask=None: losses.jsd(s, t, beta=0.3, temperature=3.0, mask=mask),
+    "skew_kl": lambda s, t, y, mask=None: losses.skew_kl(s, t, temperature=3.0, mask=mask),
+    "tvd": lambda s, t, y, mask=None: losses.tvd(s, t, temperature=3.0, mask=mask),
 }
 ORACLES: dict[str, Callable[..., Any]] = {name: globals()[name] for name in LOSSES}
 PER_EXAMPLE = [name for name in LOSSES if name not in ("dist", "mlkd")]

@@ -191,6 +191,21 @@ def test_overrides_that_cannot_be(assignment: str, sentence: str) -> None:
         ({"loss": {"temperature": 2}}, "the recipe lacks the key 'loss.name'"),
         ({"schedule": {"name": "step"}}, "schedule.milestones is empty; a step schedule needs at least one epoch"),
         (
+            {"schedule": {"name": "cyclic", "cycles": 3}},
+            "schedule.cycles is 3, but the 10 epochs after the warm-up are not so many cycles of whole epochs; set "
+            "training.epochs to 9, say",
+        ),
+        (
+            {"schedule": {"name": "cyclic", "cycles": 20}},
+            "schedule.cycles is 20, but the 10 epochs after the warm-up are not so many cycles of whole epochs; set "
+            "training.epochs to 20, say",
+        ),
+        (
+            {"schedule": {"name": "cyclic", "cycles": 3, "warmup_epochs": 0.5}},
+            "schedule.cycles is 3, but the 9.5 epochs after the warm-up are not so many cycles of whole epochs; set "
+            "training.epochs to 10, say, and schedule.warmup_epochs to a whole number",
+        ),
+        (
             {"schedule": {"name": "one_cycle"}},
             "schedule.warmup_epochs is 0; a one_cycle schedule rises over some epochs, e.g. 3 of 10",
         ),

@@ -251,9 +251,21 @@ def test_a_label_that_the_teacher_excludes_outside_of_the_top_k_gives_the_true_l
 def test_what_some_classes_cannot_say_is_refused(form):
     student, teacher, labels = batch()
     targets = stored(form, teacher, labels)
-    for name in ("dist", "standardized_kd", "mlkd", "nkd", "wsld", "CTKD"):
+    for name in (
+        "dist",
+        "standardized_kd",
+        "reverse_kl",
+        "jsd",
+        "skew_kl",
+        "tvd",
+        "mft",
+        "mlkd",
+        "nkd",
+        "wsld",
+        "CTKD",
+    ):
         loss = losses.CTKD() if name == "CTKD" else getattr(losses, name)
-        given = (student, targets, labels) if name in ("nkd", "wsld") else (student, targets)
+        given = (student, targets, labels) if name in ("mft", "nkd", "wsld") else (student, targets)
         with pytest.raises(InputError, match=f"^{name} .* record the form 'dense'"):
             loss(*given)
     with pytest.raises(InputError, match=r"kd at temperature 3 .* has for 4, 2, 1.6, 1.25, 1, 0.8"):

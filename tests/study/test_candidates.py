@@ -96,6 +96,39 @@ def test_every_kept_epoch(folder: Path) -> None:
     np.testing.assert_allclose(found[2].logits, stored["heldout/last"].double().log_softmax(-1), atol=1e-5)
 
 
+def test_snapshots_are_the_mean_of_what_a_run_has_kept(folder: Path) -> None:
+    [found] = read(f"{folder / 'a'}:snapshots")
+    each = read(f"{folder / 'a'}:epochs")
+    mean = np.mean([softmax(candidate.logits, -1) for candidate in each], 0)
+    np.testing.assert_allclose(np.exp(found.logits), mean, atol=1e-9)
+    assert found.name == f"{folder / 'a'}:snapshots"
+    assert [reference.epoch for reference in found.references] == [1, 2, 3]
+
+
+def test_snapshots_of_cycles_are_their_ends(tmp_path: Path) -> None:
+    cyclic = ["schedule={name: cyclic, cycles: 2, warmup_epochs: 1}", "training.epochs=5"]
+    teach(teach_recipe(*cyclic, "training.keep=all"), tmp_path / "a")
+    assert [reference.epoch for reference in teacher_references(f"{tmp_path / 'a'}:snapshots")] == [3, 5]
+    assert len(read(f"{tmp_path / 'a'}:epochs")) == 5
+    weights = [
+        reference.weight for reference in teacher_references(f"{tmp_path / 'a'}:snapshots:0.8+{tmp_path / 'a'}:0.2")
+    ]
+    assert weights == pytest.approx([0.4, 0.4, 0.2])
+    teach(teach_recipe(*cyclic, "training.keep=all", "training.checkpoint_epochs=2"), tmp_path / "b")
+    assert "has not kept epoch 3, in which a cycle of its schedule ends" in refused(f"{tmp_path / 'b'}:snapshots")
+    teach(teach_recipe(*cyclic), tmp_path / "c")
+    assert "has kept 1 of its epochs; train with training.keep=all" in refused(f"{tmp_path / 'c'}:snapshots")
+
+
+def test_all_members_of_a_stack_are_one_teacher(folder: Path, tmp_path: Path) -> None:
+    references = teacher_references(f"{folder / 'stack'}:best:members")
+    assert [(each.weights, each.member) for each in references] == [("best", 0), ("best", 1)]
+    assert "the run holds a single one" in refused(f"{folder / 'a'}:members")
+    teach(teach_recipe("training.epochs=1"), tmp_path / "s", seeds=[0, 1])
+    said = refused(f"{tmp_path / 's'}:members")  # of seeds, which draw splits of their own
+    assert "was trained on" in said
+
+
 def test_a_member_of_a_stack(folder: Path) -> None:
     first, second = read(*(f"{folder / 'stack'}:best:member-{n}" for n in (0, 1)), transfer=True)
     for candidate, member in ((first, 0), (second, 1)):

@@ -33,6 +33,11 @@ def normed(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))
 
 
+def plain(num_classes: int) -> nn.Module:
+    """A net without."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
 def maps(num_classes: int = 10, width: int = 3) -> nn.Module:
     """A net of convolutions, without norms."""
     return nn.Sequential(
@@ -47,11 +52,6 @@ def looking(folder: Path, loss: Any, *overrides: str) -> None:
     recipe = distill_recipe("cache=false", "training.epochs=3", "optimizer.lr=0.02", *overrides)
     distill(recipe, folder, teacher=maps(width=4), model=maps, loss=loss)
     torch.save(loss.state_dict(), folder / f"loss-{PartialState().process_index}.pt")
-
-
-def plain(num_classes: int) -> nn.Module:
-    """A net without."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
 
 
 def resumed(folder: Path) -> None:

@@ -34,6 +34,21 @@ def test_cosine(final: float) -> None:
     assert ours(Schedule(final=final)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_cycles(final: float) -> None:
+    length = TOTAL // 3
+    expected = theirs(lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, length, eta_min=0.3 * final), TOTAL)
+    assert ours(Schedule(name="cyclic", cycles=3, final=final)) == pytest.approx(expected)
+
+
+def test_cycles_after_a_warm_up() -> None:
+    rates = ours(Schedule(name="cyclic", cycles=2, warmup_epochs=2))
+    assert rates[: 2 * STEPS] == pytest.approx([0.3 * (step + 1) / (2 * STEPS) for step in range(2 * STEPS)])
+    one = theirs(lambda o: lr_scheduler.CosineAnnealingLR(o, 2 * STEPS), 2 * STEPS)
+    assert rates[2 * STEPS :] == pytest.approx([*one, *one])
+    assert Schedule(name="cyclic", cycles=2, warmup_epochs=2).cycle_ends(EPOCHS) == (4, 6)
+
+
 def test_step() -> None:
     expected = theirs(lambda o: lr_scheduler.MultiStepLR(o, [2 * STEPS, 4 * STEPS], gamma=0.2), TOTAL)
     assert ours(Schedule(name="step", milestones=(2, 4), factor=0.2)) == pytest.approx(expected)

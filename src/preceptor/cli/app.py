@@ -10,20 +10,22 @@ from typer.core import TyperGroup
 
 from preceptor import __version__
 from preceptor.cli.assess import assess
+from preceptor.cli.posterior import posterior
 from preceptor.cli.recipes import recipes
 from preceptor.cli.recording import record
 from preceptor.cli.records import DEFAULT, record_app
-from preceptor.cli.run import distill, distill_together, teach
+from preceptor.cli.run import distill, teach
 from preceptor.cli.serving import export, predict
 from preceptor.cli.studies import generations, quickstart, report, study
 from preceptor.cli.taps import taps
+from preceptor.cli.together import distill_together, teach_together
 from preceptor.cli.verify import verify
 from preceptor.errors import InputError
 from preceptor.interrupts import listening
 from preceptor.notices import Patient, say
 
 UsageError: Any = typer.BadParameter.__base__  # of click, which typer may bring along or not
-_SAVING = ("teach", "distill", "distill-together", "record", "generations", "study", "quickstart")
+_SAVING = ("teach", "distill", "teach-together", "distill-together", "record", "generations", "study", "quickstart")
 
 
 class Verbs(TyperGroup):
@@ -95,7 +97,8 @@ def _meant(command: str, option: str | None) -> str | None:
     from preceptor.recipe import DistillRecipe, TeachRecipe
     from preceptor.recipe.nearest import meant
 
-    kinds = {"teach": TeachRecipe, "distill": DistillRecipe, "distill-together": DistillRecipe}
+    kinds = {"teach": TeachRecipe, "distill": DistillRecipe}
+    kinds |= {"teach-together": TeachRecipe, "distill-together": DistillRecipe}
     kind, name = kinds.get(command.rpartition(" ")[2]), option.lstrip("-").replace("-", "_")
     if kind is None or name in kind.model_fields:
         return None if kind is None else name
@@ -111,8 +114,10 @@ app: typer.Typer = typer.Typer(
 for _verb in (
     teach,
     distill,
+    teach_together,
     distill_together,
     assess,
+    posterior,
     generations,
     study,
     quickstart,

@@ -116,7 +116,7 @@ def distill(
     if teacher == "auto":
         _refuse_two_teachers(assignments)
     elif teacher:
-        assignments.append(_teacher_override(teacher))
+        assignments.append(teacher_override(teacher))
     if probabilities:
         assignments.append("probabilities=true")
     if more_epochs is None:
@@ -136,50 +136,6 @@ def distill(
     folder = folder or Path("runs") / path.stem
     result = training.distill(loaded, folder, teacher_model=maker, trust=trust, choice=choice, progress=True)
     _show(result, folder, as_json)
-
-
-def distill_together(
-    recipe: RecipeName,
-    students: Annotated[
-        Path, typer.Argument(metavar="STUDENTS", help="A YAML file, NAME: {KEY: VALUE...} for each student.")
-    ],
-    overrides: Overrides = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="A teacher as assess names them (RUN, RUN:best, A+B...), for all.")
-    ] = None,
-    folder: Folder = None,
-    data_dir: DataDir = None,
-    model: Model = None,
-    trust: AllowCode = False,
-    as_json: Json = False,
-) -> None:
-    """Train several students of one teacher side by side, each in OUT/NAME: the teacher is asked once for all.
-
-    Each becomes what distill would make of it alone. Stopped or killed, the same command goes on where it was.
-    """
-    from preceptor.recipe import DistillRecipe, find_recipe, load
-    from preceptor.recipe.text import read_yaml
-
-    assignments = with_data_dir(overrides, data_dir)
-    if teacher == "auto":
-        raise InputError(
-            "--teacher auto chooses for one student; let distill choose, and give the teacher that it says"
-        )
-    if teacher:
-        assignments.append(_teacher_override(teacher))
-    path = find_recipe(recipe)
-    loaded, company = load(DistillRecipe, path, assignments), read_yaml(students)
-    from preceptor import training
-
-    folder = folder or Path("runs") / path.stem
-    results = training.distill_together(
-        loaded, company, folder, teacher_model=factory(model), trust=trust, progress=True
-    )
-    if as_json:
-        show_json(results)
-        return
-    for name, result in results.items():
-        show_table(score_table(result, folder / name), keep=2)
 
 
 def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str], *, trust: bool) -> "tuple[Path, R]":
@@ -239,13 +195,14 @@ def _choose(
     return resolved, choice.to_dict()
 
 
-def _teacher_override(name: str) -> str:
+def teacher_override(name: str) -> str:
     """``teacher=`` for a run folder, or for what `assess` calls so: checkpoints of runs, ensembles."""
     import json
 
     from preceptor.recipe import text_override
 
-    if Path(name).is_dir() or not (":" in name or "+" in name):
+    plain = Path(name).is_dir() or not (":" in name or "+" in name)
+    if plain and not (Path(name) / "members.json").is_file():  # of a posterior's samples all teach together
         return text_override("teacher", name)
     from preceptor.runs.references import teacher_references
 

@@ -1,5 +1,6 @@
 """What decides a run, as typed data."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform,
 
 Size = Count | Annotated[float, Field(gt=0, lt=1), NUMBER]
 
-Stream = Literal["split", "initialization", "order", "augmentation", "dropout"]
+Stream = Literal["split", "initialization", "order", "augmentation", "dropout", "noise"]
 
 
 class Split(Strict):
@@ -141,7 +142,10 @@ class Recipe(Strict):
     generation: Annotated[int, Field(ge=0), NUMBER] = 0
     """The place in a chain of students: each draws its own initialisation."""
     streams: dict[Stream, Whole] = Field(default_factory=dict)
-    """Another seed for some streams: split, initialization, order, augmentation, dropout."""
+    """Another seed for some streams: split, initialization, order, augmentation, dropout, noise (of sgld)."""
+    start: str | None = None
+    """A complete run whose weights the model begins with (``RUN``, ``RUN:best``...), to be fine-tuned; without it they
+    are drawn."""
     parent: Path | None = None
     """The complete run that this one goes on from, for more epochs (`--more-epochs`)."""
 
@@ -180,7 +184,21 @@ class Recipe(Strict):
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, but training ends after "
                 f"{self.training.epochs} epochs, before the rate has risen; choose a smaller one"
             )
+        self._refuse_broken_cycles(self.schedule)
         return self
+
+    def _refuse_broken_cycles(self, schedule: Schedule) -> None:
+        """A cycle ends with an epoch, after which the weights can be kept."""
+        falling = self.training.epochs - schedule.warmup_epochs
+        if schedule.name == "cyclic" and (falling % schedule.cycles or falling < schedule.cycles):
+            whole = schedule.cycles * max(1, round(falling / schedule.cycles)) + math.ceil(schedule.warmup_epochs)
+            more = (
+                "" if float(schedule.warmup_epochs).is_integer() else ", and schedule.warmup_epochs to a whole number"
+            )
+            raise ValueError(
+                f"schedule.cycles is {schedule.cycles}, but the {falling:g} epochs after the warm-up are not so many "
+                f"cycles of whole epochs; set training.epochs to {whole}, say{more}"
+            )
 
 
 class TeachRecipe(Recipe):

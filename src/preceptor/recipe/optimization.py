@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from preceptor.schema import NUMBER, Component, Strict
+from preceptor.schema import NUMBER, Component, Count, Strict
 
 _Rate = Annotated[float, Field(gt=0, le=1e30), NUMBER]
 _Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
@@ -15,9 +15,9 @@ _OWN: ConfigDict = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, u
 
 
 class Optimizer(Strict):
-    """SGD or AdamW; weight decay applies to every parameter that ``no_decay`` does not name."""
+    """SGD, AdamW or Langevin dynamics; weight decay applies to every parameter that ``no_decay`` does not name."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "sgld"] = "sgd"
     """Which optimizer; another is ``package.module:name``."""
     lr: _Rate = 0.05
     """The learning rate that the schedule multiplies."""
@@ -26,12 +26,14 @@ class Optimizer(Strict):
     nesterov: bool = False
     """Nesterov's momentum, of sgd."""
     weight_decay: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 5e-4
-    """Of all parameters: added to the gradient by sgd, decoupled by adamw."""
+    """Of all parameters: added to the gradient by sgd and sgld, decoupled by adamw."""
     betas: tuple[_Decay, _Decay] = (
         0.9,
         0.999,
     )
     """Of adamw."""
+    noise_temperature: Annotated[float, Field(ge=0, le=1e30), NUMBER] = 1.0
+    """Of sgld, whose weights are samples of the posterior at it: below 1 of a colder one, at 0 there is no noise."""
     no_decay: _Left = ()
     """Parameters without weight decay: ``norms``, those of normalisation layers, and ``biases``."""
     layer_decay: _LayerDecay | None = None
@@ -64,9 +66,9 @@ class OwnOptimizer(Component):
 class Schedule(Strict):
     """The learning rate as a multiple of ``optimizer.lr``, by optimizer step; milestones are in epochs."""
 
-    name: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
+    name: Literal["cosine", "step", "one_cycle", "cyclic", "constant"] = "cosine"
     """``cosine`` falls to ``final`` along half a cosine, ``step`` multiplies by ``factor`` at each milestone,
-    ``one_cycle`` rises and falls in straight lines.
+    ``one_cycle`` rises and falls in straight lines, ``cyclic`` is one cosine after the other.
     """
     warmup_epochs: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Epochs over which the rate rises linearly."""
@@ -76,8 +78,21 @@ class Schedule(Strict):
     """Of ``step``: the epochs after which the rate falls."""
     factor: Annotated[float, Field(gt=0), NUMBER] = 0.1
     """Of ``step``."""
+    cycles: Count = 5
+    """Of ``cyclic``: into how many equal cycles of whole epochs the epochs after the warm-up are cut."""
     final: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
-    """Of ``cosine`` and ``one_cycle``: the multiple that it ends with."""
+    """Of ``cosine``, ``one_cycle`` and ``cyclic``: the multiple that it, or each cycle, ends with."""
+
+    def cycle_ends(self, epochs: int) -> tuple[int, ...]:
+        """The numbers of epochs after which a cycle of a ``cyclic`` schedule ends; none of any other.
+
+        >>> Schedule(name="cyclic", cycles=3).cycle_ends(12)
+        (4, 8, 12)
+        """
+        if self.name != "cyclic":
+            return ()
+        length = int(epochs - self.warmup_epochs) // self.cycles
+        return tuple(epochs - length * back for back in reversed(range(self.cycles)))
 
 
 class OwnSchedule(Component):

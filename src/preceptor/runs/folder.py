@@ -27,6 +27,7 @@ _MEMBERS, _OBJECTS, _CONTENTS = "members", "objects", "contents"
 _CHANGED = {
     "data": "with other data under the name '{data}': their {key} have changed",
     "teacher": "with another teacher under the name '{key}': its weights have changed",
+    "start": "from other weights under the name '{key}': they have changed",
     "parent": "from another parent under the name '{key}': its last checkpoint has changed",
 }
 _NO_RUN = "it has no recipe.yaml; give a folder that teach or distill wrote"

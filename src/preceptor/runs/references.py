@@ -1,15 +1,16 @@
 """Teachers by name: ``RUN``, ``RUN:best``, ``RUN:epoch-4:member-2``, ``A+B``, files of logits (docs/teachers.md)."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from preceptor.errors import InputError, did_you_mean
-from preceptor.recipe import TeacherRef, parse
-from preceptor.runs.folder import read_result
+from preceptor.recipe import Schedule, TeacherRef, parse
+from preceptor.runs.folder import epochs_of, read_members, read_recipe, read_result
 from preceptor.runs.integrity import RECORD
 from preceptor.runs.weights import kept_epochs
 
@@ -22,6 +23,7 @@ Kind = Literal["run", "record", "pretrained", "file"]
 
 _WEIGHTS = ("last", "best", "average", "teaching")
 _MOMENTS = {"weights", "epoch"}
+_EPOCHS, _SNAPSHOTS, _MEMBERS = "epochs", "snapshots", "members"  # of several teachers each
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Term:
     """One term of an ensemble, or the one there is."""
 
     sources: list[Source]
-    """One teacher or, of ``RUN:epochs``, several."""
+    """One teacher or, of ``RUN:epochs``, ``RUN:snapshots`` and ``RUN:members``, several."""
     weight: float | None = None
     """Its share in the ensemble; of all terms they have the sum 1. None weighs all sources alike."""
+    mixed: bool = False
+    """Several sources are one teacher, the mean of their probabilities, and not one each."""
 
     @property
     def weighted(self) -> list[tuple[Source, float | None]]:
@@ -47,7 +51,7 @@ def teacher_references(name: str) -> list[TeacherRef]:
         InputError: it is no run and no file, or all epochs of a run.
     """
     terms = terms_of(name)
-    if any(len(term.sources) > 1 for term in terms):
+    if any(len(term.sources) > 1 and not term.mixed for term in terms):
         raise InputError(
             f"'{name}' stands for several teachers, an epoch each; name one epoch, such as RUN:epoch-4, or have one "
             "chosen",
@@ -91,7 +95,7 @@ def _normalized(name: str, terms: list[Term]) -> list[Term]:
     if len(weights) < len(terms):
         raise InputError(f"'{name}' gives some of its teachers a weight and others none; write such as A:0.7+B:0.3")
     total = math.fsum(weights)
-    return [Term(term.sources, weight / total) for term, weight in zip(terms, weights, strict=True)]
+    return [replace(term, weight=weight / total) for term, weight in zip(terms, weights, strict=True)]
 
 
 def kind_of(path: Path) -> Kind:
@@ -117,7 +121,8 @@ def _term(name: str) -> Term | None:
                 return Term([parse(TeacherRef, {"run": start})], _weight(name, shares))
             if any("+" in selector for selector in selectors):
                 return None  # an ensemble, of which this run is the first
-            return Term([*_references(Path(start), selectors)], _weight(name, shares))
+            found = _references(Path(start), selectors)
+            return Term([*found], _weight(name, shares), mixed=_EPOCHS not in selectors)
     return None
 
 
@@ -136,37 +141,65 @@ def _references(run: Path, selectors: Sequence[str]) -> list[TeacherRef]:
     if kind != "run":
         what = "a record" if kind == "record" else "a model of transformers"
         raise InputError(f"'{run}' is {what}, which has no weights, epochs or members; leave ':{selectors[0]}' out")
-    read_result(run)
-    chosen: dict[str, Any] = {}
+    result, chosen = read_result(run), dict[str, Any]()
     for selector in selectors:
         key, value = _choice(run, selector)
         if key in chosen or (key in _MOMENTS and chosen.keys() & _MOMENTS):
             raise InputError(f"'{run}:{':'.join(selectors)}' names two moments or members of the run; give one")
         chosen[key] = value
-    chosen["run"] = str(run)
-    if chosen.get("epoch") != "all":
-        return [parse(TeacherRef, chosen)]
-    kept = kept_epochs(run)
+    if "posterior" in result and "member" not in chosen:
+        chosen["member"] = _members(run)
+    each = [key for key, value in chosen.items() if isinstance(value, list)]
+    values = itertools.product(*(chosen[key] for key in each))
+    return [parse(TeacherRef, chosen | {"run": str(run)} | dict(zip(each, some, strict=True))) for some in values]
+
+
+def _epochs(run: Path, selector: str) -> list[int]:
+    """The epochs that a run has kept; of ``snapshots`` under a cyclic schedule those that end a cycle."""
+    kept = list(kept_epochs(run))
     if len(kept) < 2:
         raise InputError(
             f"the run '{run}' has kept {len(kept)} of its epochs; train with training.keep=all to keep them"
         )
-    return [parse(TeacherRef, chosen | {"epoch": epoch}) for epoch in kept]
+    recipe = read_recipe(run)
+    ends = recipe.schedule.cycle_ends(recipe.training.epochs) if isinstance(recipe.schedule, Schedule) else ()
+    if selector == _EPOCHS or not ends:
+        return kept
+    reached = [epoch for epoch in ends if epoch <= epochs_of(run)]
+    missing = [epoch for epoch in reached if epoch not in kept]
+    if missing or not reached:
+        raise InputError(
+            f"the run '{run}' has not kept epoch {(missing or ends)[0]}, in which a cycle of its schedule ends; train "
+            "with training.keep=all to keep every epoch"
+        )
+    return reached
 
 
-def _choice(run: Path, selector: str) -> tuple[str, int | str | bool]:
-    """The key of a `TeacherRef` that a selector sets, and its value; ``all`` for every epoch."""
+def _members(run: Path) -> list[int]:
+    """The numbers of a stack's models."""
+    members = read_members(run)
+    if not members:
+        raise InputError(
+            f"'{run}:{_MEMBERS}' names the models of a stack, and the run holds a single one; leave it out"
+        )
+    return list(range(len(members)))
+
+
+def _choice(run: Path, selector: str) -> tuple[str, Any]:
+    """The key of a `TeacherRef` that a selector sets, and its value: a list of several, for a teacher each."""
     if selector == "calibrated":
         return "calibrated", True
+    if selector in (_EPOCHS, _SNAPSHOTS):
+        return "epoch", _epochs(run, selector)
+    if selector == _MEMBERS:
+        return "member", _members(run)
     numbered = re.fullmatch(r"(epoch|member)-(\d+)", selector)
     if numbered:
         return numbered[1], int(numbered[2])
     if selector in _WEIGHTS:
         return "weights", selector
-    if selector != "epochs":
-        hint = did_you_mean(selector, [*_WEIGHTS, "calibrated", "epochs", "epoch-1", "member-0"])
-        raise InputError(f"'{run}:{selector}' names no weights of the run; {hint}")
-    return "epoch", "all"
+    known = [*_WEIGHTS, "calibrated", _EPOCHS, _SNAPSHOTS, _MEMBERS, "epoch-1", "member-0"]
+    raise InputError(f"'{run}:{selector}' names no weights of the run; {did_you_mean(selector, known)}")
 
 
 def name_of(reference: TeacherRef) -> str:

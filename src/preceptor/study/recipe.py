@@ -118,7 +118,8 @@ class Study(Strict):
 class Generations(Strict):
     """Chains of students: generation 0 is taught under each objective, then each student teaches the next.
 
-    Every generation has one architecture, ``teach.model``. Later generations draw another initialisation; split and
+    Every generation has one architecture, ``teach.model``, unless ``models`` names others: teacher assistants (arXiv
+    1902.03393), from the teacher's size down to the student's. Later generations draw another initialisation; split and
     data order are the seed's.
     """
 
@@ -132,6 +133,8 @@ class Generations(Strict):
     """The recipe of generation 0."""
     distill: DistillRecipe
     """The recipe of the students."""
+    models: tuple[Named, ...] = ()
+    """The model of each generation after the first, in place of ``distill.model``; none where all share one."""
     starts: Annotated[dict[str, TeacherEntry], Field(min_length=1)]
     """The chains, by name: what generation 0 minimises."""
     top_k: Count = 5
@@ -146,12 +149,25 @@ class Generations(Strict):
         for name in self.starts:
             same_samples(**{"teach": self.teach, f"starts.{name}.settings": self.teach_recipe(name)})
         if self.distill.model != self.teach.model:
-            raise ValueError("distill.model differs from teach.model; all generations share one architecture")
+            raise ValueError(
+                "distill.model differs from teach.model; all generations share one architecture, or models names that "
+                "of each after the first"
+            )
+        if self.models and len(self.models) != self.generations - 1:
+            raise ValueError(
+                f"models names {len(self.models)}, one for each generation after the first; set generations to "
+                f"{len(self.models) + 1}"
+            )
         return self
 
     def teach_recipe(self, name: str) -> TeachRecipe:
         """The recipe of generation 0 of one chain."""
         return taught(self.teach, self.starts[name])
+
+    def student_recipe(self, generation: int) -> DistillRecipe:
+        """The recipe of a later generation."""
+        model = self.models[generation - 1] if self.models else self.distill.model
+        return self.distill.model_copy(update={"generation": generation, "model": model})
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

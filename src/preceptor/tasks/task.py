@@ -19,6 +19,7 @@ from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
 from preceptor.tasks.building import Plan, Recalled, build, copied_by, looked_into
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective
+from preceptor.tasks.mutual import Company
 from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps, check_features
@@ -213,6 +214,7 @@ class TeachTask(Task):
     ) -> None:
         self.objective: Criterion = objective if isinstance(objective, Criterion) else of_objective(objective)
         super().__init__(model, [self.objective], plan=plan or Plan(example, num_samples, num_classes))
+        self.company: Company | None = None  # models that are trained beside this one, and tell it something
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         # Masked labels may be anything; the objective must not trip over them.
@@ -222,7 +224,8 @@ class TeachTask(Task):
         if OWN_SHARE in batch:
             values = mixed(values, self.objective({**given, "labels": batch[PARTNER_LABEL]}), batch[OWN_SHARE])
         share = reduce(values, batch["mask"], count, self.lead)
-        return {"loss": share.sum(), "objective": share.detach()}
+        output = {"loss": share.sum(), "objective": share.detach()}
+        return output if self.company is None else self.company.joined(output, batch, logits, count)
 
 
 class DistillTask(Task):

@@ -6,10 +6,12 @@ from preceptor.teaching.consistency import Consistency
 from preceptor.teaching.imbalance import class_weights, focal
 from preceptor.teaching.lipschitz import Lipschitz
 from preceptor.teaching.mse import mse
+from preceptor.teaching.sftn import SFTN
 from preceptor.teaching.soteacher import SoTeacher
 from preceptor.teaching.tolerant import check_tolerance, tolerant, top_score_difference
 
 __all__ = [
+    "SFTN",
     "Consistency",
     "Lipschitz",
     "SoTeacher",

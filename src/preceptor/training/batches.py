@@ -29,6 +29,8 @@ class Source(Protocol):
 
     @property
     def steps_per_epoch(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
     def epoch(self, epoch: int, *, start: int = 0, shard: "Shard" = ...) -> Iterator[list[Batch]]: ...
 
 
@@ -126,6 +128,11 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch."""
         return len(step_sizes(len(self.indices), self.batch_size, self.smallest))
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the training set, of which an epoch draws as many."""
+        return len(self.indices)
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, this process's micro-batches."""
@@ -320,6 +327,11 @@ class StackedBatches:
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch."""
         return self.sources[0].steps_per_epoch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the training set of one model."""
+        return self.sources[0].num_samples
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches, stacked over models."""

@@ -11,7 +11,7 @@ from preceptor.data.generators import next_draws
 from preceptor.errors import InputError
 from preceptor.notices import note
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.task import DistillTask, Task
+from preceptor.tasks.task import DistillTask, Task, TeachTask
 from preceptor.tasks.teacher import Leaf, Teacher, each_leaf
 from preceptor.training.batches import Batch
 
@@ -265,6 +265,8 @@ def why_not_captured(task: Task, *, micro_batches: int, processes: int, scaled: 
         return f"'{changing[0]}' changes along the run"
     if (looking := _looking(task)) is not None:
         return f"'{looking}' looks into the models"
+    if isinstance(task, TeachTask) and task.company is not None:
+        return "the models teach each other"
     if micro_batches > 1:
         return "a step has several micro-batches"
     if processes > 1:

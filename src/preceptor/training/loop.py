@@ -101,7 +101,9 @@ class Loop:
         self.averaged: AveragedModel | None = (
             average_weights(self.raw_model, kind=average.kind, decay=average.decay) if average else None
         )
-        self.stepper: Stepper = Stepper(task, recipe, accelerator, batches.steps_per_epoch, own)
+        self.stepper: Stepper = Stepper(
+            task, recipe, accelerator, batches.steps_per_epoch, own, num_samples=batches.num_samples
+        )
         self.optimizer: torch.optim.Optimizer = self.stepper.optimizer
         self.best = {name: tensor.detach().clone() for name, tensor in self.raw_model.state_dict().items()}
         self.metrics: MetricsLog = MetricsLog(self.folder, accelerator.is_main_process)

@@ -13,11 +13,13 @@ from preceptor.errors import InputError
 from preceptor.inputs import Inputs, call, described, tensors_of
 from preceptor.models.preparation import own_memory_, to_channels_last_
 from preceptor.recipe import Recipe
+from preceptor.training.starting import started_
 from preceptor.training.streams import Streams
 
 
 def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
-    """A model drawn from the ``initialization`` stream of `seed`; the global generator is left alone.
+    """A model drawn from the ``initialization`` stream of `seed`, or with the weights that the recipe starts from; the
+    global generator is left alone.
 
     The recipe is one that the caller was given to train: what it names is imported.
 
@@ -48,6 +50,7 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
         if not is_lazy(tensor) and tensor.numel() == 0:
             raise InputError(f"the model '{name}' has a weight of no numbers, '{weight}'; give its widths above 0")
     own_memory_(made)
+    started_(made, recipe, data)
     to_channels_last_(made, inputs)
     return made
 

@@ -77,6 +77,11 @@ def check_own(
         InputError: it fails, or a run could not be gone on with; one for a stack; a pattern that fits no parameter.
     """
     optimizer, scheduler = own_optimizer(recipe, own), own_scheduler(recipe, own)
+    if optimizer is None and recipe.optimizer.name == "sgld" and isinstance(model, Stack):
+        raise InputError(
+            "the optimizer 'sgld' draws noise, which in a stack would be another than of each model alone; train the "
+            "models one by one"
+        )
     groups = parameter_groups(model, parts, recipe.optimizer)
     found = (optimizer or scheduler or (None, ""))[1]
     if found and isinstance(model, Stack):

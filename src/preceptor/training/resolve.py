@@ -46,6 +46,7 @@ from preceptor.training.preprocessing import refuse_unconverted
 from preceptor.training.replay import replay_of, told_records
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.selection import selection_of
+from preceptor.training.starting import refuse_started_on, start_digest
 from preceptor.training.streams import Streams
 from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
@@ -302,7 +303,8 @@ def _contents(
 ) -> dict[str, dict[str, str]]:
     if folder is None and recipe.parent is None:
         return {}
-    return contents_of(data, teachers) | ({"parent": parent_digest(recipe.parent)} if recipe.parent else {})
+    beside = {"parent": parent_digest(recipe.parent) if recipe.parent else {}, "start": start_digest(recipe)}
+    return contents_of(data, teachers) | {role: content for role, content in beside.items() if content}
 
 
 def _of_student(
@@ -338,6 +340,8 @@ def _module(
     """The model, or a stack of one for each of `seeds`."""
     refuse_made(factory)
     data = samples[0].data
+    for each in samples:
+        refuse_started_on(recipe, each)
     models = [new_model(recipe, data, seed, factory) for seed in seeds]
     name = model_name(recipe, factory)
     probe.check_output(models[0], data, name, distribution=getattr(recipe, "distribution", "softmax"))

@@ -7,11 +7,19 @@ from typing import Any
 import torch
 
 from preceptor.recipe import Optimizer, Schedule
+from preceptor.training.sgld import SGLD
 
 
-def make_optimizer(parameters: Iterable[Any], recipe: Optimizer) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters, which are on their device already, or over groups of them."""
+def make_optimizer(parameters: Iterable[Any], recipe: Optimizer, *, num_samples: int = 1) -> torch.optim.Optimizer:
+    """SGD, AdamW or SGLD over all parameters, which are on their device already, or over groups of them.
+
+    Args:
+        num_samples: of the training set, which SGLD must know.
+    """
     parameters = list(parameters)
+    if recipe.name == "sgld":
+        more = {"temperature": recipe.noise_temperature, "weight_decay": recipe.weight_decay}
+        return SGLD(parameters, recipe.lr, num_samples=num_samples, **more)
     devices = {p.device.type for each in parameters for p in (each["params"] if isinstance(each, dict) else [each])}
     if recipe.name == "adamw":
         return torch.optim.AdamW(
@@ -38,6 +46,7 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
     after the last (of 10 steps the last is at 0.024); ``step`` multiplies by ``factor`` at each milestone.
     ``one_cycle`` rises from ``initial`` to 1 at the last step of its warm-up and falls to ``final`` at the last step of
     all (Smith and Topin 2018), as torch's `OneCycleLR` does with linear annealing and a momentum that stays.
+    ``cyclic`` is ``cycles`` cosines of one length, each from 1 (snapshot ensembles, arXiv 1704.00109).
 
     >>> [round(multiplier(Schedule(), step, steps_per_epoch=2, epochs=2), 3) for step in range(4)]
     [1.0, 0.854, 0.5, 0.146]
@@ -54,7 +63,11 @@ def multiplier(schedule: Schedule, step: int, *, steps_per_epoch: int, epochs: i
         return schedule.factor ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
     if schedule.name == "constant":
         return 1.0
-    progress = (step - warmup) / max(1, total - warmup)
+    done, length = step - warmup, max(1, total - warmup)  # of a cosine, in steps
+    if schedule.name == "cyclic":
+        length //= schedule.cycles
+        done %= length
+    progress = done / length
     return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -31,6 +31,7 @@ from preceptor.training.optimizers import (
 )
 from preceptor.training.own import Own
 from preceptor.training.schedule import make_optimizer, multiplier, set_lr
+from preceptor.training.sgld import SGLD
 from preceptor.training.streams import Streams
 from preceptor.training.watch import Watch
 
@@ -43,6 +44,7 @@ class Stepper:
         recipe: of its optimizer, schedule and training.
         accelerator: device, processes, precision.
         steps_per_epoch: for the schedule.
+        num_samples: of the training set, for an optimizer that must know.
         own: perhaps an optimizer and a scheduler of somebody's own.
 
     Attributes:
@@ -59,9 +61,17 @@ class Stepper:
     watch: Watch | None
 
     def __init__(
-        self, task: Task, recipe: Recipe, accelerator: Accelerator, steps_per_epoch: int, own: Own | None = None
+        self,
+        task: Task,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        steps_per_epoch: int,
+        own: Own | None = None,
+        *,
+        num_samples: int = 1,
     ) -> None:
         self.task, self.recipe, self.accelerator = task, recipe, accelerator
+        self.num_samples: int = num_samples
         self.steps_per_epoch = steps_per_epoch
         self.lead: tuple[int, ...] = (task.model.size,) if isinstance(task.model, Stack) else ()
         self.streams: Streams = Streams(recipe.seed, recipe.streams)
@@ -70,7 +80,7 @@ class Stepper:
         state = task.state
         self.own: list[nn.Parameter] = [] if state is None else list(state.to(accelerator.device).parameters())
         self.trained: list[nn.Parameter] = [*self.raw_model.parameters(), *self.own]
-        optimizer, ours = self._made_optimizer(own or Own())
+        optimizer, heeds = self._made_optimizer(own or Own())
         self.rates: list[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self._bare_optimizer: torch.optim.Optimizer = optimizer
         self.optimizer: torch.optim.Optimizer
@@ -78,20 +88,21 @@ class Stepper:
         found = own_scheduler(recipe, own or Own())
         steps = steps_per_epoch * recipe.training.epochs
         self.scheduler: Any = None if found is None else made_scheduler(found[0], optimizer, steps, found[1])
-        self.watch = Watch(optimizer, accelerator.device) if ours and _is_asynchronous(accelerator) else None
+        self.watch = Watch(optimizer, accelerator.device) if heeds and _is_asynchronous(accelerator) else None
         self._channels_last: bool = is_channels_last(self.raw_model)
         self._captured: Captured | None = None
         self.captures: bool = self._prepare_speed()
 
     def _made_optimizer(self, own: Own) -> tuple[torch.optim.Optimizer, bool]:
-        """The optimizer, and whether it is one of ours, which heeds the watch."""
+        """The optimizer, and whether it heeds the watch, as torch's fused ones do."""
         recipe = self.recipe.optimizer
         groups = parameter_groups(self.task.model, self.task.parts, recipe)
         found = own_optimizer(self.recipe, own)
         if found is not None:
             return made_optimizer(found[0], groups, found[1]), False
         assert isinstance(recipe, Optimizer)
-        return make_optimizer(scaled(groups, recipe.lr), recipe), True
+        made = make_optimizer(scaled(groups, recipe.lr), recipe, num_samples=self.num_samples)
+        return made, not isinstance(made, SGLD)
 
     def rewind(self, step: int) -> None:
         """Put somebody's own scheduler to where it is after so many steps of the run; the optimizer is new."""
@@ -236,6 +247,8 @@ class Stepper:
             self.accelerator.clip_grad_norm_([*self.task.model.parameters(), *self.own], max_norm)
         if self.watch is not None:
             self.watch.end_step(step)
+        if isinstance(self._bare_optimizer, SGLD):
+            self._bare_optimizer.seed(self.streams.seed("noise", step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:

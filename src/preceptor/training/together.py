@@ -11,7 +11,7 @@ from torch import Tensor
 from preceptor.errors import InputError
 from preceptor.inputs import tensors_of
 from preceptor.interrupts import Interrupted
-from preceptor.recipe import DistillRecipe
+from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.tasks.building import Recalled, looked_into
 from preceptor.tasks.taps import Taps
 from preceptor.tasks.task import ANSWER, ANSWERED_FEATURES, DistillTask
@@ -35,10 +35,11 @@ _SHARED = ("data", "teacher", "teacher_model", "trust", "folder", "progress", "c
 _LONGEST = 100  # letters of a name, which a file system takes
 
 
-def check_students(students: Any, *, kept: bool) -> None:
+def check_students(students: Any, *, kept: bool, what: str = "student") -> None:
     """Refuse what is no mapping from names that can be folders to the keywords of each.
 
     Args:
+        what: an error calls each.
         kept: each gets a folder of its name, and some file systems know no capitals.
 
     Raises:
@@ -46,53 +47,57 @@ def check_students(students: Any, *, kept: bool) -> None:
     """
     if not isinstance(students, Mapping):
         raise InputError(
-            f"the students are a {type(students).__name__}; give a mapping from each one's name to the keywords in "
+            f"the {what}s are a {type(students).__name__}; give a mapping from each one's name to the keywords in "
             "which it differs, {'kd': {'loss': 'kd'}, 'wttm': {'loss': 'wttm'}}"
         )
     if not students:
-        raise InputError("there are no students to distill; give at least one")
+        raise InputError(f"there are no {what}s to train; give at least one")
     known: dict[str, str] = {}
     for name, changes in students.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or len(name) > _LONGEST:
             raise InputError(
-                f"a student is called {name!r:.{_LONGEST}}; call it by letters, digits, '.', '_', '+' and '-', as a "
+                f"a {what} is called {name!r:.{_LONGEST}}; call it by letters, digits, '.', '_', '+' and '-', as a "
                 f"folder, at most {_LONGEST} of them"
             )
         other = known.setdefault(name.lower(), name)
         if kept and other != name:
-            raise InputError(f"the folders '{other}' and '{name}' may be one; call one of the students otherwise")
+            raise InputError(f"the folders '{other}' and '{name}' may be one; call one of the {what}s otherwise")
         if not isinstance(changes, Mapping):
             raise InputError(
-                f"of the student '{name}' a {type(changes).__name__} is given; give a mapping of the keywords in which "
+                f"of the {what} '{name}' a {type(changes).__name__} is given; give a mapping of the keywords in which "
                 "it differs, {'loss': 'kd'}"
             )
         shared = next((key for key in _SHARED if key in changes), None)
         if shared is not None:
             raise InputError(
-                f"the student '{name}' has '{shared}' of its own, which all share; give it once, beside the students"
+                f"the {what} '{name}' has '{shared}' of its own, which all share; give it once, beside the students"
             )
 
 
-def refuse_unlike(recipes: Mapping[str, DistillRecipe]) -> None:
-    """Refuse students that do not see the same batches and teacher.
+def refuse_unlike(recipes: Mapping[str, TeachRecipe] | Mapping[str, DistillRecipe], what: str = "student") -> None:
+    """Refuse students that do not see the same batches and teacher, or models that do not see the same batches.
+
+    Args:
+        what: an error calls each.
 
     Raises:
         InputError: naming two of them, and what differs.
     """
     (first, one), *others = recipes.items()
     for name, other in others:
-        for part, keys in ((lambda r: r, (*_DATA, *_TEACHER)), (lambda r: r.training, _TRAINING)):
+        shared = (*_DATA, *_TEACHER) if isinstance(one, DistillRecipe) else _DATA
+        for part, keys in ((lambda r: r, shared), (lambda r: r.training, _TRAINING)):
             for key in keys:
                 if getattr(part(one), key) != getattr(part(other), key):
                     raise InputError(
-                        f"the students '{first}' and '{name}' differ in {key}, so that they cannot share batches; "
-                        "give them the same, or distill them one by one"
+                        f"the {what}s '{first}' and '{name}' differ in {key}, so that they cannot share batches; "
+                        "give them the same, or train them one by one"
                     )
         differing = [s for s in _STREAMS if one.streams.get(s, one.seed) != other.streams.get(s, other.seed)]
         if differing:
             shared = ", ".join(f"'{stream}': {one.streams.get(stream, one.seed)}" for stream in _STREAMS)
             raise InputError(
-                f"the students '{first}' and '{name}' differ in the seed of {' and '.join(differing)}, so that they "
+                f"the {what}s '{first}' and '{name}' differ in the seed of {' and '.join(differing)}, so that they "
                 f"cannot share batches; give all of them streams={{{shared}}}"
             )
 
@@ -106,7 +111,7 @@ def train_together(jobs: Mapping[str, Job], *, progress: bool = False) -> dict[s
         InputError: of the first student that was refused, with its name; as `preceptor.training.train.train`.
         Interrupted: Ctrl-C, TERM or HUP; every student has saved its state.
     """
-    _refuse_apart(jobs)
+    refuse_apart(jobs)
     with contextlib.ExitStack() as held:
         results = {name: held.enter_context(opened(job)) for name, job in jobs.items()}
         left = {name: job for name, job in jobs.items() if results[name] is None}
@@ -115,7 +120,7 @@ def train_together(jobs: Mapping[str, Job], *, progress: bool = False) -> dict[s
         return {name: result for name in jobs if (result := results[name]) is not None}
 
 
-def _refuse_apart(jobs: Mapping[str, Job]) -> None:
+def refuse_apart(jobs: Mapping[str, Job], what: str = "student") -> None:
     """Refuse a student whose model or loss wants what the others' batches and answers do not give."""
     (first, one), *_ = jobs.items()
     for name, job in jobs.items():
@@ -127,9 +132,9 @@ def _refuse_apart(jobs: Mapping[str, Job]) -> None:
             )
         if _sizes(job) != _sizes(one):
             raise InputError(
-                f"the students '{first}' and '{name}' differ in the last batch of an epoch, for whose "
+                f"the {what}s '{first}' and '{name}' differ in the last batch of an epoch, for whose "
                 f"{min(*_sizes(one), *_sizes(job))} sample(s) not both can be trained; give another batch_size, or "
-                "distill them one by one"
+                "train them one by one"
             )
 
 
@@ -279,6 +284,11 @@ class SharedBatches:
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch."""
         return self.batches.steps_per_epoch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the training set."""
+        return self.batches.num_samples
 
     def epoch(self, epoch: int, *, start: int = 0, shard: Shard = WHOLE) -> Iterator[list[Batch]]:
         """For each optimizer step from `start` on, its micro-batches."""

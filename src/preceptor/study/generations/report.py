@@ -71,7 +71,8 @@ def check(result: Mapping[str, Any]) -> None:
 
 def _headers(result: Mapping[str, Any]) -> list[str]:
     mass = f"top-{result['top_k']} mass"
-    return ["start", "gen.", "accuracy %", "vs gen. 0", "entropy", mass, "calib. error", "Brier", "ensemble %"]
+    model = ["model"] if result.get("models") else []
+    return ["start", "gen.", *model, "accuracy %", "vs gen. 0", "entropy", mass, "calib. error", "Brier", "ensemble %"]
 
 
 def _rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -84,7 +85,8 @@ def _rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
             scores = (values_at(link, "test", key) for key in ("entropy", "top_k_mass", "calibration_error", "brier"))
             means = [page.number(float(score.mean()), 3) for score in scores]
             ensemble = _points(values_at(link, "ensemble", "accuracy")) if number else ""
-            yield [start, str(number), _points(accuracy), gain, *means, ensemble]
+            model = result["models"][number : number + 1] if result.get("models") else []
+            yield [start, str(number), *model, _points(accuracy), gain, *means, ensemble]
 
 
 def _points(shares: Float64[ndarray, "seeds"], *, sign: bool = False) -> str:

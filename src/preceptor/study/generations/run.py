@@ -64,7 +64,7 @@ def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], 
     for generation in range(1, study.generations):
         say(f"generation {generation}: {len(students)} students")
         table, origin = _teachers(study, folder, generation - 1, data)
-        recipe = study.distill.model_copy(update={"generation": generation})
+        recipe = study.student_recipe(generation)
         place = folder / f"generation-{generation}"
         distill_stack(recipe, students, table, place, data=data, origin=origin, progress=progress)
     return {
@@ -73,10 +73,17 @@ def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], 
         "data": study.teach.data_name,
         "seeds": seeds,
         "top_k": study.top_k,
+        "models": _models(study),
         "chains": {start: _chain(study, folder, start) for start in starts},
         "recipe": study.model_dump(mode="json"),
         "circumstances": runs.circumstances(make_accelerator(study.teach.training).device),
     }
+
+
+def _models(study: Generations) -> list[str]:
+    """What the model of each generation is called, where they differ."""
+    each = [study.teach.model, *study.models]
+    return [model.name if model else "" for model in each] if study.models else []
 
 
 def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> tuple[Tensor, str]:
@@ -88,7 +95,7 @@ def _teachers(study: Generations, folder: Path, generation: int, data: Any) -> t
             *(_stack_table(recipe, place, data, seeds, seeds) for recipe, place in recipes), strict=True
         )
         return torch.cat(tables), fingerprint(origins)
-    recipe = study.distill.model_copy(update={"generation": generation})
+    recipe = study.student_recipe(generation)
     place = folder / f"generation-{generation}"
     return _stack_table(recipe, place, data, seeds, seeds * len(study.starts))
 

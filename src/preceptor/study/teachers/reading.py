@@ -51,7 +51,9 @@ def read_candidates(
     ``RUN`` is a run folder's last weights; ``RUN:best`` and ``RUN:average`` are others; ``RUN:epoch-4`` the weights
     after four epochs, ``RUN:calibrated`` those at the temperature that the run has fitted (``calibrate=true``; also
     ``RUN:best:calibrated``), and ``RUN:epochs`` all epochs that the run has kept (``training.keep=all``), each a
-    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``FILE.npz``, ``FILE.npy``
+    candidate of its own; ``RUN:member-2`` and ``RUN:best:member-2`` one model of a stack. ``RUN:snapshots`` is the mean
+    of the kept epochs (under a cyclic schedule of the ends of its cycles), ``RUN:members`` that of all models of a
+    stack, of a posterior's samples say. ``FILE.npz``, ``FILE.npy``
     and ``FILE.parquet`` hold logits (`preceptor.data.tables.read_table`). ``A+B+C`` is the ensemble of
     these: the mean of their probabilities; ``A:0.7+B:0.3`` is a weighted mean.
 
@@ -112,7 +114,7 @@ class _Wanted:
 
 
 def _wanted(name: str, terms: list[Term]) -> list[_Wanted]:
-    if len(terms) == 1:  # each epoch of RUN:epochs is a candidate of its own
+    if len(terms) == 1 and (len(terms[0].sources) == 1 or not terms[0].mixed):  # each epoch of RUN:epochs by itself
         return [_Wanted(_called(source), [source], False) for source in terms[0].sources]
     pairs = [pair for term in terms for pair in term.weighted]
     once = _once(pairs, lambda pair: _same(pair[0]), lambda pair: _called(pair[0]))
