@@ -1,4 +1,4 @@
-"""Write the two generated pages, recipe.md and api.md, from the recipe's types and the packages' public names.
+"""Write the generated pages: recipe.md of the recipe's types, api.md and catalogue.md of what the packages make public.
 
 python docs/generate.py
 """
@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ Public names, with their docstrings and signatures. Below these the code has no 
 ROOMS = {
     "preceptor": "Verbs",
     "preceptor.losses": "Losses",
+    "preceptor.losses.features": "Losses that look into the models",
     "preceptor.losses.linear": "Fused linear losses",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
@@ -165,13 +167,14 @@ def _public(module: Any) -> dict[str, str]:
     tree = ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     sources = {alias.name: str(node.module) for node in imports for alias in node.names}
-    names = getattr(module, "__all__", ())
+    names = getattr(module, "__all__", [name for name in sources if hasattr(module, name)])
     own = [name for name in names if getattr(vars(module).get(name), "__module__", "") == module.__name__]
     sources |= dict.fromkeys(own, module.__name__)
     return {name: sources[name] for name in names if name in sources and not inspect.ismodule(getattr(module, name))}
 
 
-PAGES = {"recipe.md": recipe_page, "api.md": api_page}
+catalogue_page = runpy.run_path(str(DOCS / "catalogue.py"))["catalogue_page"]
+PAGES = {"catalogue.md": catalogue_page, "recipe.md": recipe_page, "api.md": api_page}
 
 if __name__ == "__main__":
     for page, content in PAGES.items():

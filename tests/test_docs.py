@@ -21,7 +21,7 @@ EXAMPLE = re.compile(r"^(?:```python|<!-- python)\n(.*?)^(?:```|-->)$", re.DOTAL
 COMMAND = re.compile(r"^preceptor (teach|distill|study|generations) ([\w-]+)", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["api.md", "recipe.md"])
+@pytest.mark.parametrize("page", ["api.md", "catalogue.md", "recipe.md"])
 def test_generated_pages_are_fresh(page: str) -> None:
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"][page]()
     assert made == PAGES[page], "stale; run python docs/generate.py"

@@ -64,6 +64,7 @@ class SSKD(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(ce_weight=0.1, source="the authors' code, arXiv 2006.07114")
+    batch_level: ClassVar[bool] = True
 
     head_student: nn.Module
     head_teacher: nn.Module

@@ -80,6 +80,7 @@ class WCoRD(FeatureLoss):
     """
 
     published: ClassVar[Published] = Published(distill_weight=1.0, source="arXiv 2012.08674, weights of ours")
+    batch_level: ClassVar[bool] = True
 
     embed_student: nn.Linear
     embed_teacher: nn.Linear
