@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 import preceptor
 from preceptor.losses import kd
 from preceptor.losses.features import AT, FitNet, ReviewKD
-from preceptor.recipe import DistillRecipe, parse
+from preceptor.recipe import DistillRecipe, parse, read_yaml
 from preceptor.recipe.keywords import make_recipe
 from preceptor.runs import read_result
 from preceptor.tasks import DistillTask
@@ -24,6 +24,10 @@ BATCH = {"input": IMAGES[:4], "label": torch.arange(4)}
 
 def net(num_classes: int = 4) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, num_classes))
+
+
+def read_recipe(folder: Path) -> DistillRecipe:
+    return parse(DistillRecipe, read_yaml(folder / "recipe.yaml"))
 
 
 def weights_of(recipe: Any) -> tuple[float, float]:
@@ -52,6 +56,29 @@ def test_another_loss_does_not_inherit_them() -> None:
     assert weights_of(make_recipe(DistillRecipe, base, {"loss": "kd"})) == (0.1, 0.9)
     said = parse(DistillRecipe, {"loss": "kd", "ce_weight": 0.3})
     assert weights_of(make_recipe(DistillRecipe, said, {"loss": "AT"})) == (0.3, 1000.0)
+
+
+def test_a_recipe_that_went_through_many_hands_has_only_the_weights_that_somebody_said() -> None:
+    """Each step of a call lays keywords over a made recipe, whose defaults must not become what was said."""
+    base = make_recipe(DistillRecipe, parse(DistillRecipe, {"model": "resnet8"}), {"teacher": "runs/t"})
+    again = make_recipe(DistillRecipe, base, {"epochs": 3})
+    assert weights_of(make_recipe(DistillRecipe, again, {"loss": "AT"})) == (1.0, 1000.0)
+    assert weights_of(make_recipe(DistillRecipe, again, {"epochs": 4})) == (0.1, 0.9)
+    said = make_recipe(DistillRecipe, parse(DistillRecipe, {"ce_weight": 0.1}), {"teacher": "runs/t"})
+    assert weights_of(make_recipe(DistillRecipe, said, {"loss": "AT"})) == (0.1, 1000.0)
+
+
+def test_side_by_side_each_student_has_the_weights_of_its_loss(tmp_path: Path) -> None:
+    preceptor.teach(None, tmp_path / "t", model="cnn", data=DATA, epochs=1, device="cpu", num_classes=4)
+    recipe = parse(DistillRecipe, {"model": "cnn", "training": {"epochs": 1, "device": "cpu"}, "num_classes": 4})
+    students = {"kd": {"loss": "kd"}, "AT": {"loss": "AT"}, "sum": {"loss": ["kd", "AT"]}}
+    preceptor.distill_together(recipe, students, tmp_path, teacher=str(tmp_path / "t"), data=DATA)
+    found = {name: read_recipe(tmp_path / name) for name in students}
+    assert {name: weights_of(each) for name, each in found.items()} == {
+        "kd": (0.1, 0.9),
+        "AT": (1.0, 1000.0),
+        "sum": (1.0, 1.0),
+    }
 
 
 def test_of_an_object(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ _SECTIONS = {
     if key != "name"
 }
 
+_WEIGHTS = {"ce_weight", "distill_weight"}
+
 
 def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str, Any]) -> R:
     """The recipe that a caller means.
@@ -67,9 +69,8 @@ def _of_its_loss(recipe: RecipeLike | None) -> set[str]:
     """The weights that a made recipe has of its loss alone, which another loss does not inherit."""
     if not isinstance(recipe, BaseModel):
         return set()
-    weights = {"ce_weight", "distill_weight"}
     said = published_weights(getattr(recipe, "loss", None), getattr(recipe, "model", None))
-    return {each for each in weights if each not in recipe.model_fields_set or getattr(recipe, each) == said.get(each)}
+    return {each for each in _WEIGHTS if getattr(recipe, each, None) == said.get(each)}
 
 
 def _lay_over(kind: type[Recipe], raw: dict[str, Any], key: str, keywords: Mapping[str, Any]) -> None:
@@ -103,8 +104,8 @@ def _meant(kind: type[Recipe], key: str) -> str:
 def _raw(recipe: RecipeLike | None) -> dict[str, Any]:
     if recipe is None:
         return {}
-    if isinstance(recipe, BaseModel):
-        return recipe.model_dump()
+    if isinstance(recipe, BaseModel):  # weights that nobody said are those of the loss, which may become another
+        return recipe.model_dump(exclude=_WEIGHTS - recipe.model_fields_set)
     if isinstance(recipe, Mapping):
         return dict(recipe)
     if isinstance(recipe, str | Path):
