@@ -147,7 +147,7 @@ def _sizes(job: Job) -> list[int]:
 def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
     first = next(iter(jobs.values()))
     # Asked once for all, a teacher becomes a table of its answers, which nobody could look into.
-    kinds = {_student(job).looks_at_teacher: job for job in reversed(jobs.values())}
+    kinds = {_student(job).looks_at_teacher: job for job in reversed(list(jobs.values()))}
     prepared, *_ = [job.prepare() for job in kinds.values()]
     teachers = {looking: _student(job).teacher for looking, job in kinds.items()}
     taps = list(dict.fromkeys(tap for job in jobs.values() for c in job.task.criteria for tap in c.taps("teacher")))

@@ -44,14 +44,19 @@ def test_bias_scale_and_soft_cap_on_both_sides(name, per_token):
 
 
 @both_modes
-def test_small_losses_through_a_soft_cap_have_their_digits(per_token):
-    """Those are computed once more in float64, from what the matrix gave."""
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_small_losses_have_their_digits(per_token, cap):
+    """They are computed once more in float64, from logits in whose place their gradient is to be."""
     hidden, weight = normal(6, 4, dtype=torch.float32), normal(3000, 4, seed=1, dtype=torch.float32)
-    head, near = Head(weight, softcap=5.0), Head(weight + 1e-3 * normal(3000, 4, seed=2).float(), softcap=5.0)
-    loss = fused("kd", hidden, head, (hidden, near), per_token=per_token)
-    truth = plain("kd", *(Head(each.weight.double(), softcap=5.0).logits(hidden.double()) for each in (head, near)))
+    near = weight + 1e-3 * normal(3000, 4, seed=2).float()
+    inputs, exact = trained(hidden, weight), trained(hidden.double(), weight.double())
+    loss = fused("kd", inputs[0], Head(inputs[1], softcap=cap), (hidden, Head(near, softcap=cap)), per_token=per_token)
+    logits = Head(exact[1], softcap=cap).logits(exact[0])
+    truth = plain("kd", logits, Head(near.double(), softcap=cap).logits(hidden.double()))
     assert truth.max() < 1e-3
     torch.testing.assert_close(loss.sum().double(), truth.sum(), rtol=1e-2, atol=0)
+    for found, expected in zip(gradients(loss, *inputs), gradients(truth, *exact), strict=True):
+        assert (found - expected).norm() < 0.01 * expected.norm()
 
 
 class Tied(nn.Module):
