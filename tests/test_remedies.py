@@ -168,6 +168,8 @@ ELSEWHERE = {
     ("tasks/building.py", "which only one live model can give"): "an object of Python: tasks/test_taps.py",
     ("tasks/looking.py", "preceptor taps lists them"): "cli/test_taps.py",
     ("tasks/taps.py", "preceptor taps lists them"): "cli/test_taps.py",
+    ("teaching/sftn.py", "maps of two stages or more"): "needs a teacher: teaching/test_sftn.py",
+    ("training/mutual.py", "start as the same network"): "training/test_mutual.py",
     ("training/matching.py", "are sorted"): "an object of Python: training/test_stored.py",
     ("training/matching.py", "the data set has none to match them by"): "training/test_stored.py",
     ("training/own.py", "give maximize=True"): "an object of Python: training/test_students_side.py",

@@ -126,6 +126,28 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
             )
 
 
+def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
+    """What catches the teacher's features, if a criterion asks for any.
+
+    Raises:
+        InputError: the teacher is no live model, or has no such module.
+    """
+    names = list(dict.fromkeys(name for each in criteria for name in each.taps("teacher")))
+    viewing = [each.name for each in criteria if each.has("views")]
+    source = looked_into(teacher)
+    if isinstance(source, Teacher):
+        return Taps(source.model, names, "teacher")
+    if source is not None and not viewing:
+        return Recalled(source, names)
+    asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]
+    if asking:
+        raise InputError(
+            f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
+            "model itself as the teacher"
+        )
+    return Taps(nn.Module(), [], "teacher")
+
+
 def copied_by(model: nn.Module, taps: Sequence[str], plan: Plan) -> set[str] | None:
     """Which taps of a model must be copied, as what follows works in place; None where that was not looked at."""
     if plan.example is None or not taps:

@@ -17,13 +17,13 @@ from preceptor.inputs import Inputs, call
 from preceptor.losses.features.base import FeatureLoss
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
-from preceptor.tasks.building import Plan, Recalled, build, copied_by, looked_into
-from preceptor.tasks.criterion import Criterion, of_loss, of_objective
+from preceptor.tasks.building import Plan, Recalled, build, copied_by, teacher_taps
+from preceptor.tasks.criterion import Criterion, of_loss, of_objective, own_parameters
 from preceptor.tasks.mutual import Company
 from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps, check_features
-from preceptor.tasks.teacher import Answer, Teacher, TeacherFn, TeacherLike, as_teacher, of_all_classes
+from preceptor.tasks.teacher import Answer, TeacherFn, TeacherLike, as_teacher, of_all_classes
 from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
@@ -103,13 +103,7 @@ class Task:
         """The criteria's own parameters: ``loss.NAME``, where several have some ``loss.FitNet.NAME``; an objective's
         are ``objective.NAME``.
         """
-        found = {each.name: dict(each.module.named_parameters()) for each in self.criteria if each.module is not None}
-        some = {criterion: parameters for criterion, parameters in found.items() if parameters}
-        return {
-            ".".join([self.room, *([criterion] if len(some) > 1 else []), name]): parameter
-            for criterion, parameters in some.items()
-            for name, parameter in parameters.items()
-        }
+        return own_parameters(self.criteria, self.room)
 
     def __call__(self, batch: Mapping[str, Any], count: Tensor | None = None) -> Output:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
@@ -291,7 +285,7 @@ class DistillTask(Task):
         self.ce_weight = usual["ce_weight"] if ce_weight is None else ce_weight
         self.distill_weight = usual["distill_weight"] if distill_weight is None else distill_weight
         self.labelled = labelled
-        self._teacher_taps = _teacher_taps(self.teacher, self.criteria)
+        self._teacher_taps = teacher_taps(self.teacher, self.criteria)
 
     @property
     def looks_at_teacher(self) -> bool:
@@ -391,25 +385,3 @@ def _usual_weights(losses: Sequence[tuple[Criterion, float]]) -> dict[str, float
 
 def _criterion(given: Loss, read: Callable[[Callable[..., Tensor]], Criterion]) -> Criterion:
     return given if isinstance(given, Criterion) else read(given)
-
-
-def _teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
-    """What catches the teacher's features, if a criterion asks for any.
-
-    Raises:
-        InputError: the teacher is no live model, or has no such module.
-    """
-    names = list(dict.fromkeys(name for each in criteria for name in each.taps("teacher")))
-    viewing = [each.name for each in criteria if each.has("views")]
-    source = looked_into(teacher)
-    if isinstance(source, Teacher):
-        return Taps(source.model, names, "teacher")
-    if source is not None and not viewing:
-        return Recalled(source, names)
-    asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]
-    if asking:
-        raise InputError(
-            f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
-            "model itself as the teacher"
-        )
-    return Taps(nn.Module(), [], "teacher")
