@@ -4,10 +4,10 @@
     python benchmarks/feature_losses.py --quick
 
 A ResNet-20 teaches a ResNet-8 on images of CIFAR's size, 100 classes, on one thread of a CPU: forward of both, loss,
-backward, SGD. Steps of all losses are taken in turn, in seconds of the processor, which others may use meanwhile. A
-ratio is the median over the rounds of a loss's step over the mean of the kd steps at the start and the end of that
-round. Peak memory is the most bytes of tensors that live at once, models and optimizer included. Ratios are of this
-pair: beside larger models a loss is a smaller part.
+backward, SGD. Steps of all losses are taken in turn, in seconds of the processor. A ratio is the median over the rounds
+of a loss's step over the mean of the kd steps at the start and the end of that round. Peak memory is the most bytes of
+tensors that live at once, models and optimizer included. Ratios are of this pair: beside larger models a loss is a
+smaller part.
 """
 
 import argparse

@@ -140,7 +140,12 @@ CASES: list[tuple[str, str, str]] = [
         "or logits without probabilities=True",
         f"{DISTILL} --teacher digits.npy teacher_rows=position -o c32",
     ),
-    (f"{DISTILL} --teacher t loss.name=sum", "give «loss=[kd, wttm]», say", f'{DISTILL} --teacher t "{{}}" -o c33'),
+    (f"{DISTILL} --teacher t loss.name=sum", "give «loss=[kd, wttm]», say", f'{DISTILL} --teacher t "{{}}" -o c36'),
+    (
+        f"{TEACH} 'objective={{name: SFTN, at: \"1\"}}'",
+        "name such modules by objective.at",
+        f"{TEACH} 'objective={{name: SFTN, at: [layer1, layer2]}}' 'model={{name: resnet8}}' -o c37",
+    ),
 ]
 
 # Sentences of the source that are provoked, and their remedies tried, elsewhere or nowhere, and why.
@@ -148,6 +153,7 @@ ELSEWHERE = {
     ("cli/studies.py", "exists already; go on with it by --resume"): "a whole quickstart: study/test_quickstart.py",
     ("cli/studies.py", "generations have no pictures"): "a chain: test_commands.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
+    ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",
     ("integrations/distillation.py", "an option of a named one"): "integrations/test_distillation.py",
     ("integrations/distillation.py", "is not imported unasked"): "integrations/test_transformers_trainer.py",
     ("integrations/lightning.py", "is not unpickled"): "integrations/test_lightning.py",
@@ -168,8 +174,6 @@ ELSEWHERE = {
     ("tasks/building.py", "which only one live model can give"): "an object of Python: tasks/test_taps.py",
     ("tasks/looking.py", "preceptor taps lists them"): "cli/test_taps.py",
     ("tasks/taps.py", "preceptor taps lists them"): "cli/test_taps.py",
-    ("teaching/sftn.py", "maps of two stages or more"): "needs a teacher: teaching/test_sftn.py",
-    ("training/mutual.py", "start as the same network"): "training/test_mutual.py",
     ("training/matching.py", "are sorted"): "an object of Python: training/test_stored.py",
     ("training/matching.py", "the data set has none to match them by"): "training/test_stored.py",
     ("training/own.py", "give maximize=True"): "an object of Python: training/test_students_side.py",

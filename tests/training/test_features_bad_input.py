@@ -85,11 +85,6 @@ def test_a_teacher_whose_features_are_wanted_is_not_asked_once_for_all(teacher: 
     assert_close(weights(tmp_path / "cached"), weights(tmp_path / "live"), 0)
 
 
-def test_side_by_side_such_a_loss_is_refused(teacher: nn.Module) -> None:
-    students: Any = {"kd": {"loss": "kd"}, "hint": {"loss": {"name": "FitNet", "student": "2", "teacher": "2"}}}
-    with pytest.raises(InputError, match="the loss 'FitNet' of the student 'hint' looks into the teacher"):
-        preceptor.distill_together(distill_recipe(), students, teacher=teacher, model=net)
-
 
 def test_in_a_stack_such_a_loss_is_refused() -> None:
     from preceptor.schema import Component

@@ -17,6 +17,7 @@ from preceptor.runs.weights import kept_epochs
 Source = Path | TeacherRef
 """A file of logits, or a run's teacher."""
 
+_LONGEST = 255  # bytes of a name, which file systems take
 _SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE]-?\d+)?")  # a path may end so: what exists is a path
 Kind = Literal["run", "record", "pretrained", "file"]
 """A run's folder, a teacher's recorded outputs, a model that transformers has saved, a file of outputs."""
@@ -109,6 +110,8 @@ def kind_of(path: Path) -> Kind:
 
 def _term(name: str) -> Term | None:
     """What a term stands for: a file, or the record or run that its longest part names, with selectors after colons."""
+    if max(len(part.encode()) for part in name.split("/")) > _LONGEST:  # to ask for it is an error of the system's
+        return None
     parts = name.split(":")  # a path may hold colons of its own
     for count in range(len(parts), 0, -1):
         start = ":".join(parts[:count])

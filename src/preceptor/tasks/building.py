@@ -108,7 +108,8 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
             f"the loss '{name}' makes its parts by the shapes of features, for which it must see some; give the task "
             "example=batch, a batch of two samples or so"
         )
-    student = _student_side(model, plan.example)
+    whose = "model" if teacher is None else "student"
+    student = _student_side(model, plan.example, whose)
     source = None if teacher is None else looked_into(teacher)
     for number, criterion in enumerate(asking):
         loss: Any = criterion.function
@@ -120,39 +121,17 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + number)
             loss.build(
-                student.features(pairs[0], "student"),
+                student.features(pairs[0], whose),
                 {} if taught is None else taught.features(pairs[1], "teacher"),
                 _setting(plan, model, source, taught),
             )
-
-
-def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
-    """What catches the teacher's features, if a criterion asks for any.
-
-    Raises:
-        InputError: the teacher is no live model, or has no such module.
-    """
-    names = list(dict.fromkeys(name for each in criteria for name in each.taps("teacher")))
-    viewing = [each.name for each in criteria if each.has("views")]
-    source = looked_into(teacher)
-    if isinstance(source, Teacher):
-        return Taps(source.model, names, "teacher")
-    if source is not None and not viewing:
-        return Recalled(source, names)
-    asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]
-    if asking:
-        raise InputError(
-            f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
-            "model itself as the teacher"
-        )
-    return Taps(nn.Module(), [], "teacher")
 
 
 def copied_by(model: nn.Module, taps: Sequence[str], plan: Plan) -> set[str] | None:
     """Which taps of a model must be copied, as what follows works in place; None where that was not looked at."""
     if plan.example is None or not taps:
         return None
-    side = _student_side(model, plan.example)
+    side = _student_side(model, plan.example, "student")
     assert side.look is not None
     return side.look.copied(taps)
 
@@ -165,7 +144,7 @@ def _setting(plan: Plan, model: nn.Module, source: Teacher | Remembers | None, t
     )
 
 
-def _student_side(model: nn.Module, example: Batch) -> Side:
+def _student_side(model: nn.Module, example: Batch, whose: str) -> Side:
     device = next((each.device for each in model.parameters()), torch.device("cpu"))
     inputs = batch_to(example, device)["input"]
 
@@ -174,11 +153,11 @@ def _student_side(model: nn.Module, example: Batch) -> Side:
             return call(model, inputs)
 
     def features(taps: Sequence[str]) -> dict[str, Tensor]:
-        with torch.no_grad(), Taps(model, taps, "student") as caught:
+        with torch.no_grad(), Taps(model, taps, whose) as caught:
             ask()
         return {name: caught[name] for name in taps}
 
-    return Side(Look(model, ask, "student"), features, _rows(inputs))
+    return Side(Look(model, ask, whose), features, _rows(inputs))
 
 
 def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str) -> Side:
@@ -233,3 +212,33 @@ def _recorded(tap: str, names: Sequence[str]) -> list[str]:
 
 def _rows(inputs: Any) -> int:
     return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def usual_weights(losses: Sequence[tuple[Criterion, float]]) -> dict[str, float]:
+    """The weights of the loss to the labels and of that to the teacher where nobody says others."""
+    if len(losses) > 1:
+        return {"ce_weight": 1.0, "distill_weight": 1.0}
+    found = losses[0][0].function if losses else None
+    return found.weights() if isinstance(found, FeatureLoss) else {"ce_weight": 0.1, "distill_weight": 0.9}
+
+
+def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
+    """What catches the teacher's features, if a criterion asks for any.
+
+    Raises:
+        InputError: the teacher is no live model, or has no such module.
+    """
+    names = list(dict.fromkeys(name for each in criteria for name in each.taps("teacher")))
+    viewing = [each.name for each in criteria if each.has("views")]
+    source = looked_into(teacher)
+    if isinstance(source, Teacher):
+        return Taps(source.model, names, "teacher")
+    if source is not None and not viewing:
+        return Recalled(source, names)
+    asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]
+    if asking:
+        raise InputError(
+            f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
+            "model itself as the teacher"
+        )
+    return Taps(nn.Module(), [], "teacher")

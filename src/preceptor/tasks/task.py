@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.inputs import Inputs, call
-from preceptor.losses.features.base import FeatureLoss
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
-from preceptor.tasks.building import Plan, Recalled, build, copied_by, teacher_taps
+from preceptor.tasks.building import Plan, Recalled, build, copied_by, teacher_taps, usual_weights
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective, own_parameters
 from preceptor.tasks.mutual import Company
 from preceptor.tasks.reduction import check_match, mixed, reduce
@@ -75,7 +74,8 @@ class Task:
         modules = [each.module for each in self.criteria if each.module is not None]
         self.state: nn.Module | None = nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None)
         taps = list(dict.fromkeys(name for each in self.criteria for name in each.taps("student")))
-        self._taps = Taps(structure, taps, "student", copied=copied_by(model, taps, plan))
+        self.whose: str = "model" if teacher is None else "student"
+        self._taps = Taps(structure, taps, self.whose, copied=copied_by(model, taps, plan))
         self._viewing = viewing_of(self.criteria)
 
     @property
@@ -127,7 +127,7 @@ class Task:
             logits = logits_of(call(self.model, inputs))
         seen: dict[str, Any] = {"student_features": features}
         if features and not self.lead:
-            check_features(features, length(inputs), "student", gradient=logits.requires_grad)
+            check_features(features, length(inputs), self.whose, gradient=logits.requires_grad)
         if self._viewing is not None:
             seen = apart("student", logits, features, len(batch["mask"]))
             logits = seen.pop("logits")
@@ -281,7 +281,7 @@ class DistillTask(Task):
         self.teacher: TeacherFn = as_teacher(teacher)
         plan = plan or Plan(example, num_samples, num_classes)
         super().__init__(student, [*criteria, self.label_loss], self.teacher, plan=plan)
-        usual = _usual_weights(self.losses)
+        usual = usual_weights(self.losses)
         self.ce_weight = usual["ce_weight"] if ce_weight is None else ce_weight
         self.distill_weight = usual["distill_weight"] if distill_weight is None else distill_weight
         self.labelled = labelled
@@ -373,14 +373,6 @@ def _share(criterion: Criterion, given: Mapping[str, Any], known: Tensor, count:
     """
     seen = known if "labels" in criterion.needs else given["mask"]
     return reduce(criterion({**given, "mask": seen}), seen, count, 0)
-
-
-def _usual_weights(losses: Sequence[tuple[Criterion, float]]) -> dict[str, float]:
-    """The weights of the loss to the labels and of that to the teacher where nobody says others."""
-    if len(losses) > 1:
-        return {"ce_weight": 1.0, "distill_weight": 1.0}
-    found = losses[0][0].function if losses else None
-    return found.weights() if isinstance(found, FeatureLoss) else {"ce_weight": 0.1, "distill_weight": 0.9}
 
 
 def _criterion(given: Loss, read: Callable[[Callable[..., Tensor]], Criterion]) -> Criterion:

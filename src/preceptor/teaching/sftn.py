@@ -20,12 +20,12 @@ _TRIED = (2, 3, 32, 32)  # images on which a student is taken apart; its stem an
 class SFTN(nn.Module):
     """CE(teacher) + mean over branches of ce_weight CE(branch) + kd_weight T^2 KL(teacher || branch), softened by T.
 
-    Park et al. 2021 (arXiv 2102.07650), equations 2 to 4. One value per example. Branch i reads the teacher's features
+    Park et al. 2021 (arXiv 2102.07650). One value per example. Branch i reads the teacher's features
     after stage i by a 1x1 convolution, batch norm and ReLU, and goes on with the student's own later stages and
     classifier. The gradient of both parts reaches the teacher, also through its softened outputs. There are branches
     after all stages but the last that both have. The branches are parts of the objective and no part of the teacher's
-    weights; the student is trained anew afterwards. No code was released: kd_weight and the direction of KL, that of
-    distillation, are as we read the paper.
+    weights; the student is trained anew afterwards. No code was at hand, nor the paper's equations: the form of
+    the sum, kd_weight and the direction of KL, that of distillation, are from second-hand descriptions.
 
     Args:
         student: what the branches are made of: a model by name, or a mapping of its name and options, such as
