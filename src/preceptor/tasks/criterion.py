@@ -7,7 +7,7 @@ state in buffers, and any of the methods that docs/architecture.md lists, from `
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,6 +145,17 @@ def _criterion(
     if refused:
         raise InputError(f"the {what} '{name}' asks for '{refused}', and no teacher teaches here; give it as a loss")
     return Criterion(function, first, more, batch_level or getattr(function, "batch_level", False), name, masks)
+
+
+def own_parameters(criteria: Sequence[Criterion], room: str) -> dict[str, nn.Parameter]:
+    """The parameters of criteria by name: ``ROOM.NAME``, and where several have some ``ROOM.CRITERION.NAME``."""
+    found = {each.name: dict(each.module.named_parameters()) for each in criteria if each.module is not None}
+    some = {criterion: parameters for criterion, parameters in found.items() if parameters}
+    return {
+        ".".join([room, *([criterion] if len(some) > 1 else []), name]): parameter
+        for criterion, parameters in some.items()
+        for name, parameter in parameters.items()
+    }
 
 
 def positions_of(function: Callable[..., Any]) -> list[str]:

@@ -17,7 +17,7 @@ from preceptor.inputs import Inputs, call
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
 from preceptor.tasks.building import Plan, Recalled, build, copied_by, teacher_taps, usual_weights
-from preceptor.tasks.criterion import Criterion, of_loss, of_objective
+from preceptor.tasks.criterion import Criterion, of_loss, of_objective, own_parameters
 from preceptor.tasks.mutual import Company
 from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
@@ -103,13 +103,7 @@ class Task:
         """The criteria's own parameters: ``loss.NAME``, where several have some ``loss.FitNet.NAME``; an objective's
         are ``objective.NAME``.
         """
-        found = {each.name: dict(each.module.named_parameters()) for each in self.criteria if each.module is not None}
-        some = {criterion: parameters for criterion, parameters in found.items() if parameters}
-        return {
-            ".".join([self.room, *([criterion] if len(some) > 1 else []), name]): parameter
-            for criterion, parameters in some.items()
-            for name, parameter in parameters.items()
-        }
+        return own_parameters(self.criteria, self.room)
 
     def __call__(self, batch: Mapping[str, Any], count: Tensor | None = None) -> Output:
         """The loss of a micro-batch, a scalar to differentiate, with its parts.
