@@ -12,7 +12,8 @@ import shapes
 
 def pytest_configure() -> None:
     """Before a test is imported: from here on calls of these rooms are held to their annotations."""
-    shapes.check_packages("preceptor.losses", "preceptor.teaching", "preceptor.assess", "preceptor.outputs")
+    packages = ("losses", "losses.linear", "teaching", "assess", "outputs")
+    shapes.check_packages(*(f"preceptor.{package}" for package in packages))
     os.environ.pop("COLUMNS", None)  # xdist gives its workers the width of a terminal, which piped output has not
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network, and where there is none, trying takes long
     if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and would be so in the processes that tests start

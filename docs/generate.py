@@ -64,6 +64,7 @@ Public names, with their docstrings and signatures. Below these the code has no 
 ROOMS = {
     "preceptor": "Verbs",
     "preceptor.losses": "Losses",
+    "preceptor.losses.linear": "Fused linear losses",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
     "preceptor.assess": "Assess",

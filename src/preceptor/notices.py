@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, TextIO
 
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+_said: set[str] = set()
 
 
 def note(text: str) -> None:
@@ -24,6 +25,15 @@ def note(text: str) -> None:
     say(f"note: {text}")
     if notes is not None:
         notes.append(text)
+
+
+def note_once(text: str) -> None:
+    """`note`, once a process where nobody keeps the notes: for what a loop of one's own calls at every step."""
+    if _notes.get() is None:
+        if text in _said:
+            return
+        _said.add(text)
+    note(text)
 
 
 def say(text: str) -> None:

@@ -58,6 +58,25 @@ def test_wsld_moves_a_student_to_the_teacher_and_no_further():
     )
 
 
+@pytest.mark.parametrize("loss", ["reverse_kl", "jsd", "skew_kl"])
+def test_divergences_lead_to_the_teacher(loss):
+    divergence = getattr(losses, loss)
+
+    def of(student):
+        return divergence(torch.tensor(student[None]), torch.tensor(LOGITS[:1]), temperature=2.0).item()
+
+    found = np.exp(optimum(LOGITS, loss, temperature=2.0))
+    np.testing.assert_allclose(found[0], student_of(of), atol=1e-3)
+
+
+def test_total_variation_grows_along_every_way_from_the_teacher():
+    [found], [teacher] = optimum(LOGITS[:1], "tvd"), torch.tensor(LOGITS[:1])
+    directions = torch.tensor(np.random.default_rng(1).normal(size=(50, 4)))
+    for direction in directions:
+        values = [losses.tvd(torch.tensor(found) + step * direction, teacher) for step in (0, 0.1, 1.0)]
+        assert values[0] < 1e-12 < values[1] < values[2]
+
+
 @pytest.mark.parametrize("loss", ["ttm", "wttm"])
 def test_ttm_and_wttm_lead_to_the_softened_teacher(loss):
     found = np.exp(optimum(torch.tensor(LOGITS), loss, temperature=2.5))

@@ -96,6 +96,27 @@ def mlkd(student, teacher, labels=None, temperatures=(4.0, 3.0, 5.0, 2.0, 6.0), 
     return loss
 
 
+def reverse_kl(student, teacher, labels=None, temperature=3.0):
+    return _kl(softmax(student / temperature, -1), softmax(teacher / temperature, -1))
+
+
+def jsd(student, teacher, labels=None, beta=0.3, normalize=False, temperature=3.0):
+    q, p = softmax(student / temperature, -1), softmax(teacher / temperature, -1)
+    if beta in (0, 1):
+        return _kl(q, p) if beta else _kl(p, q)
+    m = beta * p + (1 - beta) * q
+    return (beta * _kl(p, m) + (1 - beta) * _kl(q, m)) / (beta * (1 - beta) if normalize else 1)
+
+
+def skew_kl(student, teacher, labels=None, skew=0.1, temperature=3.0):
+    q, p = softmax(student / temperature, -1), softmax(teacher / temperature, -1)
+    return _kl(p, skew * p + (1 - skew) * q)
+
+
+def tvd(student, teacher, labels=None, temperature=3.0):
+    return np.abs(softmax(student / temperature, -1) - softmax(teacher / temperature, -1)).sum(-1) / 2
+
+
 def _kl(p, q):
     return rel_entr(p, q).sum(-1)
 
@@ -128,6 +149,10 @@ LOSSES: dict[str, Loss] = {
     "mlkd": lambda s, t, y, mask=None: losses.mlkd(s, t, mask=mask),
     "dist": lambda s, t, y, mask=None: losses.dist(s, t, temperature=3.0, mask=mask),
     "standardized_kd": lambda s, t, y, mask=None: losses.standardized_kd(s, t, temperature=3.0, mask=mask),
+    "reverse_kl": lambda s, t, y, mask=None: losses.reverse_kl(s, t, temperature=3.0, mask=mask),
+    "jsd": lambda s, t, y, mask=None: losses.jsd(s, t, beta=0.3, temperature=3.0, mask=mask),
+    "skew_kl": lambda s, t, y, mask=None: losses.skew_kl(s, t, temperature=3.0, mask=mask),
+    "tvd": lambda s, t, y, mask=None: losses.tvd(s, t, temperature=3.0, mask=mask),
 }
 ORACLES: dict[str, Callable[..., Any]] = {name: globals()[name] for name in LOSSES}
 PER_EXAMPLE = [name for name in LOSSES if name not in ("dist", "mlkd")]

@@ -15,22 +15,36 @@ from preceptor.outputs import transformed
 from preceptor.schema import VectorScaling
 from preceptor.training.preprocessing import conversion
 
-CLOSED = ["kd", "ttm", "wttm", "ptloss"]
+CLOSED = ["kd", "ttm", "wttm", "ptloss", "reverse_kl", "jsd", "skew_kl", "tvd"]
 every_loss = pytest.mark.parametrize("name", CLOSED)
 
 
 def by_hand(name, student, teacher):
     """The gradient that the papers give, in float64, at the temperature 3 of `LOSSES`."""
     z, v = student.double(), teacher.double()
+    if name in ("kd", "reverse_kl", "jsd", "skew_kl", "tvd"):
+        return divergence_by_hand(name, (z / 3).softmax(-1), (v / 3).softmax(-1))
     q, p = z.softmax(-1), v.softmax(-1)
-    if name == "kd":
-        return 3 * ((z / 3).softmax(-1) - (v / 3).softmax(-1))
     if name == "ttm":
         return q - (v / 3).softmax(-1)
     if name == "wttm":
         return (p ** (1 / 3)).sum(-1, keepdim=True) * q - p ** (1 / 3)
     a = p * (1 + q * sum(m * e * (1 - q) ** (m - 1) for m, e in enumerate(EPS, 1)))
     return a.sum(-1, keepdim=True) * q - a
+
+
+def divergence_by_hand(name, q, p):
+    """The same of those with one temperature for both sides: 3, which divides all but KD."""
+    if name == "kd":
+        return 3 * (q - p)
+    mixture = {"reverse_kl": p, "jsd": 0.3 * p + 0.7 * q, "skew_kl": 0.1 * p + 0.9 * q, "tvd": p}[name]
+    if name == "skew_kl":
+        r = 0.9 * p * q / mixture
+        return (q * r.sum(-1, keepdim=True) - r) / 3
+    share, of = {"reverse_kl": (1.0, (q / p).log()), "jsd": (0.7, (q / mixture).log()), "tvd": (0.5, (q - p).sign())}[
+        name
+    ]
+    return share * q * (of - (q * of).sum(-1, keepdim=True)) / 3
 
 
 @pytest.fixture

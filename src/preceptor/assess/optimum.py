@@ -70,6 +70,10 @@ OPTIMA: dict[str, Optimum] = {
     "dkd": Optimum(as_it_is, _ITSELF),  # both parts are 0 there and only there, if their weights are above 0
     "mlkd": Optimum(as_it_is, _ITSELF),  # 0 there, and KL alone is above 0 elsewhere
     "wsld": Optimum(as_it_is, _ITSELF),  # whose weight lets no gradient through
+    "reverse_kl": Optimum(as_it_is, _ITSELF),  # a divergence of both sides softened alike, as are the next three
+    "jsd": Optimum(as_it_is, _ITSELF),
+    "skew_kl": Optimum(as_it_is, _ITSELF),
+    "tvd": Optimum(as_it_is, _ITSELF),
     "ttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),
     "wttm": Optimum(_softened, _AT_TEMPERATURE, {"temperature": 4.0}),  # a weight moves no minimum
     "ptloss": Optimum(_proxy, _OF_PROXY, {"coefficients": [0.5, 0.1]}, Proxy(coefficients=(0.0,))),
@@ -86,13 +90,13 @@ def optimum(
 ) -> Float64[np.ndarray, "*stack N C"]:
     """Log-probabilities of the student that minimises a loss, sample by sample.
 
-    The teacher itself for `kd`, `dkd`, `mlkd` and `wsld`, the teacher at the temperature for `ttm` and `wttm`, the
-    proxy teacher for `ptloss`.
+    The teacher itself for `kd`, `dkd`, `mlkd`, `wsld` and the divergences `reverse_kl`, `jsd`, `skew_kl` and `tvd`, the
+    teacher at the temperature for `ttm` and `wttm`, the proxy teacher for `ptloss`.
 
     Args:
         logits: the teacher's logits or log-probabilities, `(..., N, C)`.
-        loss: `kd`, `dkd`, `mlkd`, `wsld`, `ttm`, `wttm` or `ptloss`.
-        temperature: of `ttm` and `wttm`, which need it; it changes nothing for `kd`, `dkd` and `wsld`.
+        loss: one of these.
+        temperature: of `ttm` and `wttm`, which need it; it changes nothing for the others that take one.
         coefficients: of `ptloss`, which needs them, `(M,)` or `(C, M)`.
 
     Returns:

@@ -68,7 +68,7 @@ def compare(
             one item, augmented copies): intervals are by group.
         weights: how much each sample stands for, `(N,)`, 0 or more, where they were chosen or drawn from elsewhere
             (importance weights): all scores are then weighted means.
-        loss: `kd`, `dkd`, `ttm`, `wttm` or `ptloss`, or such a one with its options, {"name": "ttm", "temperature": 4}.
+        loss: the name of one in `OPTIMA`, or such a one with its options, {"name": "ttm", "temperature": 4}.
         temperature: of `ttm` and `wttm`, and of the Rényi entropy (order 1/T) and the power sum.
         coefficients: of `ptloss`, `(M,)` or `(C, M)`.
         criterion: what ranks: `brier`, which predicts how near to the truth students come, or `brier_recalibrated`,

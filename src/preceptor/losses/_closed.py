@@ -225,19 +225,19 @@ def _on_cpu(
 def _block(
     student: Tensor, teacher: Tensor, shared: Tensor | None, kernel: Kernel, dtype: torch.dtype, into: Tensor | None
 ) -> Tensor:
-    """The losses of a block; its gradient goes `into` its place."""
+    """The losses of a block; its gradient goes `into` its place, which may be that of the student's logits."""
     rows = kernel(student.to(dtype), teacher.to(dtype), shared)
-    if into is not None:
-        torch.mul(rows.gradient, rows.slope, out=into)
-    losses = rows.value * rows.weight
+    losses, at, exact = rows.value * rows.weight, None, None
     if dtype != torch.float64:
         small = rows.value.abs() < _SMALL_LOSS
         if small.any():
             (at,) = small.nonzero(as_tuple=True)
             exact = None if into is None else torch.empty(len(at), into.shape[-1], dtype=into.dtype)
             losses[at] = _block(student[at], teacher[at], shared, kernel, torch.float64, exact).to(dtype)
-            if into is not None and exact is not None:
-                into[at] = exact
+    if into is not None:
+        torch.mul(rows.gradient, rows.slope, out=into)
+        if at is not None and exact is not None:
+            into[at] = exact
     return losses
 
 

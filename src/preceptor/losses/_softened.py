@@ -36,7 +36,7 @@ def accurate_kl(
     """
     if log_p.dtype == torch.float64:
         return kl_divergence(log_p, log_q)
-    plain, accurate = kl_divergence(log_p, log_q), _terms(log_p, log_q.detach()).sum(-1)
+    plain, accurate = kl_divergence(log_p, log_q), _terms(log_p.detach(), log_q.detach()).sum(-1)
     # Infinite where a student has no probability for a class of its teacher: then there is nothing to correct.
     return plain + torch.where(accurate.isposinf(), 0.0, accurate - plain.detach())
 

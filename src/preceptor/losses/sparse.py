@@ -22,6 +22,7 @@ from preceptor.losses.targets import SampledTargets, SparseTargets, TopKTargets,
 
 Form = TypeVar("Form", bound=SparseTargets)
 _SAME = 1e-6  # relative, of two exponents
+_LOST = 0.02  # of a sum of probabilities, more than bfloat16 loses
 
 
 def kd(
@@ -250,9 +251,26 @@ def _prepared(student_logits: Tensor, targets: Form, mask: Tensor | None) -> tup
         )
     check_mask(mask, student_logits.shape[:-1])
     student = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
-    if mask is None:
-        return student, targets
-    return torch.where(mask[..., None], student, 0.0), each(targets, lambda tensor: _blank(tensor, mask))
+    if mask is not None:
+        student, targets = (
+            torch.where(mask[..., None], student, 0.0),
+            each(targets, lambda tensor: _blank(tensor, mask)),
+        )
+    if isinstance(targets, TopKTargets):
+        _check_tail(targets)
+    return student, targets
+
+
+def _check_tail(targets: TopKTargets) -> None:
+    """Refuse a top k that is not all there is and has no tail, where it can be looked at for next to nothing."""
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    kept = targets.log_probs.float().exp().sum(-1)
+    if (targets.log_tail.isneginf() & (kept < 1 - _LOST)).any():
+        raise refused(
+            f"the top k of a teacher have a probability of {kept.min().item():.3g} together and no tail, and what is "
+            "left is no divergence; give the log of the others' probability, log_tail, or record another form."
+        )
 
 
 def _blank(tensor: Tensor, mask: Tensor) -> Tensor:
