@@ -31,8 +31,8 @@ def same_vocabulary(student: Any, teacher: Any) -> int:
             for numbers in (ours, theirs)
         ]
         raise InputError(
-            f"the student's tokenizer {said[0]} and the teacher's {said[1]}, the first of {len(differing)} differences; "
-            "give a teacher of the student's tokenizer"
+            f"the student's tokenizer {said[0]} and the teacher's {said[1]}, the first of {len(differing)} "
+            "differences; give a teacher of the student's tokenizer"
         )
     return max(ours.values()) + 1
 
