@@ -40,7 +40,7 @@ def language_model(kind: str = "llama", seed: int = 0, *, vocabulary: int = 40, 
     given = {"vocab_size": vocabulary, "num_key_value_heads": 2, "head_dim": width // 2, **sizes, **special, **more}
     for name in NO_DROPOUT_OF_ANY:
         given.setdefault(name, 0.0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given), attn_implementation="sdpa")
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given))
 
 
 NO_DROPOUT_OF_ANY = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.integrations.columns import base_of
+from preceptor.integrations.columns import base_of, uncached
 from preceptor.losses.linear import Head
 
 ONE_LOGIT: dict[str, Any] = {"logits_to_keep": 1}
@@ -46,8 +46,8 @@ def hidden_and_head(model: nn.Module, **inputs: Any) -> tuple[Tensor, Head]:
     inner = inner_of(model)
     head = head_of(inner)
     with catching(inner) as states:
-        logits = model(**inputs, **ONE_LOGIT).logits
-    return compared(inner, states[-1], logits), head
+        logits = model(**{**inputs, **uncached(inner), **ONE_LOGIT}).logits
+    return compared(inner, states, logits), head
 
 
 def inner_of(model: nn.Module) -> Any:
@@ -94,19 +94,22 @@ def catching(model: Any) -> Iterator[list[Tensor]]:
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         states[:] = [output[0] if isinstance(output, tuple) else output.last_hidden_state]
 
-    handle = model.base_model.register_forward_hook(keep)
+    handle = model.get_decoder().register_forward_hook(keep)
     try:
         yield states
     finally:
         handle.remove()
 
 
-def compared(model: nn.Module, states: Tensor, logits: Tensor) -> Tensor:
+def compared(model: nn.Module, caught: list[Tensor], logits: Tensor) -> Tensor:
     """The hidden states, once the model's own logits of the last position are what its head makes of them.
 
     Raises:
         InputError: they are others: something lies between, which no configuration that is known here tells.
     """
+    if not caught:
+        raise InputError(f"{type(model).__name__} does not call its decoder as a module; {_ALL_LOGITS}")
+    [states] = caught
     if model not in _compared:
         with torch.no_grad():
             made, own = head_of(model).logits(states[:, -1:]).float(), logits[:, -1:].float()

@@ -34,12 +34,20 @@ def of_columns(teacher: TeacherFn) -> TeacherFn:
             inputs = {name: value for name, value in columns.items() if name not in LABELS}
             if convert is not None:
                 return convert(_main(inputs))
-            return inputs if taken(leaf.model, inputs) else _main(inputs)
+            return {**inputs, **uncached(leaf.model)} if taken(leaf.model, inputs) else _main(inputs)
 
         changed.convert = pick
         return changed
 
     return each_leaf(teacher, change)
+
+
+def uncached(model: nn.Module) -> dict[str, bool]:
+    """What keeps a language model from keeping its keys and values for more tokens, where it is one.
+
+    With such a cache, models of transformers let the tokens of a packed document look at the documents before it.
+    """
+    return {"use_cache": False} if "use_cache" in columns_of(model)[0] else {}
 
 
 def columns_of(model: nn.Module) -> tuple[set[str], bool]:

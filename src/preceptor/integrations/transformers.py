@@ -12,7 +12,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.integrations.causal import ONE_LOGIT, catching, compared, head_of, hidden_and_head
-from preceptor.integrations.columns import LABELS, base_of, check_context, columns_of, columns_read
+from preceptor.integrations.columns import LABELS, base_of, check_context, columns_of, columns_read, uncached
 from preceptor.integrations.distillation import UNLABELLED, Distillation, Named, teacher_of, with_temperature
 from preceptor.integrations.fused import FusedLosses
 from preceptor.integrations.vocabulary import same_vocabulary
@@ -137,7 +137,7 @@ class _Distilled:
         if self._shifts and not self._told:
             check_context(self._student(), self.distillation.teacher, inputs)
             self._told = True
-        own = self._own({**inputs, "labels": labels})
+        own = {**self._own({**inputs, "labels": labels}), **uncached(self._student())}
         if self._fused is None:
             self._answer = self.distillation.ask(inputs, labels.device)
             found = trainer.compute_loss(model, own, *args, **kwargs)
@@ -145,6 +145,7 @@ class _Distilled:
             self._answer = self._fused.ask(inputs, labels.device)
             with catching(self._student()) as self._states:
                 found = trainer.compute_loss(model, {**own, **ONE_LOGIT}, *args, **kwargs)
+            self._states = []
         if self._answer is not None:
             raise InputError(
                 f"{type(self).__mro__[2].__name__}.compute_loss makes a loss without asking Trainer's, which is where "
@@ -170,7 +171,7 @@ class _Distilled:
         else:
             student = self._student()
             with trainer.accelerator.autocast():
-                hidden = compared(student, self._states.pop(), logits)
+                hidden = compared(student, self._states, logits)
                 parts = self._fused.losses(hidden, head_of(student), teacher, labels, count)
         self._keep(parts, num_items_in_batch)
         return parts["loss"]
