@@ -65,6 +65,7 @@ ROOMS = {
     "preceptor": "Verbs",
     "preceptor.losses": "Losses",
     "preceptor.losses.linear": "Fused linear losses",
+    "preceptor.losses.tokens": "Tokens",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
     "preceptor.assess": "Assess",

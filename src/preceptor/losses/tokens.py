@@ -6,7 +6,7 @@ from torch import Tensor
 
 from preceptor.losses._common import refused
 
-__all__ = ["IGNORED", "shifted"]
+__all__ = ["shifted"]
 
 IGNORED: int = -100
 """The label of what does not count, as in `torch.nn.CrossEntropyLoss`."""
