@@ -42,6 +42,7 @@ def cross_entropy(
         InputError: shapes or dtypes that do not fit, or labels beyond the vocabulary.
 
     Example:
+        >>> import torch
         >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
         >>> cross_entropy(hidden, weight, torch.tensor([0, -100]))  # log(1 + 2 exp(-2))
         tensor(0.2395)
