@@ -67,6 +67,7 @@ ROOMS = {
     "preceptor.losses": "Losses",
     "preceptor.losses.features": "Losses that look into the models",
     "preceptor.losses.linear": "Fused linear losses",
+    "preceptor.losses.tokens": "Tokens",
     "preceptor.teaching": "Objectives",
     "preceptor.outputs": "Outputs",
     "preceptor.assess": "Assess",

@@ -156,6 +156,8 @@ ELSEWHERE = {
     ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",
     ("integrations/distillation.py", "an option of a named one"): "integrations/test_distillation.py",
     ("integrations/distillation.py", "is not imported unasked"): "integrations/test_transformers_trainer.py",
+    ("integrations/fused.py", "fused=True needs one of"): "integrations/test_language_models.py",
+    ("integrations/fused.py", "fused=True has the cross-entropy"): "integrations/test_language_models.py",
     ("integrations/lightning.py", "is not unpickled"): "integrations/test_lightning.py",
     ("integrations/timm.py", "has no head"): "integrations/test_timm.py",
     ("integrations/transformers.py", "Distilled takes a class"): "integrations/test_transformers_trainer.py",

@@ -28,12 +28,13 @@ from integrations.toys import (
     batch_of,
     bert,
     kd_formula,
+    next_token_gradient,
     relative_error,
     rows,
     trained,
     whole_gradient,
 )
-from integrations.two_processes import SHARES
+from integrations.two_processes import KINDS, SHARES, models
 from preceptor.integrations.transformers import Distilled
 
 TESTS = Path(__file__).parents[1]
@@ -88,14 +89,19 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("size", "accumulate"), SHARES)
-@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_have_the_gradient_of_the_whole_batch(
-    tokens: bool, size: int, accumulate: int, two_processes: Path
+    kind: str, size: int, accumulate: int, two_processes: Path
 ) -> None:
-    gradient, parts = expected(rows(tokens=tokens, hidden=(2,)), tokens=tokens)
-    found = torch.load(two_processes / f"{tokens}-{size}-{accumulate}.pt", weights_only=True)
+    if kind in ("texts", "fused"):
+        soft = lambda student, teacher: kd_formula(student, teacher, 4.0)  # noqa: E731
+        student, teacher, data, _ = models(kind)
+        gradient, parts = next_token_gradient(student, teacher, data, soft=soft)
+    else:
+        gradient, parts = expected(rows(tokens=kind == "tokens", hidden=(2,)), tokens=kind == "tokens")
+    found = torch.load(two_processes / f"{kind}-{size}-{accumulate}.pt", weights_only=True)
     assert relative_error(found, gradient) < 1e-6
-    logged = json.loads((two_processes / f"{tokens}-{size}-{accumulate}.json").read_text())
+    logged = json.loads((two_processes / f"{kind}-{size}-{accumulate}.json").read_text())
     assert {name: logged[name] for name in parts} == pytest.approx(parts, rel=1e-5)
 
 

@@ -345,4 +345,4 @@ def test_a_function_with_its_options_is_a_loss(tmp_path: Path) -> None:
     by_name = trained(Distilled(Trainer), tmp_path, rows(), bert(0), teacher=bert(1), loss="wttm", temperature=3.0)
     own = trained(Distilled(Trainer), tmp_path, rows(), bert(0), teacher=bert(1), loss=partial(wttm, temperature=3.0))
     assert relative_error(own.gradients[0], by_name.gradients[0]) == 0
-    assert room.__all__ == ["Distilled"]
+    assert room.__all__ == ["Distilled", "hidden_and_head", "same_vocabulary"]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -28,6 +30,50 @@ def bert(seed: int = 0, *, tokens: bool = False, classes: int = CLASSES, width: 
         hidden_size=width, intermediate_size=2 * width, num_labels=classes, initializer_range=0.5, **SIZES, **NO_DROPOUT
     )
     return kind(config)
+
+
+def language_model(kind: str = "llama", seed: int = 0, *, vocabulary: int = 40, width: int = 16, **more: Any) -> Any:
+    """A causal language model of one layer, of an architecture of transformers."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.5}
+    given = {"vocab_size": vocabulary, "num_key_value_heads": 2, "head_dim": width // 2, **sizes, **special, **more}
+    for name in NO_DROPOUT_OF_ANY:
+        given.setdefault(name, 0.0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given))
+
+
+NO_DROPOUT_OF_ANY = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout")
+
+
+def texts(n: int = 8, *, hidden: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Rows of tokens of several lengths, padded on the right, whose labels are -100 there, at first and in `hidden`."""
+    found = rows(n)
+    for row, each in enumerate(found):
+        labels = each["input_ids"].masked_fill(each["attention_mask"] == 0, -100)
+        labels[: row % 2] = -100
+        each["labels"] = torch.full_like(labels, -100) if row in hidden else labels
+    return found
+
+
+def next_token_gradient(
+    student: Any, teacher: Any, data: Sequence[dict[str, Any]], *, soft: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """As `whole_gradient`, of 0.3 x cross-entropy + 0.7 x `soft` of the token after each, row by row and by hand."""
+    hard, softs = [], []
+    for row in data:
+        ids = row["input_ids"][: int(row["attention_mask"].sum())][None]
+        logits, answer = student(input_ids=ids).logits[0], teacher.eval()(input_ids=ids).logits[0].detach()
+        for place, label in enumerate(row["labels"].tolist()):
+            if label != -100 and place > 0:
+                hard.append(-logits[place - 1].log_softmax(-1)[label])
+                softs.append(soft(logits[place - 1], answer[place - 1]))
+    ce, distill = (torch.stack(each).mean() for each in (hard, softs))
+    student.zero_grad()
+    (0.3 * ce + 0.7 * distill).backward()
+    grads = {name: each.grad.clone() for name, each in student.named_parameters() if each.grad is not None}
+    student.zero_grad()
+    return grads, {"ce": ce.item(), "distill": distill.item()}
 
 
 def rows(n: int = 8, *, tokens: bool = False, hidden: Sequence[int] = ()) -> list[dict[str, Any]]:

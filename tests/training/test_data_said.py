@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 import preceptor
+from preceptor import notices
 from preceptor.data.dataset import ArrayDataset
 from preceptor.errors import InputError
+from preceptor.schema import Component
+from preceptor.training.criteria import note_squared_error
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 32, "lr": 0.05, "device": "cpu"}
 
@@ -139,3 +142,22 @@ def test_samples_of_two_parts_are_said(capsys: pytest.CaptureFixture[str]) -> No
         "90 of the 90 test",
         "90 of the 90 test",
     ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "objective", "said"), [(1001, "mse", 1), (1000, "mse", 0), (1001, "cross_entropy", 0)]
+)
+def test_squared_error_of_many_classes_cannot_start(classes: int, objective: str, said: int) -> None:
+    data = TensorDataset(torch.randn(classes, 5), torch.arange(classes))
+    result = preceptor.teach(data=(data, data, data), model=linear, objective=objective, **QUICK)
+    assert sum(f"mse over {classes} classes" in note for note in result.get("notes", [])) == said
+
+
+def test_squared_error_goes_on_from_a_model_with_weights() -> None:
+    class Trained(nn.Linear):
+        def save_pretrained(self, folder: str) -> None: ...
+
+    component = Component(name="mse")
+    with notices.notes_kept() as notes:
+        note_squared_error(component, 2000, Trained(2, 2000))
+    assert not notes

@@ -34,12 +34,20 @@ def of_columns(teacher: TeacherFn) -> TeacherFn:
             inputs = {name: value for name, value in columns.items() if name not in LABELS}
             if convert is not None:
                 return convert(_main(inputs))
-            return inputs if taken(leaf.model, inputs) else _main(inputs)
+            return {**inputs, **uncached(leaf.model)} if taken(leaf.model, inputs) else _main(inputs)
 
         changed.convert = pick
         return changed
 
     return each_leaf(teacher, change)
+
+
+def uncached(model: nn.Module) -> dict[str, bool]:
+    """What keeps a language model from keeping its keys and values for more tokens, where it is one.
+
+    With such a cache, models of transformers let the tokens of a packed document look at the documents before it.
+    """
+    return {"use_cache": False} if "use_cache" in columns_of(model)[0] else {}
 
 
 def columns_of(model: nn.Module) -> tuple[set[str], bool]:
@@ -58,6 +66,42 @@ def columns_read(teacher: TeacherFn) -> list[str]:
     """The columns that a teacher's modules name; what a function reads is its own business."""
     models = [leaf.model for leaf in leaves(teacher) if isinstance(leaf, Teacher) and leaf.convert is None]
     return sorted({name for model in models for name in columns_of(model)[0]})
+
+
+def check_context(student: nn.Module, teacher: TeacherFn, inputs: Mapping[str, Any]) -> None:
+    """Refuse a batch whose documents or padding the student is told of and a teacher is not: they would read others.
+
+    Args:
+        student, teacher: as `columns_of` and `of_columns` take them; what a function reads is its own business.
+        inputs: the columns of a batch.
+
+    Raises:
+        InputError: a teacher's `forward` has no such column.
+    """
+    told = [name for name in _told(inputs) if name in columns_of(student)[0]]
+    for leaf in leaves(teacher):
+        model = getattr(leaf, "model", None)
+        if not isinstance(model, nn.Module) or getattr(leaf, "convert", None) is not None:
+            continue
+        missing = [name for name in told if name not in columns_of(model)[0]]
+        if missing:
+            raise InputError(
+                f"the batch tells by '{missing[0]}' what a token may look at, and the teacher, a "
+                f"{type(model).__name__}, does not read it; give rows of one document each, padded on the right, or a "
+                "teacher that reads it",
+                argument="teacher",
+            )
+
+
+def _told(inputs: Mapping[str, Any]) -> list[str]:
+    """The columns by which a causal model looks at less than all tokens before: documents, padding on the left."""
+    places, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+    found = []
+    if isinstance(places, Tensor) and bool(((places == 0).sum(-1) > 1).any()):
+        found.append("position_ids")
+    if isinstance(mask, Tensor) and (mask.ndim > 2 or bool((mask[:, 0] == 0).any())):
+        found.append("attention_mask")
+    return found
 
 
 def _mapping(batch: Mapping[str, Any]) -> Any:

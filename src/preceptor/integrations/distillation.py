@@ -45,6 +45,8 @@ class Distillation:
             counts alone, as in ``nn.CrossEntropyLoss(weight=..., reduction="none")``.
         ce_weight, distill_weight: of the two, both as they are given.
         num_classes: C, to try both losses at once and not when the first logits are there.
+        vocabulary: of models whose last outputs are padding, the first so many that count in the loss to the teacher,
+            whose outputs may be more or fewer than the student's; None for all of both.
 
     Raises:
         InputError: a teacher, loss or weight that cannot be; a loss with parameters or a memory, which a loop would
@@ -67,13 +69,15 @@ class Distillation:
         ce_weight: float = 0.1,
         distill_weight: float = 0.9,
         num_classes: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         check_weights(ce_weight=ce_weight, distill_weight=distill_weight)
         self.teacher: TeacherFn = teacher_of(teacher)
         self.ce_weight: float = ce_weight
         self.distill_weight: float = distill_weight
-        self._loss = _with_temperature(loss, temperature)
         self._label_loss: Named = "cross_entropy" if label_loss is None else label_loss
+        self.loss: Named = with_temperature(loss, temperature)
+        self.vocabulary: int | None = vocabulary
         self._num_classes = num_classes
         self._device: torch.device | None = None
         self._of_columns: TeacherFn | None = None
@@ -85,7 +89,7 @@ class Distillation:
         """The loss to the labels and the one to the teacher, tried on two examples."""
         assert self._num_classes is not None
         hard = _criterion("label_loss", self._label_loss, self._num_classes)
-        return hard, _criterion("loss", self._loss, self._num_classes)
+        return hard, _criterion("loss", self.loss, self.vocabulary or self._num_classes)
 
     def __call__(self, inputs: Any, logits: Tensor, labels: Tensor, count: Tensor | None = None) -> dict[str, Tensor]:
         """Ask the teacher, and give what `losses` gives.
@@ -96,6 +100,12 @@ class Distillation:
         """
         return self.losses(logits, self.ask(inputs, logits.device), labels, count)
 
+    def teacher_on(self, device: torch.device) -> TeacherFn:
+        """The teacher, moved to a device."""
+        if self._device != device:
+            self.teacher, self._of_columns, self._device = moved(self.teacher, device), None, device
+        return self.teacher
+
     def ask(self, inputs: Any, device: torch.device) -> Answer:
         """What the teacher says to a batch: logits or log-probabilities (..., C), without gradient; of a record its
         targets.
@@ -105,9 +115,7 @@ class Distillation:
                 name, of which a module is given those that its ``forward`` names, and a function all.
             device: where the teacher is to be.
         """
-        if self._device != device:
-            self.teacher, self._of_columns, self._device = moved(self.teacher, device), None, device
-        asked = self.teacher
+        asked = self.teacher_on(device)
         if isinstance(inputs, Mapping):
             self._of_columns = asked = self._of_columns or of_columns(self.teacher)
         with torch.no_grad():
@@ -121,7 +129,7 @@ class Distillation:
 
         Args:
             logits: the student's, (B, C), or (B, T, C) for tokens.
-            teacher_logits: logits or log-probabilities of the same shape.
+            teacher_logits: logits or log-probabilities of the same shape; with `vocabulary` of as many classes or more.
             labels: class numbers (B,) or (B, T); -100 where an example does not count, for either loss.
             count: examples of the whole optimizer step; by default those of this batch, for a loop that makes a step of
                 each, or averages over micro-batches of one size.
@@ -134,7 +142,8 @@ class Distillation:
             InputError: the classes of the teacher are not the student's, or the labels are not one class number for
                 each row of logits.
         """
-        check_match(logits, teacher_logits)
+        counting, teacher_logits = self._of_vocabulary(logits, teacher_logits)
+        check_match(counting, teacher_logits)
         _check_labels(labels, logits)
         self._num_classes = self._num_classes or logits.shape[-1]
         hard, soft = self.criteria
@@ -143,14 +152,31 @@ class Distillation:
             count = mask.sum().clamp(min=1)
         given: dict[str, Any] = {"logits": logits, "teacher_logits": teacher_logits, "mask": mask}
         given["labels"] = labels.masked_fill(~mask, 0).long()
-        wanted = {"ce": (hard, self.ce_weight), "distill": (soft, self.distill_weight)}
-        if self.ce_weight == 0:
-            del wanted["ce"]
+        wanted = {"ce": (hard, self.ce_weight, given)} if self.ce_weight else {}
+        wanted["distill"] = (soft, self.distill_weight, {**given, "logits": counting})
         loss, parts = logits.new_zeros(()), {}
-        for name, (criterion, weight) in wanted.items():
-            part = reduce(_on_device(criterion, logits)(given), mask, torch.as_tensor(count), 0)
+        for name, (criterion, weight, seen) in wanted.items():
+            part = reduce(_on_device(criterion, logits)(seen), mask, torch.as_tensor(count), 0)
             loss, parts[name] = loss + weight * part, part.detach()
         return {"loss": loss, **parts}
+
+    def _of_vocabulary(self, logits: Tensor, teacher_logits: Answer) -> tuple[Tensor, Answer]:
+        """Both without the padding that is no class."""
+        size = self.vocabulary
+        if size is None:
+            return logits, teacher_logits
+        if not 2 <= size <= min(logits.shape[-1], teacher_logits.shape[-1]):
+            raise InputError(
+                f"vocabulary is {size}; give the number of tokens that student ({logits.shape[-1]} outputs) and "
+                f"teacher ({teacher_logits.shape[-1]}) have both"
+            )
+        cut = teacher_logits[..., :size] if isinstance(teacher_logits, Tensor) else teacher_logits
+        return logits[..., :size], cut
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether the loss to the labels is the cross-entropy."""
+        return self._label_loss in ("cross_entropy", {"name": "cross_entropy"})
 
     @property
     def batch_level(self) -> bool:
@@ -194,7 +220,7 @@ def _loaded(reference: TeacherRef, name: str) -> TeacherFn:
         ) from None
 
 
-def _with_temperature(loss: Named, temperature: float | None) -> Named:
+def with_temperature(loss: Named, temperature: float | None) -> Named:
     if temperature is None:
         return loss
     if callable(loss):

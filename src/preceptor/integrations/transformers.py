@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.integrations.columns import LABELS, base_of, columns_of, columns_read
-from preceptor.integrations.distillation import UNLABELLED, Distillation, Named, teacher_of
+from preceptor.integrations.causal import ONE_LOGIT, catching, compared, head_of, hidden_and_head
+from preceptor.integrations.columns import LABELS, base_of, check_context, columns_of, columns_read, uncached
+from preceptor.integrations.distillation import UNLABELLED, Distillation, Named, teacher_of, with_temperature
+from preceptor.integrations.fused import FusedLosses
+from preceptor.integrations.vocabulary import same_vocabulary
+from preceptor.losses.tokens import note_if_hot, shifted
+from preceptor.names import find, options_of
 from preceptor.notices import note
 from preceptor.outputs import logits_of
 from preceptor.tasks import Teacher, TeacherLike
 from preceptor.tasks.teacher import leaves
 
-__all__ = ["Distilled"]
+__all__ = ["Distilled", "hidden_and_head", "same_vocabulary"]
 
 
 @functools.cache
@@ -30,20 +35,26 @@ def Distilled(trainer: type[Any]) -> type[Any]:
 
     - ``teacher``, ``loss``, ``temperature``, ``label_loss``, ``ce_weight``, ``distill_weight``, as of `Distillation`.
       Of a batch, a module is given the columns that its ``forward`` names, without labels, and a function all of them.
+    - ``vocabulary``: of a language model whose head is wider than its tokenizer, how many of its outputs are tokens
+      (`same_vocabulary`); the others are padding, and have no part in the loss to the teacher.
+    - ``fused``: for causal language models, losses from hidden states, whose logits never all exist
+      (`preceptor.losses.linear`): much less memory. The student's own logits are then those of the last position.
     - ``teacher_columns``: columns that the teacher reads and the student does not, which `remove_unused_columns` is to
       leave; those that a module's ``forward`` names are known.
 
     Losses are sums over the examples (rows, or tokens) whose label is not -100, by their number in the whole optimizer
     step: with losses per example the gradient is that of the whole batch, however it is shared out over accumulation
-    and processes. Labels of a causal language model are shifted as its own loss does. Batches without labels need
-    ``ce_weight=0``, and all their rows count.
+    and processes. Labels of a causal language model are shifted as its own loss does, here and nowhere else; where
+    ``position_ids`` start again, a document does. Its temperature is 1 where none is given. Batches without labels
+    need ``ce_weight=0``, and all their rows count.
 
     The log has ``ce`` and ``distill`` beside ``loss``, means over the steps since the last log; with
     `label_smoothing_factor` ``ce`` is smoothed. `evaluate` and `predict` are the student's own, checkpoints too.
 
     Raises:
-        InputError: no Trainer; as of `Distillation`; `compute_loss_func` beside it; several GPUs in one process; at the
-            first batch labels that are no class numbers, a model without logits, or a teacher of other classes.
+        InputError: no Trainer; as of `Distillation`; `compute_loss_func` beside it; several GPUs in one process; no
+            causal language model, or another loss, to be fused; at the first batch labels that are no class numbers, a
+            model without logits, a teacher of other classes, or one that does not read where documents begin.
     """
     if not (isinstance(trainer, type) and hasattr(trainer, "compute_loss") and hasattr(trainer, "prediction_step")):
         raise InputError(
@@ -74,6 +85,8 @@ class _Distilled:
         label_loss: Named | None = None,
         ce_weight: float = 0.1,
         distill_weight: float = 0.9,
+        vocabulary: int | None = None,
+        fused: bool = False,
         teacher_columns: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -88,17 +101,26 @@ class _Distilled:
                 f"one process has {trainer.args.n_gpu} GPUs, and would share each batch out among them; start it with "
                 "torchrun or accelerate launch"
             )
+        self._shifts: bool = _shifts(trainer)
+        if self._shifts:
+            loss = _of_tokens(with_temperature(loss, temperature), vocabulary or _num_classes(trainer))
+            temperature = None
         options = {"temperature": temperature, "ce_weight": ce_weight, "distill_weight": distill_weight}
         options["label_loss"] = _smoothed(label_loss, trainer.args.label_smoothing_factor)
-        self.distillation = Distillation(teacher, loss, num_classes=_num_classes(trainer), **options)
+        sizes = {"num_classes": _num_classes(trainer), "vocabulary": vocabulary}
+        self.distillation = Distillation(teacher, loss, **sizes, **options)
         _refuse_itself(self.distillation, trainer.model)
-        self._shifts: bool = _shifts(trainer)
+        self._fused: FusedLosses | None = FusedLosses(self.distillation) if fused else None
+        if fused:
+            head_of(self._student())
+        self._states: list[Tensor] = []
+        self._places: Tensor | None = None
         self._parts: dict[str, Tensor] = {}
         self._parts_since = 0
         self._parts_of: Any = None
         self._answer: Any = None
         self._shifted: Tensor | None = None
-        self._said = False
+        self._said = self._told = False
         trainer.compute_loss_func = self._distilled_loss
 
     # --- Training -------------------------------------------------------------------------------------------------
@@ -111,9 +133,19 @@ class _Distilled:
         self._note_batch_level()
         labels = self._with_labels(inputs)["labels"]
         inputs = _with_decoder_inputs(self._student(), inputs, labels)
-        self._shifted = inputs.get("shift_labels")
-        self._answer = self.distillation.ask(inputs, labels.device)
-        found = trainer.compute_loss(model, self._own({**inputs, "labels": labels}), *args, **kwargs)
+        self._shifted, self._places = inputs.get("shift_labels"), inputs.get("position_ids")
+        if self._shifts and not self._told:
+            check_context(self._student(), self.distillation.teacher, inputs)
+            self._told = True
+        own = {**self._own({**inputs, "labels": labels}), **uncached(self._student())}
+        if self._fused is None:
+            self._answer = self.distillation.ask(inputs, labels.device)
+            found = trainer.compute_loss(model, own, *args, **kwargs)
+        else:
+            self._answer = self._fused.ask(inputs, labels.device)
+            with catching(self._student()) as self._states:
+                found = trainer.compute_loss(model, {**own, **ONE_LOGIT}, *args, **kwargs)
+            self._states = []
         if self._answer is not None:
             raise InputError(
                 f"{type(self).__mro__[2].__name__}.compute_loss makes a loss without asking Trainer's, which is where "
@@ -129,11 +161,18 @@ class _Distilled:
         if self._shifted is not None:
             labels = self._shifted
         elif self._shifts:
-            labels = torch.nn.functional.pad(labels[..., 1:], (0, 1), value=UNLABELLED)
+            labels = shifted(labels, self._places)
         count = num_items_in_batch
         if count is None:  # nobody counted the whole step: as if all its micro-batches were like this one
             count = (labels != UNLABELLED).sum() * trainer.current_gradient_accumulation_steps
-        parts = self.distillation.losses(logits, teacher, labels, torch.as_tensor(count).clamp(min=1))
+        count = torch.as_tensor(count).clamp(min=1)
+        if self._fused is None:
+            parts = self.distillation.losses(logits, teacher, labels, count)
+        else:
+            student = self._student()
+            with trainer.accelerator.autocast():
+                hidden = compared(student, self._states, logits)
+                parts = self._fused.losses(hidden, head_of(student), teacher, labels, count)
         self._keep(parts, num_items_in_batch)
         return parts["loss"]
 
@@ -174,6 +213,8 @@ class _Distilled:
             return batch
         labels = batch["labels"].clone()
         labels[..., 0] = UNLABELLED
+        if batch.get("position_ids") is not None:
+            labels = labels.masked_fill(batch["position_ids"].to(labels.device) == 0, UNLABELLED)
         return {**batch, "labels": labels}
 
     def _with_labels(self, inputs: Any) -> dict[str, Any]:
@@ -243,6 +284,18 @@ def _smoothed(label_loss: Named | None, smoothing: float) -> Named | None:
             f"label_smoothing_factor is {smoothing} beside a label_loss of its own, and would do nothing; leave one out"
         )
     return {"name": "label_smoothing", "smoothing": smoothing}
+
+
+def _of_tokens(loss: Named, vocabulary: int | None) -> Named:
+    """A loss by name to a teacher of tokens, at temperature 1 where it has one and none is given."""
+    if callable(loss):
+        return loss
+    options = {"name": loss} if isinstance(loss, str) else dict(loss)
+    if "temperature" in options_of(find("loss", options["name"], trust=True))[0]:
+        options = {"temperature": 1.0, **options}
+        if isinstance(options["temperature"], int | float):
+            note_if_hot(options["name"], options["temperature"], vocabulary or 0)
+    return options
 
 
 def _shifts(trainer: Any) -> bool:

@@ -100,7 +100,11 @@ def _as_weights(inputs: Inputs, model: nn.Module) -> Inputs:
     if not half:
         return inputs
     [dtype] = dtypes
-    return each(inputs, lambda tensor: tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor)
+    return each(inputs, lambda tensor: tensor.to(dtype=dtype) if _is_floating(tensor) else tensor)
+
+
+def _is_floating(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.is_floating_point()
 
 
 def _floating(logits: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from preceptor import names
 from preceptor.errors import InputError
 from preceptor.losses.targets import Targets, takes_targets
+from preceptor.models.hub import is_pretrained
+from preceptor.notices import note
 from preceptor.recipe.published import published_of
 from preceptor.schema import SUM, Component, parts_of
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
@@ -85,6 +87,18 @@ def new_criterion(
 def new_objective(component: Component, num_classes: int) -> Criterion:
     """A teacher's objective; as `new_criterion`."""
     return new_criterion("objective", component, num_classes)
+
+
+_MANY = 1000
+
+
+def note_squared_error(component: Component, num_classes: int, model: nn.Module) -> None:
+    """Say that squared error cannot start on many classes, unless the model comes with weights."""
+    if component.name == "mse" and num_classes > _MANY and not is_pretrained(model):
+        note(
+            f"mse over {num_classes} classes: its gradient all but vanishes where the true class has little "
+            "probability, as everywhere at random weights; start from a model trained by cross-entropy"
+        )
 
 
 def new_loss(component: Component, num_classes: int) -> Criterion:

@@ -31,7 +31,14 @@ from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import check_criterion, new_criterion, new_losses, refuse_mixing, refuse_targets
+from preceptor.training.criteria import (
+    check_criterion,
+    new_criterion,
+    new_losses,
+    note_squared_error,
+    refuse_mixing,
+    refuse_targets,
+)
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
@@ -78,6 +85,8 @@ def teach_job(
     if criterion.has("observe"):
         require_index(found.train, f"the objective '{criterion.name}'")
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
+    if objective is None:
+        note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     task = TeachTask(module, criterion, plan=_plan(recipe, cohort))
     check_own(recipe, own, module, accelerator.device, task.parts)

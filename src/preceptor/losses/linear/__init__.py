@@ -9,6 +9,7 @@ derivative, and a compiler leaves them as they are.
 
 from preceptor.losses.linear.divergences import jsd, reverse_kl, skew_kl, tvd
 from preceptor.losses.linear.head import Head
+from preceptor.losses.linear.labels import cross_entropy
 from preceptor.losses.linear.matching import kd, ptloss, ttm, wttm
 
-__all__ = ["Head", "jsd", "kd", "ptloss", "reverse_kl", "skew_kl", "ttm", "tvd", "wttm"]
+__all__ = ["Head", "cross_entropy", "jsd", "kd", "ptloss", "reverse_kl", "skew_kl", "ttm", "tvd", "wttm"]

@@ -15,12 +15,11 @@ from torch._compile import _disable_dynamo  # as `torch.compiler.disable`, which
 from preceptor.losses._common import check_floating, refused
 from preceptor.losses.linear.head import Bend, Head, as_head
 from preceptor.losses.linear.products import add_product, product, same_dtype
-from preceptor.losses.linear.teacher import Form, Source, Teacher, source, usable
+from preceptor.losses.linear.teacher import Form, Labels, Source, Teacher, source, usable
+from preceptor.losses.tokens import note_if_hot
 
 # Tokens at once: enough that the products are as fast as they get, few enough that their logits are small.
 _CPU_CHUNK, _GPU_CHUNKS = 256, (256, 1024)
-# From this temperature and vocabulary on, nearly all of a softened teacher lies on tokens that it rules out.
-_HOT, _LARGE = 2.0, 5000
 
 
 @_disable_dynamo  # it would unroll the loop
@@ -29,7 +28,7 @@ def fused(
     form: Form,
     student_hidden: Tensor,
     student_head: Tensor | Head,
-    teacher: Teacher,
+    teacher: Teacher | Labels,
     *,
     temperature: float,
     weight: Tensor | None,
@@ -46,8 +45,7 @@ def fused(
     _check_student(student_hidden, head)
     taught = source(teacher, lead)
     size = _common_size(head.size, taught.size, vocabulary)
-    if temperature > _HOT and size > _LARGE:
-        _say_that_it_is_hot(name, temperature, size)
+    note_if_hot(name, temperature, size)
     if chunk is not None and chunk < 1:
         raise refused(f"chunk is {chunk}; give the number of tokens at once, 1 or more, or None.")
     factors = _factors(weight, lead, student_hidden.device, per_token)
@@ -130,15 +128,6 @@ def _chunk(states: Tensor) -> int:
         return _CPU_CHUNK
     low, high = _GPU_CHUNKS
     return min(max(len(states) // 8, low), high)
-
-
-def _say_that_it_is_hot(name: str, temperature: float, size: int) -> None:
-    from preceptor.notices import note_once
-
-    note_once(
-        f"{name} at temperature {temperature:g} over {size} tokens: most of what so soft a teacher says is about "
-        "tokens that it rules out; 1 to 1.5 is usual for language models"
-    )
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------

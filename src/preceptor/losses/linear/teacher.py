@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preceptor.losses._closed import Kernel, Plain, _on_cpu, _on_gpu
+from preceptor.losses._closed import Kernel, Plain, Rows, _block_rows, _on_cpu, _on_gpu
 from preceptor.losses._common import check_floating, refused
 from preceptor.losses.linear.head import STRAIGHT, Bend, Head, as_head, bent
 from preceptor.losses.linear.products import place_for, product, same_dtype
@@ -114,7 +114,35 @@ class SomeClasses:
         return losses.detach()
 
 
-Source = Logits | HiddenStates | SomeClasses
+@dataclass(frozen=True)
+class Labels:
+    """A teacher that knows one token, (tokens, 1), of a vocabulary of `size`."""
+
+    ids: Tensor
+    size: int
+
+    def room(self, tokens: int, size: int) -> Place:
+        """None: it has no logits."""
+        return None
+
+    def solve(self, form: Form, bend: Bend, raw: Tensor, rows: Tensor | slice, into: Place, room: Place) -> Tensor:
+        """As `Logits.solve`, in blocks of rows whose temporaries are small."""
+        wide, ids = torch.promote_types(raw.dtype, torch.float32), self.ids[rows]
+        step = _block_rows(raw) if raw.device.type == "cpu" else max(len(raw), 1)
+        values = raw.new_empty(len(raw), dtype=wide)
+        for start in range(0, len(raw), step):
+            block = slice(start, start + step)
+            logits = bend.of(raw[block].to(wide))
+            log_q = logits.log_softmax(-1)
+            values[block] = -log_q.gather(-1, ids[block]).squeeze(-1)
+            if into is not None:
+                gradient = log_q.exp_().scatter_add_(-1, ids[block], log_q.new_full((len(log_q), 1), -1.0))
+                pulled = bend.pulled(Rows(values[block], gradient, 1.0, log_q.new_ones(len(log_q), 1)), logits)
+                into[block] = pulled.gradient * pulled.slope
+        return values
+
+
+Source = Logits | HiddenStates | SomeClasses | Labels
 """A teacher, token after token."""
 
 
@@ -126,12 +154,14 @@ def _dense(form: Form, bend: Bend, raw: Tensor, teacher: Tensor, of_teacher: Ben
     return _on_cpu(raw, teacher, form.shared, kernel, dtype, into)
 
 
-def source(teacher: Teacher, lead: torch.Size) -> Source:
+def source(teacher: Teacher | Labels, lead: torch.Size) -> Source:
     """The teacher of tokens of the leading shape `lead`, flattened, without gradient.
 
     Raises:
         InputError: it is none, or of another leading shape.
     """
+    if isinstance(teacher, Labels):
+        return teacher
     if isinstance(teacher, tuple) and len(teacher) == 2 and isinstance(teacher[0], Tensor):
         states, head = teacher[0].detach(), as_head(teacher[1])
         check_floating("the teacher's hidden states", states)
