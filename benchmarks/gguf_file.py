@@ -115,7 +115,7 @@ def values(content: NDArray[np.uint8], kind: int, shape: tuple[int, ...]) -> Ten
     return torch.from_numpy(found.reshape(shape))
 
 
-def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _nibbles(packed: NDArray[np.uint8]) -> NDArray[Any]:
     return np.concatenate([packed & 15, packed >> 4], -1)
 
 
@@ -158,7 +158,8 @@ def llama(file: Gguf) -> Any:
         tie_word_embeddings="output.weight" not in file.tensors,
     )
     model = LlamaForCausalLM(config)
-    weights = dict(_named(file.tensors, config.num_attention_heads, config.num_key_value_heads))
+    heads, key_heads = known["llama.attention.head_count"], known["llama.attention.head_count_kv"]
+    weights = dict(_named(file.tensors, heads, key_heads))
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights)
