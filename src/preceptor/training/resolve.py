@@ -31,7 +31,14 @@ from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
 from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import check_criterion, new_criterion, new_losses, refuse_mixing, refuse_targets
+from preceptor.training.criteria import (
+    check_criterion,
+    new_criterion,
+    new_losses,
+    refuse_mixing,
+    refuse_targets,
+    say_unpublished,
+)
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
@@ -143,6 +150,7 @@ def distill_job(
     found = samples.data
     counts = counts_of([samples])
     losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts)
+    say_unpublished(recipe)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:
