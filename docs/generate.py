@@ -103,7 +103,7 @@ def _rows(kind: type[BaseModel]) -> dict[str, str]:
         info = kind.model_fields[name]
         given = info.get_default(call_default_factory=True)
         default = "required" if info.is_required() else f"`{_written(given)}`"
-        cells = [f"`{name}`", _type(field), default, (info.description or "").replace("``", "`")]
+        cells = [f"`{name}`", _type(field), default, " ".join((info.description or "").replace("``", "`").split())]
         rows[name] = f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     return rows
 

@@ -193,9 +193,9 @@ def test_a_record_without_what_a_loss_asks_for(teacher: nn.Module, tmp_path: Pat
     loss = {"name": "FitNet", "student": "2", "teacher": "2"}
     with pytest.raises(InputError, match="record has no features of '2'; record it with preceptor record --features 2"):
         student(str(tmp_path / "bare"), tmp_path / "s", loss)
-    with pytest.raises(InputError, match="the record has no features of '2'; known: last"):
+    with pytest.raises(InputError, match="the record has no features of '2'; give one of last"):
         student(str(tmp_path / "last"), tmp_path / "s", loss)
-    with pytest.raises(InputError, match="the record has no features of 'lasst'; did you mean 'last'"):
+    with pytest.raises(InputError, match="the record has no features of 'lasst'; give one of last"):
         student(str(tmp_path / "last"), tmp_path / "s", loss | {"teacher": "lasst"})
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from preceptor.errors import InputError, did_you_mean
+from preceptor.errors import InputError
 from preceptor.inputs import batch_to, call
 from preceptor.losses.features.base import FeatureLoss, Setting
 from preceptor.tasks.criterion import Criterion
@@ -205,8 +205,10 @@ def _recorded(tap: str, names: Sequence[str]) -> list[str]:
         return [tap]
     several = [name for name in names if name.rpartition(".")[0] == tap and name.rpartition(".")[2].isdigit()]
     if not several:
-        has = did_you_mean(tap, names) if names else f"record it with preceptor record --features {tap}"
-        raise InputError(f"the record has no features of '{tap}'; {has}")
+        has = f"give one of {', '.join(names)} as the loss's teacher, or " if names else ""
+        raise InputError(
+            f"the record has no features of '{tap}'; {has}record it with preceptor record --features {tap}"
+        )
     return several
 
 

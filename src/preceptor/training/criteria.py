@@ -14,7 +14,8 @@ from preceptor.errors import InputError
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.models.hub import is_pretrained
 from preceptor.notices import note
-from preceptor.recipe.published import published_of
+from preceptor.recipe import DistillRecipe
+from preceptor.recipe.published import published_of, published_weights
 from preceptor.schema import SUM, Component, parts_of
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves, of_all_classes
@@ -126,6 +127,16 @@ def new_losses(
     if twice is not None:
         raise InputError(f"the sum has '{twice}' twice; give it once, with the weight of both")
     return losses
+
+
+def say_unpublished(recipe: DistillRecipe) -> None:
+    """Say where the weights are not those that the loss was published with: a recipe has another's, perhaps."""
+    used = {"ce_weight": recipe.ce_weight, "distill_weight": recipe.distill_weight}
+    published = published_weights(recipe.loss, recipe.model)
+    if published and used["distill_weight"] != published["distill_weight"]:
+        what = "those of a sum's parts hold" if recipe.loss.name == SUM else f"'{recipe.loss.name}' was published"
+        ours, theirs = (" ".join(f"{key}={weight:g}" for key, weight in each.items()) for each in (used, published))
+        note(f"the weights are {ours}; {what} with {theirs}")
 
 
 def refuse_mixing(criterion: Criterion | None, teacher: TeacherFn | None = None) -> None:

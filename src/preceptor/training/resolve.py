@@ -38,6 +38,7 @@ from preceptor.training.criteria import (
     note_squared_error,
     refuse_mixing,
     refuse_targets,
+    say_unpublished,
 )
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
@@ -152,6 +153,7 @@ def distill_job(
     found = samples.data
     counts = counts_of([samples])
     losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts)
+    say_unpublished(recipe)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:
