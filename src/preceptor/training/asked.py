@@ -7,10 +7,13 @@ from torch import Tensor
 
 from preceptor import runs
 from preceptor.errors import InputError
-from preceptor.recipe import Recipe
+from preceptor.recipe import DistillRecipe, Recipe
 from preceptor.runs import Identity
+from preceptor.tasks.building import Plan
+from preceptor.training.cohort import Cohort
 from preceptor.training.own import Own
 from preceptor.training.samples import Samples
+from preceptor.training.streams import Streams
 
 
 def with_parent(identity: Identity) -> Identity:
@@ -35,3 +38,16 @@ def counts_of(samples: Sequence[Samples]) -> Tensor | None:
     classes = samples[0].data.num_classes
     each = [s.labels[s.parts["train"]].bincount(minlength=classes) for s in samples]
     return each[0] if all(torch.equal(each[0], other) for other in each) else None
+
+
+def plan_of(recipe: Recipe, cohort: Cohort) -> Plan:
+    """What criteria with parts of their own are built by: two samples, and the labels of those that train."""
+    samples = cohort.samples[0]
+    rows = samples.for_students if isinstance(recipe, DistillRecipe) else samples.parts["train"]
+    return Plan(
+        example=None if cohort.size else samples.train[rows[:2].tolist()],
+        num_samples=len(samples.train),
+        num_classes=cohort.data.num_classes,
+        labels=samples.learned_labels,
+        seed=Streams(recipe.seed, recipe.streams).seed("initialization", -1),  # models have no such generation
+    )

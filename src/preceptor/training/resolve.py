@@ -16,7 +16,6 @@ from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
-from preceptor.tasks.building import Plan
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
@@ -26,7 +25,7 @@ from preceptor.tasks.teacher import (
     TeacherLike,
 )
 from preceptor.training import probe
-from preceptor.training.asked import checked, counts_of, with_parent
+from preceptor.training.asked import checked, counts_of, plan_of, with_parent
 from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
@@ -55,7 +54,6 @@ from preceptor.training.replay import replay_of, told_records
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.selection import selection_of
 from preceptor.training.starting import refuse_started_on, start_digest
-from preceptor.training.streams import Streams
 from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
@@ -89,7 +87,7 @@ def teach_job(
     if objective is None:
         note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
-    task = TeachTask(module, criterion, plan=_plan(recipe, cohort))
+    task = TeachTask(module, criterion, plan=plan_of(recipe, cohort))
     check_own(recipe, own, module, accelerator.device, task.parts)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
@@ -384,18 +382,5 @@ def _distill_task(
         distill_weight=recipe.distill_weight,
         labelled=cohort.labelled,
         label_loss=hard,
-        plan=_plan(recipe, cohort),
-    )
-
-
-def _plan(recipe: Recipe, cohort: Cohort) -> Plan:
-    """What criteria with parts of their own are built by: two samples, and the labels of those that train."""
-    samples = cohort.samples[0]
-    rows = samples.for_students if isinstance(recipe, DistillRecipe) else samples.parts["train"]
-    return Plan(
-        example=None if cohort.size else samples.train[rows[:2].tolist()],
-        num_samples=len(samples.train),
-        num_classes=cohort.data.num_classes,
-        labels=samples.learned_labels,
-        seed=Streams(recipe.seed, recipe.streams).seed("initialization", -1),  # models have no such generation
+        plan=plan_of(recipe, cohort),
     )
