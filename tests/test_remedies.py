@@ -154,7 +154,7 @@ ELSEWHERE = {
     ("cli/studies.py", "generations have no pictures"): "a chain: test_commands.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
     ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",
-    ("tasks/building.py", "the record has no features of"): "a record: records/test_recorded_features.py",
+    ("tasks/building.py", "the record has no features of"): "a record: records/test_features.py",
     ("integrations/distillation.py", "an option of a named one"): "integrations/test_distillation.py",
     ("integrations/distillation.py", "is not imported unasked"): "integrations/test_transformers_trainer.py",
     ("integrations/fused.py", "fused=True needs one of"): "integrations/test_language_models.py",
