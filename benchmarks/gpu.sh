@@ -53,6 +53,7 @@ human=(
 if [ -n "$tiny" ]; then
     throughput=(--device cpu --quick)
     losses=(--device cpu --quick)
+    linear=(--quick)
     human=(--quick)
     arena=(--quick --device cpu)
     catalogue=(--quick --device cpu --teachers ce mse --losses kd AT SP)
@@ -60,8 +61,9 @@ if [ -n "$tiny" ]; then
 else
     throughput=(--device cuda --pairs resnet32x4/resnet8x4 --batches 512 --rounds 1 --epochs 1)
     losses=(--device cuda --seconds 0.4 --rounds 5)
+    linear=(--device cuda --dtype bfloat16 --sizes 49152,2048,576 128256,8192,2048)
     human=(--data "$data/cifar10_jpeg.npz" --counts "$data/cifar10h.npz" "${human[@]}")
-    arena=(--size gpu --budget 240 --data-dir "$data")
+    arena=(--size gpu --budget 200 --data-dir "$data")
     catalogue=(--budget 470 --data-dir "$data")
     generations=(--size gpu --budget 470 --data-dir "$data")
 fi
@@ -103,7 +105,7 @@ of_catalogue() {
     done
 }
 
-tables=(throughput.md losses.md arena/arena.md human-images/gpu/table.md)
+tables=(throughput.md losses.md linear_losses.md arena/arena.md human-images/gpu/table.md)
 if [ "$piece" = catalogue ]; then
     of_catalogue
     tables=(catalogue-wrn/arena.md catalogue-resnet/arena.md catalogue-unlike/arena.md)
@@ -113,9 +115,11 @@ elif [ "$piece" = generations ]; then
 else
     script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
     script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"
+    script linear_losses 40 "${linear[@]}" --json "$out/linear_losses.json"
+    cp "$out/linear_losses.log" "$out/linear_losses.md" 2>/dev/null
     step tests 45 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
     script human_images 50 --gpu --out "$out/human-images" "${human[@]}"
-    script arena 250 "${arena[@]}" --out "$out/arena"
+    script arena 210 "${arena[@]}" --out "$out/arena"
 fi
 
 driver=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no nvidia-smi")
