@@ -33,7 +33,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, variance: float) -> None:
         super().__init__()
-        self.mean = nn.Sequential(
+        self.mean: nn.Sequential = nn.Sequential(
             nn.Conv2d(channels_in, channels_out, 1, bias=False),
             nn.ReLU(),
             nn.Conv2d(channels_out, channels_out, 1, bias=False),
@@ -41,7 +41,7 @@ class Gaussian(nn.Module):
             nn.Conv2d(channels_out, channels_out, 1, bias=False),
         )
         start = math.log(math.expm1(variance - _LEAST_VARIANCE))
-        self.scale = nn.Parameter(torch.full((channels_out,), start))
+        self.scale: nn.Parameter = nn.Parameter(torch.full((channels_out,), start))
 
     def forward(self, student: Float[Tensor, "batch c h w"], teacher: Float[Tensor, "batch d i j"]) -> Tensor:
         """Half the negative log-likelihood of each sample, (B,), less a constant; the larger map is pooled."""
