@@ -13,7 +13,7 @@ from preceptor.errors import InputError
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._alone import is_alone
 from preceptor.losses.features._maps import maps, precise, size
-from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, expect
+from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, count, expect
 from preceptor.losses.kd import kd
 
 ROTATIONS = 4
@@ -58,8 +58,8 @@ class HSAKD(FeatureLoss):
     ) -> None:
         super().__init__(student=student, teacher=teacher)
         expect("temperature of HSAKD", temperature, temperature > 0, "a positive number, such as 3.0")
-        expect("init_epochs of HSAKD", init_epochs, init_epochs >= 1, "1 or more")
-        expect("blocks of HSAKD", blocks, blocks >= 1, "1 or more")
+        count("init_epochs of HSAKD", init_epochs, 1)
+        count("blocks of HSAKD", blocks, 1)
         self.temperature: float = temperature
         self.init_epochs: int = init_epochs
         self.blocks: int = blocks
