@@ -14,6 +14,7 @@ from preceptor.losses import kd
 from preceptor.losses.features import AT, CRD, PKT, RKD, SP, FeatureLoss, FitNet
 from preceptor.schema import Temperature
 from preceptor.tasks import DistillTask, Transformed, of_loss
+from preceptor.tasks.looking import Look
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps
 from preceptor.tasks.teacher import as_teacher
@@ -338,3 +339,17 @@ def test_a_module_of_ones_own_makes_its_parts(kind: type[nn.Module]) -> None:
 def test_parts_that_cannot_be_made_are_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match="the loss 'Broken' cannot make its parts for these models: "):
         task(net(4), net(6), Broken())
+
+
+@pytest.mark.parametrize(
+    ("word", "lacks"),
+    [("penultimate", "no classifier;"), ("preactivations", "no activation module at the end of '0' or")],
+)
+def test_a_word_that_stands_for_nothing_says_what_is_missing(word: str, lacks: str) -> None:
+    convolutions = [nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(2)]
+    maps = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model: nn.Module = maps if word == "penultimate" else nn.Sequential(*maps, nn.Linear(3, 3))
+    inputs = torch.zeros(2, 3, 8, 8)
+    look = Look(model, lambda: model(inputs).unsqueeze(0)[0], "student")
+    with pytest.raises(InputError, match=f"'{word}' stands for nothing in the student, as it has {lacks}"):
+        look.resolve([word])

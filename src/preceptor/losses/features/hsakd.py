@@ -29,6 +29,8 @@ class HSAKD(FeatureLoss):
     teacher (or together with it, which no student can do). Its classifiers repeat the network's own later stages; here
     each of these is `blocks` residual blocks of its width.
 
+    Samples without a label are left out, as the teacher's classifiers learn from labels.
+
     Args:
         student: where to look in the student: maps (B, C, H, W) or tokens (B, T, D), the earliest stage first.
         teacher: the same in the teacher; by default as in the student.
