@@ -1,5 +1,6 @@
 """Types that several floors share: a strict base, things found by name, transforms. Does not import torch."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -83,7 +84,8 @@ def _part(said: Any) -> tuple[Component, float | None]:
     if not isinstance(said, dict) or not isinstance(said.get("name"), str) or said["name"] == SUM:
         raise InputError(f"{said!r} is no part of a sum; give a name, or a mapping of name, weight and options")
     weight = said.get("weight")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0):
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if weight is not None and not (number and 0 <= weight < math.inf):
         raise InputError(f"the weight of '{said['name']}' in a sum is {weight!r}; give a number of at least 0")
     return Component(**{key: value for key, value in said.items() if key != "weight"}), weight
 

@@ -14,6 +14,7 @@ from preceptor.losses import kd
 from preceptor.losses.features import AT, CRD, PKT, RKD, SP, FeatureLoss, FitNet
 from preceptor.schema import Temperature
 from preceptor.tasks import DistillTask, Transformed, of_loss
+from preceptor.tasks.looking import Look
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps
 from preceptor.tasks.teacher import as_teacher
@@ -288,3 +289,67 @@ def test_a_memory_of_another_data_set() -> None:
         other.state.load_state_dict(made.state.state_dict())
     with pytest.raises(InputError, match="index"):
         made(batch() | {"index": torch.arange(6) + 1})
+
+
+# -- losses of somebody else's with parts of their own -----------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """It looks nowhere, and makes a part all the same."""
+
+    def build(self, student: Any, teacher: Any, setting: Any) -> None:
+        assert (dict(student), dict(teacher)) == ({}, {})
+        self.scale = nn.Parameter(torch.tensor(float(setting.num_classes)))
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return self.scale * (student_logits - teacher_logits).square().mean(-1)
+
+
+class Hinted(nn.Module):
+    """It looks into both models, and is no `FeatureLoss`."""
+
+    student_taps, teacher_taps = ("2",), ("2",)
+
+    def build(self, student: Any, teacher: Any, setting: Any) -> None:
+        self.regressor = nn.Conv2d(student["2"].shape[1], teacher["2"].shape[1], 1)
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Any, teacher_features: Any
+    ) -> Tensor:
+        gap = self.regressor(student_features["2"]) - teacher_features["2"]
+        return gap.square().flatten(1).mean(1)
+
+
+class Broken(Hinted):
+    """Its part is of no size."""
+
+    def build(self, student: Any, teacher: Any, setting: Any) -> None:
+        self.regressor = nn.Conv2d(1.5, 3, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Scaled, Hinted])
+def test_a_module_of_ones_own_makes_its_parts(kind: type[nn.Module]) -> None:
+    loss = kind()
+    output = task(net(4), net(6), loss)(batch())
+    output["loss"].backward()
+    assert output["distill"] > 0
+    assert all(part.grad is not None and part.grad.any() for part in loss.parameters())
+
+
+def test_parts_that_cannot_be_made_are_refused_with_the_reason() -> None:
+    with pytest.raises(InputError, match="the loss 'Broken' cannot make its parts for these models: "):
+        task(net(4), net(6), Broken())
+
+
+@pytest.mark.parametrize(
+    ("word", "lacks"),
+    [("penultimate", "no classifier;"), ("preactivations", "no activation module at the end of '0' or")],
+)
+def test_a_word_that_stands_for_nothing_says_what_is_missing(word: str, lacks: str) -> None:
+    convolutions = [nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(2)]
+    maps = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model: nn.Module = maps if word == "penultimate" else nn.Sequential(*maps, nn.Linear(3, 3))
+    inputs = torch.zeros(2, 3, 8, 8)
+    look = Look(model, lambda: model(inputs).unsqueeze(0)[0], "student")
+    with pytest.raises(InputError, match=f"'{word}' stands for nothing in the student, as it has {lacks}"):
+        look.resolve([word])

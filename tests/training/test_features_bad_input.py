@@ -47,6 +47,7 @@ def distilled(teacher: Any, *overrides: str, folder: Path | None = None, **more:
         ("[kd, FitNett]", "there is no loss called 'FitNett'; did you mean 'FitNet'"),
         ("[kd, {name: SP, weight: -1}]", "the weight of 'SP' in a sum is -1; give a number of at least 0"),
         ("[kd, {name: SP, weight: .nan}]", "the weight of 'SP' in a sum is nan"),
+        ("[kd, {name: SP, weight: .inf}]", "the weight of 'SP' in a sum is inf; give a number"),
         ("[kd, {name: SP, weight: '3'}]", "the weight of 'SP' in a sum is '3'"),
         ("[kd, {name: SP, wieght: 1}]", "unknown key 'loss.wieght' for the loss 'SP'"),
         ("[]", "a sum is a list of losses"),
@@ -56,6 +57,16 @@ def distilled(teacher: Any, *overrides: str, folder: Path | None = None, **more:
         ("{name: FitNet, student: 'conv1'}", "the student has no module 'conv1' to tap"),
         ("{name: FitNet, student: ['0', '2'], teacher: '0'}", r"compares 2 features of the student \(0, 2\) with 1"),
         ("{name: FitNet, stdent: '0'}", "did you mean 'student'"),
+        (
+            "{name: CRD, student: ['0', '2'], teacher: '0'}",
+            "looks at one feature of each model, and here are 2",
+        ),
+        ("{name: RKD, student: '?', teacher: '0'}", "looks at one feature of each model, and here are 6"),
+        ("{name: PKT, student: ['0', '2']}", "looks at one feature of each model, and here are 2"),
+        ("{name: SP, student: ['0', '2'], teacher: '0'}", r"compares 2 features of the student \(0, 2\) with 1"),
+        ("{name: CRD, dim: 1.5}", "dim is 1.5; give a whole number of at least 1"),
+        ("{name: WCoRD, negatives: many}", "negatives is 'many'; give a whole number of at least 1"),
+        ("{name: FT, init_epochs: 2.5}", "init_epochs is 2.5; give a whole number of at least 1"),
     ],
 )
 def test_what_a_recipe_may_not_say(loss: str, said: str, teacher: nn.Module, tmp_path: Path) -> None:

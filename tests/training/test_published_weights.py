@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import preceptor
+from preceptor import models
 from preceptor.losses import kd
 from preceptor.losses.features import AT, FitNet, ReviewKD
 from preceptor.recipe import DistillRecipe, parse, read_yaml
@@ -110,6 +111,24 @@ def test_of_a_sum_by_name_a_part_has_the_weight_of_its_paper(tmp_path: Path) -> 
     found = json.loads(row)
     found = found.get("train", found)
     assert found["distill"] == pytest.approx(100 * found["distill_FitNet"] + 2 * found["distill_kd"], rel=1e-5)
+
+
+def test_a_part_of_a_sum_is_weighed_by_its_student_too(tmp_path: Path) -> None:
+    few = {"split": {"train": 32, "heldout": 10, "test": 10}, "data": "digits", "epochs": 1, "device": "cpu"}
+    teacher = models.resnet8(num_classes=10, input_shape=(1, 8, 8))
+    common: Any = {"teacher": teacher, "loss": [{"name": "ReviewKD", "warmup_epochs": 0}, "kd"], **few}
+    for model, weight in (("resnet20", 0.6), ("resnet8", 5.0)):
+        preceptor.distill(None, tmp_path / model, model=model, **common)
+        found = json.loads((tmp_path / model / "metrics.jsonl").read_text().splitlines()[-1])
+        found = found.get("train", found)
+        assert found["distill"] == pytest.approx(weight * found["distill_ReviewKD"] + found["distill_kd"], rel=1e-5)
+
+
+def test_another_student_does_not_inherit_the_weight_of_the_first() -> None:
+    base = parse(DistillRecipe, {"loss": "ReviewKD", "model": "resnet8x4"})
+    assert weights_of(make_recipe(DistillRecipe, base, {"model": "resnet20"})) == (1.0, 0.6)
+    said = parse(DistillRecipe, {"loss": "ReviewKD", "model": "resnet8x4", "distill_weight": 2.0})
+    assert weights_of(make_recipe(DistillRecipe, said, {"model": "resnet20"})) == (1.0, 2.0)
 
 
 def test_reviewkd_knows_its_students() -> None:

@@ -157,6 +157,24 @@ def test_batch_norm_is_estimated_anew(tmp_path: Path) -> None:
         assert not torch.equal(model[1].running_mean, own[1].running_mean)  # type: ignore[index]
 
 
+def tied(num_classes: int) -> nn.Module:
+    """A layer under two names."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh())
+    net.append(net[1])
+    return net.append(nn.Linear(64, num_classes))
+
+
+def test_a_parameter_of_two_names_is_drawn_too(tmp_path: Path) -> None:
+    teach(teach_recipe(*KEPT, "training.epochs=4"), tmp_path / "run", model=tied)
+    posterior(tmp_path / "run", tmp_path / "p", samples=2, model=tied)
+    states = [load(f"{tmp_path / 'p'}:member-{member}", model=tied).state_dict() for member in (0, 1)]
+    last = load(f"{tmp_path / 'run'}", model=tied).state_dict()
+    for state in states:
+        torch.testing.assert_close(state["1.weight"], state["3.weight"], rtol=0, atol=0)
+        assert not torch.equal(state["1.weight"], last["1.weight"])
+    assert not torch.equal(states[0]["1.weight"], states[1]["1.weight"])
+
+
 def test_batch_norm_statistics_are_means_over_batches() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.9))
     batches = [torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in (5, 9)]

@@ -52,7 +52,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     if isinstance(recipe, kind) and not keywords:
         return recipe
     raw = _raw(recipe)
-    if "loss" in keywords:
+    if {"loss", "model"} & keywords.keys():  # some losses are weighed by the student's model
         raw = {key: value for key, value in raw.items() if key not in _of_its_loss(recipe)}
     whole = {key: value for key, value in keywords.items() if key in kind.model_fields}
     for key, value in whole.items():
@@ -66,7 +66,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
 
 
 def _of_its_loss(recipe: RecipeLike | None) -> set[str]:
-    """The weights that a made recipe has of its loss alone, which another loss does not inherit."""
+    """The weights that a made recipe has of its loss and model alone, which others do not inherit."""
     if not isinstance(recipe, BaseModel):
         return set()
     said = published_weights(getattr(recipe, "loss", None), getattr(recipe, "model", None))

@@ -114,17 +114,28 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
     for number, criterion in enumerate(asking):
         loss: Any = criterion.function
         taught = None
-        if isinstance(loss, FeatureLoss) and criterion.taps("teacher"):
+        if criterion.taps("teacher"):
             taught = _teacher_side(source, plan.example, criterion.name)
         pairs = _resolved(criterion, student, taught, source)
-        loss.student_taps, loss.teacher_taps = pairs
+        if criterion.taps("student") or taught is not None:
+            loss.student_taps, loss.teacher_taps = pairs
+        seen = student.features(pairs[0], whose)
+        theirs = {} if taught is None else taught.features(pairs[1], "teacher")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + number)
-            loss.build(
-                student.features(pairs[0], whose),
-                {} if taught is None else taught.features(pairs[1], "teacher"),
-                _setting(plan, model, source, taught),
-            )
+            _make_parts(criterion, seen, theirs, _setting(plan, model, source, taught))
+
+
+def _make_parts(
+    criterion: Criterion, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], setting: Setting
+) -> None:
+    try:
+        criterion.call("build", student, teacher, setting)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:  # torch's, of shapes that make no module, or an outsider's
+        reason = f"the loss '{criterion.name}' cannot make its parts for these models: {error}"
+        raise InputError(reason) from error
 
 
 def copied_by(model: nn.Module, taps: Sequence[str], plan: Plan) -> set[str] | None:
@@ -185,7 +196,8 @@ def _resolved(
     """The student's and the teacher's taps; of words that stand for several, as many on both sides."""
     loss: Any = criterion.function
     assert student.look is not None
-    ours = student.look.resolve(loss.student_taps)
+    wanted = tuple(getattr(loss, "student_taps", ()))
+    ours = student.look.resolve(wanted)
     if taught is None:
         return tuple(ours), ()
     asked = tuple(loss.teacher_taps)
@@ -194,7 +206,7 @@ def _resolved(
         theirs = [name for tap in asked for name in _recorded(tap, source.feature_names)]
     else:
         theirs = taught.look.resolve(asked)
-    if asked == tuple(loss.student_taps) and len(asked) == 1 and len(ours) != len(theirs):
+    if asked == wanted and len(asked) == 1 and len(ours) != len(theirs):
         count = min(len(ours), len(theirs))
         ours, theirs = spread(ours, count), spread(theirs, count)
     return tuple(ours), tuple(theirs)

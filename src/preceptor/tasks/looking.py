@@ -175,7 +175,7 @@ class Look:
 
     def _penultimate(self) -> list[str]:
         if self.head is None:
-            raise self._nothing(PENULTIMATE, "a classifier")
+            raise self._nothing(PENULTIMATE, "classifier")
         return [self.head.name + INPUT]
 
     def _last(self) -> list[str]:
@@ -255,7 +255,7 @@ class Look:
                 each for each in acting if each.began > place and gave is not None and _same_size(each.given, gave)
             ]
             if not ends and not later:
-                raise self._nothing(PREACTIVATIONS, f"a module of an activation at the end of '{stage}' or behind it")
+                raise self._nothing(PREACTIVATIONS, f"activation module at the end of '{stage}' or behind it")
             found.append((ends or later)[0].name + INPUT)
         return found
 

@@ -108,18 +108,24 @@ def new_loss(component: Component, num_classes: int) -> Criterion:
 
 
 def new_losses(
-    component: Component, num_classes: int, given: Given = None, *, counts: Tensor | None = None
+    component: Component,
+    num_classes: int,
+    given: Given = None,
+    *,
+    counts: Tensor | None = None,
+    student: str = "",
 ) -> list[tuple[Criterion, float]]:
     """A student's loss, or the parts of a sum with their weights: as given, else as published, else 1.
 
     Args, raises: as of `new_criterion`.
+        student: the name of the student's model, as some losses are weighed by it.
     """
     if given is not None or component.name != SUM:
         return [(new_criterion("loss", component, num_classes, given, counts=counts), 1.0)]
     losses = []
     for part, weight in parts_of(component):
         criterion = new_criterion("loss", part, num_classes, counts=counts)
-        published = published_of(part.name)
+        published = published_of(part.name, student)
         otherwise = 1.0 if published is None else published["distill_weight"]
         losses.append((criterion, otherwise if weight is None else float(weight)))
     names_of = [each.name for each, _ in losses]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,8 @@ def _drawn(
     with progress_bar("posterior", enabled=progress) as step:
         for number in range(options["samples"]):
             generator = torch.Generator().manual_seed(options["seed"] * 1_000_003 + number)
-            model.load_state_dict(states[-1] | distribution.sample(generator, scale=options["scale"]))
+            model.load_state_dict(states[-1])
+            _set_parameters(model, distribution.sample(generator, scale=options["scale"]))
             estimate_statistics(model, _inputs(recipe, cohort, accelerator), accelerator)
             for part, evaluator in evaluators.items():
                 outputs, labels = evaluator.predictions(model)
@@ -175,6 +176,13 @@ def _drawn(
             drawn.append({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()})
             step(number + 1, options["samples"], {})
     return drawn, {name: torch.stack(each) for name, each in said.items()}
+
+
+@torch.no_grad()
+def _set_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """By parameter, as a state has one that is shared under each of its names, of which the last would count."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values[name])
 
 
 def _inputs(recipe: TeachRecipe | DistillRecipe, cohort: Cohort, accelerator: Accelerator) -> Iterator[Inputs]:

@@ -150,7 +150,8 @@ def distill_job(
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
     counts = counts_of([samples])
-    losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts)
+    named = recipe.model.name if model is None and recipe.model is not None else ""
+    losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts, student=named)
     say_unpublished(recipe)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded

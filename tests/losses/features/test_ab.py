@@ -79,7 +79,7 @@ def test_without_such_epochs_it_stands_beside_the_labels(loss):
 def test_the_labels_have_some_epochs(loss):
     with pytest.raises(InputError, match=f"init_epochs of the loss '{loss.__name__}' are 30 of the 30 epochs"):
         loss().start_epoch(0, 30)
-    with pytest.raises(InputError, match="init_epochs is -1; give 0 or more"):
+    with pytest.raises(InputError, match="init_epochs is -1; give a whole number of at least 0"):
         loss(init_epochs=-1)
 
 

@@ -71,5 +71,5 @@ def test_odd_batches():
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match=r"dim is 0; give a number of at least 1"):
+    with pytest.raises(InputError, match=r"dim is 0; give a whole number of at least 1"):
         CC(dim=0)

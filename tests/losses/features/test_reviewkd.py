@@ -87,7 +87,7 @@ def test_the_loss_grows_over_the_first_epochs():
     loss = built(ReviewKD(warmup_epochs=0), student, teacher).eval()
     loss.start_epoch(0, 6)
     assert loss.share == 1
-    with pytest.raises(InputError, match="warmup_epochs is -1; give 0 or more"):
+    with pytest.raises(InputError, match="warmup_epochs is -1; give a whole number of at least 0"):
         ReviewKD(warmup_epochs=-1)
 
 

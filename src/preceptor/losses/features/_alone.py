@@ -8,7 +8,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.losses.features._maps import MapLoss
-from preceptor.losses.features.base import Features, expect
+from preceptor.losses.features.base import Features, count
 
 
 def is_alone(loss: str, init_epochs: int, epoch: int, epochs: int) -> bool:
@@ -45,7 +45,7 @@ class AloneFirst(MapLoss):
         init_epochs: int = 30,
     ) -> None:
         super().__init__(student=student, teacher=teacher)
-        expect("init_epochs", init_epochs, init_epochs >= 0, "0 or more")
+        count("init_epochs", init_epochs, 0)
         self.init_epochs: int = init_epochs
         self.alone: bool = init_epochs > 0
 

@@ -155,7 +155,16 @@ def taps(given: str | Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple
 
 
 def only(features: Features) -> Tensor:
-    """The feature, where a loss looks at one."""
+    """The feature, where a loss looks at one.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(features) != 1:
+        raise InputError(
+            f"the loss looks at one feature of each model, and here are {len(features)} ({', '.join(features)}); name "
+            "one"
+        )
     [found] = features.values()
     return found
 
@@ -214,6 +223,16 @@ def gradient_free(features: Features) -> dict[str, Tensor]:
     return {name: feature.detach() for name, feature in features.items()}
 
 
+def count(what: str, value: Any, least: int, why: str = "") -> None:
+    """Refuse an option of a loss that is no whole number, or too small.
+
+    Raises:
+        InputError: naming it, perhaps with the reason for the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{what} is {value!r}; give a whole number of at least {least}{why}")
+
+
 def expect(what: str, value: Any, fits: bool, wanted: str) -> None:
     """Refuse an option of a loss.
 
@@ -236,6 +255,7 @@ __all__ = [
     "Setting",
     "as_map",
     "as_vector",
+    "count",
     "expect",
     "flat",
     "gradient_free",

@@ -12,7 +12,7 @@ from preceptor.losses.features.base import (
     Published,
     Setting,
     as_vector,
-    expect,
+    count,
     gradient_free,
     only,
 )
@@ -61,7 +61,7 @@ class CC(FeatureLoss):
 
     def __init__(self, *, dim: int = 128, student: str | None = None, teacher: str | None = None) -> None:
         super().__init__(student=student, teacher=teacher)
-        expect("dim", dim, dim >= 1, "a number of at least 1")
+        count("dim", dim, 1)
         self.dim: int = dim
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:

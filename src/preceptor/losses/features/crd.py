@@ -17,6 +17,7 @@ from preceptor.losses.features.base import (
     Published,
     Setting,
     as_vector,
+    count,
     expect,
     gradient_free,
     only,
@@ -97,8 +98,8 @@ class CRD(FeatureLoss):
         teacher: str | None = None,
     ) -> None:
         super().__init__(student=student, teacher=teacher)
-        expect("dim", dim, dim >= 1, "a number of at least 1")
-        expect("negatives", negatives, negatives >= 1, "a number of at least 1")
+        count("dim", dim, 1)
+        count("negatives", negatives, 1)
         expect("temperature", temperature, 0 < temperature < math.inf, "a positive finite number")
         expect("momentum", momentum, 0 <= momentum < 1, "a share from 0 to less than 1")
         self.dim: int = dim

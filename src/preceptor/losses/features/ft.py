@@ -12,7 +12,7 @@ from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._alone import AloneFirst
 from preceptor.losses.features._maps import Pair, of_one_size
 from preceptor.losses.features.at import attention
-from preceptor.losses.features.base import LAST, Published, Setting, expect
+from preceptor.losses.features.base import LAST, Published, Setting, count, expect
 from preceptor.losses.features.fitnet import fitnet
 
 SLOPE = 0.1
@@ -70,7 +70,7 @@ class FT(AloneFirst):
         init_epochs: int = 30,
         rate: float = 0.5,
     ) -> None:
-        expect("init_epochs", init_epochs, init_epochs >= 1, "1 or more, as no factor means anything before")
+        count("init_epochs", init_epochs, 1, ", as no factor means anything before")
         expect("rate", rate, 0 < rate < float("inf"), "a positive number")
         super().__init__(student=student, teacher=teacher, init_epochs=init_epochs)
         self.rate: float = rate

@@ -13,7 +13,7 @@ from preceptor.errors import InputError
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._alone import is_alone
 from preceptor.losses.features._maps import maps, precise, size
-from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, expect
+from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, count, expect
 from preceptor.losses.kd import kd
 
 ROTATIONS = 4
@@ -28,6 +28,8 @@ class HSAKD(FeatureLoss):
     `init_epochs`, while all else waits; the released code trains them before, in 240 epochs of their own on a frozen
     teacher (or together with it, which no student can do). Its classifiers repeat the network's own later stages; here
     each of these is `blocks` residual blocks of its width.
+
+    Samples without a label are left out, as the teacher's classifiers learn from labels.
 
     Args:
         student: where to look in the student: maps (B, C, H, W) or tokens (B, T, D), the earliest stage first.
@@ -58,8 +60,8 @@ class HSAKD(FeatureLoss):
     ) -> None:
         super().__init__(student=student, teacher=teacher)
         expect("temperature of HSAKD", temperature, temperature > 0, "a positive number, such as 3.0")
-        expect("init_epochs of HSAKD", init_epochs, init_epochs >= 1, "1 or more")
-        expect("blocks of HSAKD", blocks, blocks >= 1, "1 or more")
+        count("init_epochs of HSAKD", init_epochs, 1)
+        count("blocks of HSAKD", blocks, 1)
         self.temperature: float = temperature
         self.init_epochs: int = init_epochs
         self.blocks: int = blocks

@@ -51,6 +51,8 @@ class OFA(FeatureLoss):
     convolutions; that of tokens merges patches to a grid of 7 x 7 and has as many transformer blocks. The teacher is
     asked for logits alone. Published is gamma 1, in the released command for ImageNet 1.5.
 
+    Samples without a label are left out, as the label weighs in it.
+
     Args:
         student: where to look in the student: maps (B, C, H, W) or tokens (B, T, D), the earliest stage first.
         gamma: of `ofa`.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preceptor.losses.features._relations import full_precision, nothing, rows
-from preceptor.losses.features.base import FeatureLoss, Features, Published, as_vector, only
+from preceptor.losses.features.base import FeatureLoss, Features, Published, Setting, as_vector, only
 
 _EPS = 1e-7
 
@@ -58,6 +58,10 @@ class PKT(FeatureLoss):
 
     published: ClassVar[Published] = Published(distill_weight=30000.0, source="the code of CRD, arXiv 1910.10699")
     batch_level: ClassVar[bool] = True
+
+    def build(self, student: Features, teacher: Features, setting: Setting) -> None:
+        """Refuse several features of a model."""
+        only(student), only(teacher)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._maps import MapLoss, Pair, shrunk, size
-from preceptor.losses.features.base import PENULTIMATE, PREACTIVATIONS, STAGES, Features, Published, Setting, expect
+from preceptor.losses.features.base import (
+    PENULTIMATE,
+    PREACTIVATIONS,
+    STAGES,
+    Features,
+    Published,
+    Setting,
+    count,
+)
 
 WIDEST = 512
 GRIDS = (4, 2, 1)
@@ -102,7 +110,7 @@ class ReviewKD(MapLoss):
         teacher: str | Sequence[str] | None = None,
         warmup_epochs: int = 20,
     ) -> None:
-        expect("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or more")
+        count("warmup_epochs", warmup_epochs, 0)
         self_found = student is None and teacher is None
         super().__init__(student=student, teacher=(PREACTIVATIONS, PENULTIMATE) if self_found else teacher)
         self.uppermost: bool = self_found

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, smooth_l1_loss
 from torch.utils.checkpoint import checkpoint
 
 from preceptor.losses.features._relations import full_precision, nothing, rows
-from preceptor.losses.features.base import FeatureLoss, Features, Published, as_vector, expect, only
+from preceptor.losses.features.base import FeatureLoss, Features, Published, Setting, as_vector, expect, only
 
 _AT_ONCE = 2**20
 """How many numbers an intermediate tensor of the angles may have, where one anchor does not need more."""
@@ -115,6 +115,10 @@ class RKD(FeatureLoss):
         expect("angle_weight", angle_weight, angle_weight >= 0, "a weight of at least 0")
         self.distance_weight: float = distance_weight
         self.angle_weight: float = angle_weight
+
+    def build(self, student: Features, teacher: Features, setting: Setting) -> None:
+        """Refuse several features of a model."""
+        only(student), only(teacher)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features

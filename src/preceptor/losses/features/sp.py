@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from preceptor.losses.features._relations import full_precision, nothing, rows
-from preceptor.losses.features.base import LAST, FeatureLoss, Features, Published
+from preceptor.losses.features.base import LAST, FeatureLoss, Features, Published, Setting
 
 
 @full_precision
@@ -50,6 +50,10 @@ class SP(FeatureLoss):
     published: ClassVar[Published] = Published(distill_weight=3000.0, source="the code of CRD, arXiv 1910.10699")
     default_taps: ClassVar[tuple[str, ...]] = (LAST,)
     batch_level: ClassVar[bool] = True
+
+    def build(self, student: Features, teacher: Features, setting: Setting) -> None:
+        """Refuse another number of the student's layers than of the teacher's."""
+        self.check_pairs(student, teacher)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from preceptor.errors import InputError
 from preceptor.losses.features._alone import is_alone
 from preceptor.losses.features._relations import full_precision, nothing, working
-from preceptor.losses.features.base import FeatureLoss, Features, Published, Setting, as_vector, expect, only
+from preceptor.losses.features.base import FeatureLoss, Features, Published, Setting, as_vector, count, expect, only
 from preceptor.losses.kd import kd
 
 
@@ -91,7 +91,7 @@ class SSKD(FeatureLoss):
             expect(name, value, 0 < value < math.inf, "a positive finite number")
         for name, value in {"keep_transformed": keep_transformed, "keep_similar": keep_similar}.items():
             expect(name, value, 0 <= value <= 1, "a share from 0 to 1")
-        expect("init_epochs", init_epochs, init_epochs >= 1, "1 or more, as the head means nothing before")
+        count("init_epochs", init_epochs, 1, ", as the head means nothing before")
         self.kd_weight: float = kd_weight
         self.transform_weight: float = transform_weight
         self.similarity_weight: float = similarity_weight

@@ -17,6 +17,7 @@ from preceptor.losses.features.base import (
     Published,
     Setting,
     as_vector,
+    count,
     expect,
     gradient_free,
     only,
@@ -102,8 +103,8 @@ class WCoRD(FeatureLoss):
         super().__init__(student=student, teacher=teacher)
         expect("global_weight", global_weight, global_weight >= 0, "a weight of at least 0")
         expect("local_weight", local_weight, local_weight >= 0, "a weight of at least 0")
-        expect("dim", dim, dim >= 1, "a number of at least 1")
-        expect("negatives", negatives, negatives >= 1, "a number of at least 1")
+        count("dim", dim, 1)
+        count("negatives", negatives, 1)
         expect("momentum", momentum, 0 <= momentum < 1, "a share from 0 to less than 1")
         expect("entropy", entropy, entropy > 0, "a number above 0")
         self.global_weight: float = global_weight
