@@ -85,7 +85,6 @@ def test_a_teacher_whose_features_are_wanted_is_not_asked_once_for_all(teacher: 
     assert_close(weights(tmp_path / "cached"), weights(tmp_path / "live"), 0)
 
 
-
 def test_in_a_stack_such_a_loss_is_refused() -> None:
     from preceptor.schema import Component
     from preceptor.training import distill_stack
