@@ -256,13 +256,13 @@ class Look:
             ]
             if not ends and not later:
                 wanted = f"activation at the end of '{stage}' that is a module of its own"
-                raise self._nothing(PREACTIVATIONS, wanted, f", or take '{STAGES}'")
+                raise self._nothing(PREACTIVATIONS, wanted)
             found.append((ends or later)[0].name + INPUT)
         return found
 
-    def _nothing(self, word: str, wanted: str, instead: str = "") -> InputError:
+    def _nothing(self, word: str, wanted: str) -> InputError:
         return InputError(
-            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules{instead} "
+            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules "
             "(preceptor taps lists them)"
         )
 
