@@ -32,8 +32,11 @@ LOOKING = """
 ## That look into the models
 
 `student` and `teacher` say where they look: names of modules, patterns, `NAME:input`, or the words `penultimate`,
-`last`, `stages`, `preactivations`; `preceptor taps MODEL` lists what there is. Where a recipe gives no weights they are
-the published ones. What a loss has of its own: *parameters*, trained beside the student's and saved with the run; a
+`last`, `stages`, `preactivations` ([what they are](extend.md#a-loss-that-looks-into-the-models)); `preceptor taps
+MODEL` lists what there is. The teacher is one live model, or its
+[record](records.md#features-of-inner-modules). Where a recipe gives no weights they are the published ones. The recipes
+that ship give `kd`'s: beside `loss=SP` say `ce_weight=1 distill_weight=3000`; a line tells where weights are others
+than the published. What a loss has of its own: *parameters*, trained beside the student's and saved with the run; a
 *memory* of the samples; *views* of the inputs, which both models are shown too; first *epochs* of a run. A loss of
 [yours](extend.md#a-loss-that-looks-into-the-models) is ten lines.
 

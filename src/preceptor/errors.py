@@ -23,13 +23,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("temprature", ["temperature", "alpha"])
     "did you mean 'temperature'?"
+    >>> did_you_mean("crd", ["CRD", "dkd"])
+    "did you mean 'CRD'?"
     >>> did_you_mean("x", ["temperature", "alpha"])
     'known: alpha, temperature.'
     """
     names = sorted(known)
     if not names:
         return "it takes none."
-    near = difflib.get_close_matches(str(name), names, n=1)
+    same = [each for each in names if each.lower() == str(name).lower()]
+    near = same or difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
 
 

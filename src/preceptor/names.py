@@ -241,6 +241,8 @@ def check_options(room: str, component: Component, function: Callable[..., Any],
     for option, value in component.options.items():
         if option in own or (option not in known and not anything):
             hint = did_you_mean(option, known - set(own))
+            if (room, option) == ("loss", "weight"):  # which only a part of a sum has
+                hint = f"give distill_weight={value}"
             raise InputError(f"unknown key '{room}.{option}' for the {room} '{component.name}'; {hint}")
         default = _default(function, option)
         if type(default) in (int, float) and isinstance(value, bool):

@@ -82,6 +82,10 @@ def test_the_table_names_the_models_where_they_differ(chain: tuple[Path, dict[st
     assert "| model |" not in markdown(result | {"models": []})
 
 
+def test_models_take_the_place_of_the_model_of_the_students() -> None:
+    assert parse(Generations, CHAIN | {"distill": RECIPE}).models == parse(Generations, CHAIN).models
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -173,9 +173,10 @@ def known(loss: LossLike) -> Component:
             argument="loss",
         ) from None
     if found.name not in OPTIMA:
-        raise InputError(
-            f"The loss {found.name!r} has no known optimum: {did_you_mean(found.name, OPTIMA)}", argument="loss"
-        )
+        meant = did_you_mean(found.name, OPTIMA)
+        if meant.startswith("known"):
+            meant = f"give kd, which judges the teacher itself, or one of {', '.join(sorted({*OPTIMA} - {'kd'}))}"
+        raise InputError(f"The loss {found.name!r} has no known optimum: {meant}", argument="loss")
     return found
 
 

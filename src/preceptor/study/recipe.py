@@ -148,7 +148,7 @@ class Generations(Strict):
         same_samples(teach=self.teach, distill=self.distill)
         for name in self.starts:
             same_samples(**{"teach": self.teach, f"starts.{name}.settings": self.teach_recipe(name)})
-        if self.distill.model != self.teach.model:
+        if not self.models and self.distill.model != self.teach.model:
             raise ValueError(
                 "distill.model differs from teach.model; all generations share one architecture, or models names that "
                 "of each after the first"

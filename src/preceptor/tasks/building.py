@@ -37,7 +37,8 @@ class Recalled:
     """Features of a teacher that remembers them, where another's are caught."""
 
     def __init__(self, teacher: Remembers, names: Sequence[str]) -> None:
-        self.teacher, self.names = teacher, list(names)
+        self.teacher: Remembers = teacher
+        self.names: list[str] = list(names)
 
     def of(self, batch: Batch) -> dict[str, Tensor]:
         """The features of a batch."""
@@ -82,7 +83,9 @@ class Side:
     """
 
     def __init__(self, look: Look | None, features: Callable[[Sequence[str]], dict[str, Tensor]], rows: int) -> None:
-        self.look, self._features, self.rows = look, features, rows
+        self.look: Look | None = look
+        self.rows: int = rows
+        self._features = features
 
     def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
         """On the CPU, as they will be read."""

@@ -255,14 +255,15 @@ class Look:
                 each for each in acting if each.began > place and gave is not None and _same_size(each.given, gave)
             ]
             if not ends and not later:
-                raise self._nothing(PREACTIVATIONS, f"activation module at the end of '{stage}' or behind it")
+                wanted = f"activation at the end of '{stage}' that is a module of its own"
+                raise self._nothing(PREACTIVATIONS, wanted)
             found.append((ends or later)[0].name + INPUT)
         return found
 
     def _nothing(self, word: str, wanted: str) -> InputError:
         return InputError(
-            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules (preceptor taps "
-            "lists them)"
+            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules "
+            "(preceptor taps lists them)"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.tasks.building import looked_into
@@ -40,7 +40,9 @@ class Features:
             raise InputError(
                 f"the features' dtype is '{dtype}'; {did_you_mean(dtype, DTYPES)}", argument="features_dtype"
             )
-        self.dtype, self.taps, self.numbers = dtype, {}, 0
+        self.dtype: str = dtype
+        self.numbers: int = 0
+        self.taps = {}
         if not asked:
             return
         source = looked_into(teacher)
@@ -50,7 +52,7 @@ class Features:
                 "leave the features out",
                 argument="features",
             )
-        self.model = source.model
+        self.model: nn.Module = source.model
         look = Look(source.model, lambda: source.answer(two), "teacher")
         for name in asked:
             found = look.resolve([name])

@@ -70,7 +70,9 @@ def test_then_it_stays_as_it_is_and_the_student_learns():
     assert all(x.grad is not None for x in loss.translators.parameters())
 
 
-@pytest.mark.parametrize(("options", "sentence"), [({"init_epochs": 0}, "a whole number of at least 1"), ({"rate": 0}, "a positive")])
+@pytest.mark.parametrize(
+    ("options", "sentence"), [({"init_epochs": 0}, "a whole number of at least 1"), ({"rate": 0}, "a positive")]
+)
 def test_options(options, sentence):
     with pytest.raises(InputError, match=f"{next(iter(options))} is 0; give {sentence}"):
         FT(**options)
