@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torch 2.13.0: from 26 rows on, torch.cdist says that a row is away from itself, and is up to 20 % off between near rows.
 #
-# With more than 25 rows on either side it computes |x|² - 2xy + |y|² by a matrix product, in float32, and takes the root: what is
-# left of a small distance is the rounding error of the large norms. Pairwise distances of features whose mean is large beside
+# With more than 25 rows on either side it computes |x|² - 2xy + |y|² by a matrix product, in float32, and takes the root: of a
+# small distance, the rounding error of the large norms is left. Pairwise distances of features whose mean is large beside
 # their spread (after a ReLU, or early in training), as relational losses compare them, so depend on the batch size: those
 # of the short last batch are right. compute_mode="donot_use_mm_for_euclid_dist" gives the right ones at any size.
 #

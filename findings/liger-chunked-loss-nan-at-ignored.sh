@@ -4,9 +4,9 @@
 # The chunked losses mask the loss of a token after it was computed: masked_fill makes the loss 0 and its gradient 0 times NaN.
 # One hidden state of NaN or infinity at a padded place, the student's or the teacher's (padding behind a mask of minus infinity
 # may do that), turns every weight of the head into NaN in the next step, though the loss that is logged is that without the
-# token. The hard loss is not touched, as nll_loss leaves the token out before it looks.
+# token. Leaving ignored rows out before the loss, hidden_states[labels != -100], avoids it.
 #
-# Seen, 8 tokens, the last ignored:  soft loss 0.5758 with 0, NaN and infinity there; share of NaN in the head's gradient 0, 1, 1
+# Seen, 8 tokens, the last ignored:  loss 0.5788 with 0, NaN and infinity there; NaN in the head's gradient 0 %, 100 %, 100 %
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -31,7 +31,7 @@ def step(value, side):
     weight = head.clone().requires_grad_()
     loss = soft(hidden["student"].requires_grad_(), weight, hidden["teacher"], teacher_head, labels)
     loss.backward()
-    return float(loss), float(weight.grad.isnan().float().mean())
+    return float(loss.detach()), float(weight.grad.isnan().float().mean())
 
 
 for side in ("student", "teacher"):

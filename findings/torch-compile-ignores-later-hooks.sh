@@ -2,8 +2,8 @@
 # torch 2.13.0: whether a hook that is put on after the first call of a compiled model runs depends on the shape of the batch.
 #
 # torch.compile sets no guard on a module that has no hooks: code compiled before is used as it is, and the hook is not called,
-# without a word. A batch of a new shape is compiled anew, now with the hook. So a tap put on a student that has already run, say for
-# a check before training, sees the short last batch of each epoch and none of the full ones: features from it are not
+# without a word. A batch of a new shape is compiled anew, now with the hook. So a tap put on a student that has already run, say
+# for a check before training, sees the short last batch of each epoch and none of the full ones: features from it are not
 # missing but stale. After torch._dynamo.reset(), or if it was put on before the first call, it sees them all.
 #
 # Seen, batches of 8, 8, 5, 8, 8, 5:   put on after a call: sees 5, 5    put on before it: 8, 8, 5, 8, 8, 5

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # torchvision 0.28.0 (torch 2.13.0): what is caught at a bn layer of resnet18 is the output of the ReLU that follows it.
 #
-# The ReLUs of its ResNets work in place: they write over the tensor that was caught. create_feature_extractor(model, ["bn1"])
-# returns features without a negative number, and so does a forward hook on bn1, which saw the right values when it was called. If the
-# extractor is cut at a node whose ReLU it does not need, it leaves that ReLU out and the values are right: so those of
-# "bn1" depend on what else was asked for. Methods that compare features before the ReLU (such as overhaul distillation)
+# The ReLUs of its ResNets work in place: they write over the tensor that was caught. A forward hook on bn1 sees the right
+# values when it is called, but what it keeps has no negative number afterwards. create_feature_extractor leaves out what it does
+# not need: of ["bn1"] alone it returns the right values, of ["bn1", "layer1"] those after the ReLU. So what "bn1" means
+# depends on what else was asked for. Methods that compare features before the ReLU (such as overhaul distillation)
 # then compare what comes after it.
 #
 # Seen, least value at bn1:   extractor of bn1 alone: -1.35   of bn1 and layer1: 0   hook, when called: -1.35, afterwards: 0
