@@ -61,7 +61,8 @@ class PKT(FeatureLoss):
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:
         """Refuse several features of a model."""
-        only(student), only(teacher)
+        for features in (student, teacher):
+            only(features)
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Features, teacher_features: Features
