@@ -343,7 +343,7 @@ def test_parts_that_cannot_be_made_are_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize(
     ("word", "lacks"),
-    [("penultimate", "no classifier;"), ("preactivations", "no activation module at the end of '0' or")],
+    [("penultimate", "no classifier;"), ("preactivations", "no activation at the end of '0' that is a module")],
 )
 def test_a_word_that_stands_for_nothing_says_what_is_missing(word: str, lacks: str) -> None:
     convolutions = [nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(2)]

@@ -393,7 +393,7 @@ def test_the_large_form_of_the_images_benchmark() -> None:
     study = load(PredictionStudy, BENCHMARKS / "recipes" / "human-images-gpu.yaml")
     assert len(study.seeds) >= 5
     assert len(study.candidates) >= 20
-    assert {entry.loss.name for entry in study.losses.values()} == set(losses.__all__)
+    assert {entry.loss.name for entry in study.losses.values()} == {*losses.__all__} - {"CTKD"}  # which no stack takes
     for entry in study.losses.values():
         new_loss(entry.loss, 10)
     for name in study.teachers:
