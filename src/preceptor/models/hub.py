@@ -31,14 +31,12 @@ def loaded(pretrained: str, read: Callable[..., T], *, what: str, needs: str, mo
     Raises:
         InputError: transformers is not installed, or nothing can be loaded.
     """
-    try:
-        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
-        from safetensors import SafetensorError
-    except ImportError:
-        raise InputError(f"the model '{model}' needs transformers; run pip install 'preceptor[text]'") from None
+    need_transformers(model)
+    from safetensors import SafetensorError
+
     place = place_of(pretrained)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
+        with quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
             try:
                 return read(place, trust_remote_code=False, local_files_only=True)
             except OSError:
@@ -50,6 +48,18 @@ def loaded(pretrained: str, read: Callable[..., T], *, what: str, needs: str, mo
             f"the {what} '{pretrained}' cannot be loaded ({_first_sentence(error)}); give a folder with {needs}, or, "
             "with a network, a name on the Hugging Face hub"
         ) from error
+
+
+def need_transformers(model: str) -> None:
+    """Refuse a model that transformers makes, where that is not installed; `model` is its name in a recipe.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise InputError(f"the model '{model}' needs transformers; run pip install 'preceptor[text]'") from None
 
 
 def refuse_missing(names: Iterable[str], pretrained: str, what: str) -> None:
@@ -72,13 +82,20 @@ def is_pretrained(model: nn.Module) -> bool:
 
 
 def save_pretrained(model: Any, folder: Path, class_names: Sequence[str]) -> None:
-    """Write a model as transformers loads it, with the names of its classes in its configuration."""
+    """Write a model as transformers loads it, with the names of its classes in its configuration.
+
+    Those of a language model are its tokens, which a tokenizer knows.
+    """
     config = getattr(model, "config", None)
-    if hasattr(config, "id2label"):
+    if hasattr(config, "id2label") and not _has_tokens(model):
         config.id2label = dict(enumerate(class_names))  # type: ignore[union-attr]
         config.label2id = {name: number for number, name in enumerate(class_names)}  # type: ignore[union-attr]
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
+
+
+def _has_tokens(model: Any) -> bool:
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
 def place_of(pretrained: str) -> str:
@@ -104,8 +121,8 @@ def _first_sentence(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without its progress bar, which would be in the way of ours."""
+def quiet() -> Iterator[None]:
+    """transformers without its progress bar, which would be in the way of ours, and without its advice."""
     from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
