@@ -29,11 +29,9 @@ def loaded(pretrained: str, read: Callable[..., T], *, what: str, needs: str, mo
     Raises:
         InputError: transformers is not installed, or nothing can be loaded.
     """
-    try:
-        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
-        from safetensors import SafetensorError
-    except ImportError:
-        raise InputError(f"the model '{model}' needs transformers; run pip install 'preceptor[text]'") from None
+    need_transformers(model)
+    from safetensors import SafetensorError
+
     place = place_of(pretrained)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
@@ -48,6 +46,18 @@ def loaded(pretrained: str, read: Callable[..., T], *, what: str, needs: str, mo
             f"the {what} '{pretrained}' cannot be loaded ({_first_sentence(error)}); give a folder with {needs}, or, "
             "with a network, a name on the Hugging Face hub"
         ) from error
+
+
+def need_transformers(model: str) -> None:
+    """Refuse a model that transformers makes, where that is not installed; `model` is its name in a recipe.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise InputError(f"the model '{model}' needs transformers; run pip install 'preceptor[text]'") from None
 
 
 def place_of(pretrained: str) -> str:

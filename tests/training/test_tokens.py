@@ -121,7 +121,9 @@ def test_every_token_has_its_scores_on_file_and_no_outputs_are(teacher: Path) ->
     said, labels, dataset = asked(teacher, "heldout")
     found = runs.read_token_scores(teacher, "heldout", "last")
     torch.testing.assert_close(found.nll, F.cross_entropy(said, labels, reduction="none"))
-    torch.testing.assert_close(found.nll_at[:, found.temperatures.index(2.0)], F.cross_entropy(said / 2, labels, reduction="none"))
+    torch.testing.assert_close(
+        found.nll_at[:, found.temperatures.index(2.0)], F.cross_entropy(said / 2, labels, reduction="none")
+    )
     assert torch.equal(found.labels.long(), labels)
     held = slice(60, 80)
     assert torch.equal(found.documents.long(), dataset.documents[held][dataset.labels[held] >= 0])

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from preceptor.errors import InputError
-from preceptor.hub import loaded, place_of, quiet
+from preceptor.hub import loaded, need_transformers, place_of, quiet
 
-__all__ = ["is_pretrained", "loaded", "place_of", "refuse_missing", "save_pretrained"]
+__all__ = ["is_pretrained", "loaded", "need_transformers", "place_of", "quiet", "refuse_missing", "save_pretrained"]
 
 
 def refuse_missing(names: Iterable[str], pretrained: str, what: str) -> None:
@@ -36,10 +36,17 @@ def is_pretrained(model: nn.Module) -> bool:
 
 
 def save_pretrained(model: Any, folder: Path, class_names: Sequence[str]) -> None:
-    """Write a model as transformers loads it, with the names of its classes in its configuration."""
+    """Write a model as transformers loads it, with the names of its classes in its configuration.
+
+    Those of a language model are its tokens, which a tokenizer knows.
+    """
     config = getattr(model, "config", None)
-    if hasattr(config, "id2label"):
+    if hasattr(config, "id2label") and not _has_tokens(model):
         config.id2label = dict(enumerate(class_names))  # type: ignore[union-attr]
         config.label2id = {name: number for number, name in enumerate(class_names)}  # type: ignore[union-attr]
     with quiet():
         model.save_pretrained(folder)
+
+
+def _has_tokens(model: Any) -> bool:
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None
