@@ -242,8 +242,8 @@ def _llama(width: int = 128, depth: int = 4, heads: int = 4) -> dict[str, Any]:
     """The configuration of a small Llama; its gated layers have as many weights as plain ones four times as wide."""
     if min(width, depth, heads) < 1 or width % (2 * heads):
         raise InputError(
-            f"the model 'causal_lm' has width {width}, depth {depth} and {heads} heads; give a width that is a multiple "
-            "of twice the heads, and a depth above 0"
+            f"the model 'causal_lm' has width {width}, depth {depth} and {heads} heads; give a width that is a "
+            "multiple of twice the heads, and a depth above 0"
         )
     return {
         "model_type": "llama",
