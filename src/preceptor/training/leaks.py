@@ -49,8 +49,12 @@ def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
 
     Labels in the order of the classes say nothing, as many a data set lists them so.
     """
-    index, recorded = runs.heldout_labels(reference.run, reference.member)
     labels = samples.labels
+    if samples.are_tokens:
+        index, recorded = runs.parts_of(reference.run)["heldout"], runs.read_token_scores(reference.run).labels
+        ours = labels[index[index < len(labels)]]
+        return torch.equal(ours[ours >= 0], recorded.long())
+    index, recorded = runs.heldout_labels(reference.run, reference.member)
     if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
         return False
     return torch.equal(labels[index], recorded)
