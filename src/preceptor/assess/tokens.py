@@ -304,8 +304,8 @@ def _notes(documents: int, same: bool, unshared: float, fitted: bool) -> Iterato
         )
     if fitted:
         yield (
-            "The best temperature of a teacher, and its NLL there, are fitted to these very documents, so that NLL is a "
-            "little too low; it ranks nobody."
+            "The best temperature of a teacher, and its NLL there, are fitted to these very documents, so that NLL is "
+            "a little too low; it ranks nobody."
         )
 
 
