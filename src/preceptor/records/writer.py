@@ -12,6 +12,7 @@ from torch import Tensor
 from preceptor.errors import InputError
 from preceptor.records.forms import scalars_of
 from preceptor.records.manifest import MANIFEST, Manifest, difference, read_manifest, write_manifest
+from preceptor.records.powers import blocks_of
 from preceptor.records.sampling import uniforms
 from preceptor.records.shards import Mapped, Shard, listed_shards, read_index, write_index, write_shard
 from preceptor.runs import files
@@ -100,16 +101,21 @@ class RecordWriter:
         _check(ids, view, log_probs, labels, features or {}, self.manifest)
         ids, log_probs = ids.cpu(), log_probs.detach().float().cpu()
         labels = torch.full_like(ids, -1) if labels is None else labels.cpu()
+        blocks = [self._packed(ids[rows], view, log_probs[rows], labels[rows]) for rows in blocks_of(log_probs)]
+        packed = {name: torch.cat([each[name] for each in blocks]) for name in blocks[0]} if blocks else {}
+        if packed:
+            self.add(view, packed | {f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()})
+
+    def _packed(self, ids: Tensor, view: int, log_probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Rows as they are stored, without features."""
         scalars = scalars_of(log_probs, labels, self.manifest.grid)
         numbers = [scalars.entropy, scalars.log_max, scalars.label_log_probs]
-        rows = {
+        return {
             "ids": ids,
             "labels": labels.int(),
             "scalars": torch.cat([torch.stack(numbers, -1), scalars.log_powers], -1),
             **self.manifest.form.pack(log_probs, uniforms(self.manifest.seed, ids, view), scalars),
-            **{f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()},
         }
-        self.add(view, rows)
 
     def add(self, view: int, rows: Mapping[str, Tensor]) -> None:
         """Add rows as they are stored (`Record.rows`), but for those whose ids are `done`.
@@ -181,7 +187,7 @@ def _check(
     wanted = (len(ids), manifest.num_classes)
     if tuple(log_probs.shape) != wanted:
         raise InputError(f"log_probs have shape {tuple(log_probs.shape)}; give one row for each id, {wanted}")
-    total = log_probs.detach().double().logsumexp(-1)
+    total = torch.cat([log_probs[rows].detach().float().logsumexp(-1) for rows in blocks_of(log_probs)] or [log_probs])
     wrong = ~(total.abs() < 1e-2)
     if wrong.any():
         row = int(wrong.int().argmax())
