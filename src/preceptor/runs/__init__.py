@@ -17,6 +17,7 @@ from preceptor.runs.folder import (
 )
 from preceptor.runs.integrity import SCHEMA
 from preceptor.runs.splits import heldout_labels, parts_of, read_predictions, read_splits, write_splits
+from preceptor.runs.token_scores import TokenScores, has_token_scores, read_token_scores, write_token_scores
 from preceptor.runs.weights import (
     Factory,
     Weights,
@@ -35,10 +36,12 @@ __all__ = [
     "SCHEMA",
     "Factory",
     "Identity",
+    "TokenScores",
     "Weights",
     "circumstances",
     "epochs_of",
     "give_up",
+    "has_token_scores",
     "heldout_labels",
     "kept_epochs",
     "load_model",
@@ -54,6 +57,7 @@ __all__ = [
     "read_recipe",
     "read_result",
     "read_splits",
+    "read_token_scores",
     "read_weights",
     "refuse_unlike_parent",
     "save_weights",
@@ -63,4 +67,5 @@ __all__ = [
     "write_choice",
     "write_result",
     "write_splits",
+    "write_token_scores",
 ]

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from preceptor.inputs import Inputs
 from preceptor.outputs import logits_of
 from preceptor.tasks.reduction import reduce
+from preceptor.tasks.tokens import COUNTED, of_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,9 @@ class Company:
         own = (logits.float().masked_fill(~mask, 0) / self.temperature).log_softmax(-1)
         values = torch.zeros_like(own[..., 0])
         for model in self.models:
-            other = (self.say(model, batch["input"]).float().masked_fill(~mask, 0) / self.temperature).log_softmax(-1)
+            said = self.say(model, batch["input"])
+            said = of_tokens(said, batch[COUNTED]) if COUNTED in batch else said
+            other = (said.float().masked_fill(~mask, 0) / self.temperature).log_softmax(-1)
             values = values + F.kl_div(own, other, reduction="none", log_target=True).sum(-1)
         return self.weight * self.temperature**2 * values / len(self.models)
 

@@ -23,6 +23,7 @@ from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps, check_features
 from preceptor.tasks.teacher import Answer, TeacherFn, TeacherLike, as_teacher, of_all_classes
+from preceptor.tasks.tokens import has_tokens, of_tokens, tokens_alone
 from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
@@ -136,6 +137,12 @@ class Task:
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         raise NotImplementedError
 
+    def _examples(self, batch: Mapping[str, Any], logits: Tensor) -> tuple[Mapping[str, Any], Tensor]:
+        """The batch and its logits as the criteria see them: of rows of tokens the positions that count alone."""
+        if not has_tokens(batch, self.lead) or self.lead:
+            return batch, logits
+        return tokens_alone(batch), of_tokens(logits, batch["mask"], f"the {self.whose}")
+
     def _whole(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch of somebody else's loop with a mask of all True, where it has none."""
         for each in self.criteria:
@@ -211,6 +218,7 @@ class TeachTask(Task):
         self.company: Company | None = None  # models that are trained beside this one, and tell it something
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
+        batch, logits = self._examples(batch, logits)
         # Masked labels may be anything; the objective must not trip over them.
         labels = batch["label"].masked_fill(~batch["mask"], 0)
         given = {**batch, **seen, "logits": logits, "labels": labels}
@@ -293,11 +301,13 @@ class DistillTask(Task):
         return self._viewing is not None or any(each.taps("teacher") for each in self.criteria)
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
-        mask = batch["mask"]
+        taught = self._asked(batch, seen[SHOWN])
+        if has_tokens(batch, self.lead) and not self.lead:
+            taught = {**taught, "teacher_logits": of_tokens(taught["teacher_logits"], batch["mask"], "the teacher")}
+        batch, logits = self._examples(batch, logits)
+        mask, teacher = batch["mask"], taught["teacher_logits"]
         known = mask if self.labelled is None else mask & self._labelled(batch["index"])
         labels = batch["label"].masked_fill(~known, 0)
-        taught = self._asked(batch, seen[SHOWN])
-        teacher = taught["teacher_logits"]
         check_match(logits, teacher)
         self._check_targets(teacher)
         given = {**batch, **seen, **taught, "logits": logits, "labels": labels}

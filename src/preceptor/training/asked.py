@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from preceptor import runs
+from preceptor.data.dataset import require_index
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, Recipe
 from preceptor.runs import Identity
 from preceptor.tasks.building import Plan
+from preceptor.tasks.criterion import Criterion
 from preceptor.training.cohort import Cohort
 from preceptor.training.own import Own
 from preceptor.training.samples import Samples
@@ -33,10 +35,35 @@ def checked(recipe: Recipe, own: Own | None, *, stacked: bool = False) -> Own:
     return (own or Own()).check(recipe)
 
 
+def check_of_samples(samples: Samples, sampler: object, *criteria: tuple[str, Criterion]) -> None:
+    """Refuse criteria that must know each sample again where that cannot be, and what is for one label a sample.
+
+    Args:
+        sampler: of the recipe, if it has one.
+        criteria: with what an error calls each, such as ``objective``.
+
+    Raises:
+        InputError: naming the criterion or the sampler.
+    """
+    for role, each in criteria:
+        what = f"the {role} '{each.name}'"
+        if samples.are_tokens and (each.has("observe") or "index" in each.needs):
+            raise InputError(f"{what} remembers what it saw of each sample, and a row of tokens is many; give another")
+        if each.has("observe"):
+            require_index(samples.data.train, what)
+    if sampler is not None and samples.are_tokens:
+        raise InputError(
+            "a sampler draws samples by their class, and a row of tokens has many; leave out the key 'sampler'"
+        )
+
+
 def counts_of(samples: Sequence[Samples]) -> Tensor | None:
-    """Training samples of each class, int64 (C,); None where the models of a stack learn from different numbers."""
+    """Training samples of each class, int64 (C,), or labels of each token; None where the models of a stack learn from
+    different numbers.
+    """
     classes = samples[0].data.num_classes
-    each = [s.labels[s.parts["train"]].bincount(minlength=classes) for s in samples]
+    learned = [s.learned_labels for s in samples]
+    each = [labels[labels >= 0].bincount(minlength=classes) for labels in learned]
     return each[0] if all(torch.equal(each[0], other) for other in each) else None
 
 

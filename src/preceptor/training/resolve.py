@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor import runs
-from preceptor.data.dataset import Data, require_index
+from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.inputs import batch_to
 from preceptor.names import Trust, refuse_made
@@ -25,7 +25,7 @@ from preceptor.tasks.teacher import (
     TeacherLike,
 )
 from preceptor.training import probe
-from preceptor.training.asked import checked, counts_of, plan_of, with_parent
+from preceptor.training.asked import check_of_samples, checked, counts_of, plan_of, with_parent
 from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
@@ -81,8 +81,7 @@ def teach_job(
     criterion = new_criterion("objective", recipe.objective, found.num_classes, objective, counts=counts)
     if recipe.mixing:
         refuse_mixing(criterion)
-    if criterion.has("observe"):
-        require_index(found.train, f"the objective '{criterion.name}'")
+    check_of_samples(samples[0], recipe.sampler, ("objective", criterion))
     module = _module(recipe, samples, seeds or [recipe.seed], model, stacked=bool(seeds))
     if objective is None:
         note_squared_error(recipe.objective, found.num_classes, module)
@@ -162,8 +161,7 @@ def distill_job(
         for criterion, _ in losses:
             refuse_mixing(criterion, bare)
         refuse_mixing(hard)
-    if hard.has("observe"):
-        require_index(found.train, f"the label_loss '{hard.name}'")
+    check_of_samples(samples, recipe.sampler, ("label_loss", hard), *[("loss", each) for each, _ in losses])
     if teacher is None:
         refuse_leak(recipe, samples, named=found.origin is not None)
     student = _module(recipe, [samples], [recipe.seed], model, stacked=False)
@@ -186,6 +184,7 @@ def distill_job(
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
         tabulated = (
             recipe.cache
+            and not samples.are_tokens  # too many outputs to be kept: that is what records are for
             and recipe.augmentation is None
             and recipe.mixing is None
             and not task.looks_at_teacher

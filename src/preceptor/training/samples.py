@@ -12,6 +12,7 @@ from preceptor import names
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
 from preceptor.data.shared import say_what_is_shared
 from preceptor.data.split import checked_pools, pooled_split
+from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.recipe import Recipe, Split
@@ -26,7 +27,8 @@ class Samples:
 
     ``parts`` holds int64 indices into ``train``: ``train``, ``heldout``, and where the recipe cuts them
     ``transfer`` and ``test``. ``test`` is the data set that the test part indexes: the data's own test set,
-    or ``train``. ``labels`` (N,) are those of ``train``, ``test_labels`` those of ``test``.
+    or ``train``. ``labels`` (N,) are those of ``train``, ``test_labels`` those of ``test``; of rows of tokens (N, L),
+    -100 where nothing counts.
     """
 
     seed: int
@@ -36,6 +38,11 @@ class Samples:
     parts: dict[str, Tensor]
     labels: Tensor
     test_labels: Tensor | None
+
+    @property
+    def are_tokens(self) -> bool:
+        """Whether each sample is a row of tokens, with a label for each of its positions."""
+        return isinstance(self.data.train, TokenDataset)
 
     @property
     def for_students(self) -> Tensor:
@@ -54,9 +61,11 @@ class Samples:
 
     @property
     def learned_labels(self) -> Tensor:
-        """The labels that are learned from, int64 (N,): -1 for samples of other parts."""
+        """The labels that are learned from, int64 (N,) or of rows of tokens (N, L): -1 for samples of other parts, and
+        where nothing counts.
+        """
         rows = self.parts["train"]
-        return torch.full_like(self.labels, -1).index_copy(0, rows, self.labels[rows])
+        return torch.full_like(self.labels, -1).index_copy(0, rows, self.labels[rows].clamp(min=-1))
 
     @property
     def test_indices(self) -> Tensor:
@@ -116,7 +125,10 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
         )
     labels = labels_of(data.train, data.num_classes)
     pools = checked_pools(data.pools or {}, len(labels))
-    parts = pooled_split(labels, _sizes(recipe.split, pools), pools, streams.generator("split"))
+    if isinstance(data.train, TokenDataset):
+        parts = _parts_of_tokens(recipe, pools, len(labels))
+    else:
+        parts = pooled_split(labels, _sizes(recipe.split, pools), pools, streams.generator("split"))
     test, of_test = (data.train, labels) if "test" in parts else (None, None)
     if data.test is not None:
         test, of_test = data.test, labels_of(data.test, data.num_classes)
@@ -124,6 +136,22 @@ def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
         Indexed, num_classes=data.num_classes, seed=streams.seed("augmentation"), collate_fn=data.collate_fn
     )
     return Samples(seed, data, indexed(data.train), None if test is None else indexed(test), parts, labels, of_test)
+
+
+def _parts_of_tokens(recipe: Recipe, pools: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """The parts that the data say: whole documents, whatever the seed."""
+    asked = [name for name, size in recipe.split if size is not None]
+    if asked:
+        raise InputError(
+            f"split.{asked[0]} is {getattr(recipe.split, asked[0])}, but the data set '{recipe.data_name}' tells its "
+            f"documents apart itself; give data.{asked[0]} in its place"
+        )
+    if "heldout" not in pools:
+        raise InputError("the rows of tokens have no held-out ones; give Data(pools={'heldout': rows})")
+    free = torch.ones(rows, dtype=torch.bool)
+    for pool in pools.values():
+        free[pool] = False
+    return {"train": free.nonzero()[:, 0], **pools}
 
 
 def _sizes(split: Split, pools: Container[str]) -> dict[str, int | float | None]:

@@ -228,7 +228,8 @@ class Stepper:
             with torch.no_grad():
                 said = self.task.teacher(batch)
             said = said.log_probs if isinstance(said, Targets) else said
-            refuse_teacher_not_finite(said, batch["index"], batch["mask"])
+            if said.shape[:-1] == batch["mask"].shape:  # a record of tokens answers for those that count alone
+                refuse_teacher_not_finite(said, batch["index"], batch["mask"])
         raise LossNotFinite(loss.item())
 
     def _optimize(self, step: int) -> None:

@@ -17,6 +17,7 @@ from preceptor.training.evaluate import score
 from preceptor.training.probe import drawing_nothing, spread
 from preceptor.training.replay import record_of
 from preceptor.training.samples import Samples
+from preceptor.training.token_evaluator import token_scores
 
 _MOST = 10_000  # training samples that are looked at
 _LIVE = 1_000  # for which a teacher is asked that is asked in every step anyway
@@ -84,6 +85,8 @@ def _scored_row(table: Tensor, labels: Tensor, samples: Samples) -> Scores:
 
 def _scored(teacher: TeacherFn, cohort: Cohort, device: torch.device, table: Tensor | None, whose: str) -> Scores:
     samples = cohort.samples[0]
+    if samples.are_tokens:
+        return _of_tokens(teacher, cohort, device, whose)
     record = record_of(teacher)
     if record is not None and record.manifest.form.kind != "dense":
         found = _of_some_classes(record, samples)
@@ -105,6 +108,20 @@ def _scored(teacher: TeacherFn, cohort: Cohort, device: torch.device, table: Ten
         if not _warn(shown, whose):
             _warn(learned, whose)
     return shown
+
+
+def _of_tokens(teacher: TeacherFn, cohort: Cohort, device: torch.device, whose: str) -> Scores:
+    """The scores of a language model on held-out tokens; none where it cannot answer, as a record without them."""
+    try:
+        with drawing_nothing(device):
+            found = token_scores(teacher, *cohort.scored("heldout"), device)
+    except Exception as error:
+        note(f"the teacher could not be scored on held-out labels ({type(error).__name__}: {error})")
+        return {}
+    scores = _beside_chance(found.labels.long(), "heldout") | found.means()
+    _show(whose, scores)
+    _warn(scores, whose)
+    return scores
 
 
 def _asked(teacher: TeacherFn, dataset: Any, indices: Tensor, device: torch.device, part: str) -> Scores:

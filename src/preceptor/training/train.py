@@ -16,7 +16,7 @@ from preceptor.runs.files import finite, locked, make_folder
 from preceptor.tasks.stack import Stack
 from preceptor.training.batches import Source
 from preceptor.training.device import Accelerator
-from preceptor.training.evaluate import Evaluator
+from preceptor.training.evaluators import AnyEvaluator, evaluator_of
 from preceptor.training.job import Job
 from preceptor.training.loop import Loop
 from preceptor.training.outcome import Result, finish
@@ -85,18 +85,18 @@ def _train(job: Job, prepared: Mapping[str, Any], *, progress: bool) -> Result:
     return written_down(job, loop, prepared)
 
 
-def loop_of(job: Job, batches: Source, heldout: Evaluator, on_step: OnStep) -> Loop:
+def loop_of(job: Job, batches: Source, heldout: AnyEvaluator, on_step: OnStep) -> Loop:
     """The loop of a job, on these batches."""
     more: dict[str, Any] = {"own": job.own, "selection": job.selection, "folder": job.folder, "on_step": on_step}
     return Loop(job.task, batches, job.recipe, heldout, job.accelerator, **more)
 
 
-def scored_on_heldout(job: Job, *, shown: bool) -> Evaluator:
+def scored_on_heldout(job: Job, *, shown: bool) -> AnyEvaluator:
     """What scores the models of a job; its splits are written down and its model's frozen part has run."""
     if job.folder and job.accelerator.is_main_process:
         runs.write_splits(job.folder, job.cohort.parts)
     _prime(job.cohort.module, job.cohort.data, job.accelerator, shown=shown)
-    return Evaluator(job.cohort, "heldout", job.accelerator, distribution=job.distribution, selection=job.selection)
+    return evaluator_of(job, "heldout")
 
 
 def written_down(job: Job, loop: Loop, prepared: Mapping[str, Any]) -> Result:

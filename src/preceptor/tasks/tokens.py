@@ -1,0 +1,60 @@
+"""Rows of tokens: each position that counts is an example of its own, and its next token the label."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from preceptor.errors import InputError
+from preceptor.losses.targets import Targets
+
+Rows = TypeVar("Rows", Tensor, Targets)
+COUNTED = "positions that count"
+"""What the batch of the positions that count brings beside them: bool (B, L), which of its rows they are."""
+
+
+def has_tokens(batch: Mapping[str, Any], lead: int = 0) -> bool:
+    """Whether the samples of a batch have a label for each of their positions: ``label`` is (B, L).
+
+    Args:
+        lead: leading axes that are models of a stack.
+    """
+    return batch["label"].ndim == lead + 2
+
+
+def tokens_alone(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch of rows (B, L) as one of the n positions that count, each with the index of its row.
+
+    >>> import torch
+    >>> batch = {"label": torch.tensor([[5, -100], [7, 8]]), "mask": torch.tensor([[True, False], [True, True]])}
+    >>> alone = tokens_alone({**batch, "index": torch.tensor([3, 4])})
+    >>> alone["label"], alone["index"]
+    (tensor([5, 7, 8]), tensor([3, 4, 4]))
+    """
+    mask = batch["mask"]
+    alone = {**batch, "label": batch["label"][mask], "mask": mask[mask], COUNTED: mask}
+    if "index" in batch:
+        alone["index"] = batch["index"][:, None].expand_as(mask)[mask]
+    return alone
+
+
+def of_tokens(rows: Rows, mask: Tensor, whose: str = "the model") -> Rows:
+    """What is said of the n positions that count, in their order.
+
+    Args:
+        rows: of all positions, (B, L, ...), or of these alone, (n, ...).
+        mask: bool (B, L).
+        whose: who an error calls the speaker.
+
+    Raises:
+        InputError: it is of other positions.
+    """
+    if tuple(rows.shape[:2]) == tuple(mask.shape) and len(rows.shape) > 2:
+        return rows[mask]
+    count = int(mask.sum())
+    if len(rows.shape) == 2 and rows.shape[0] == count:
+        return rows
+    raise InputError(
+        f"{whose} answers with shape {tuple(rows.shape)} to rows of tokens {tuple(mask.shape)}, {count} of which count; "
+        "give logits (B, L, C) of all positions, or (n, C) of those that count"
+    )
