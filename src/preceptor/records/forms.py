@@ -1,4 +1,6 @@
-"""The forms that a row of a teacher's outputs is stored in: dense, the top k with their tail, a sample of k classes."""
+"""The forms that a row of a teacher's outputs is stored in: dense, the top k with their tail, a sample of k classes; or
+the hidden states of a language model.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
+from preceptor.records.hidden import Hidden
 from preceptor.records.powers import log_power_sums
 from preceptor.records.sampling import draw, sizes_of
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
@@ -147,7 +150,7 @@ class Sampled:
         )
 
 
-Form: TypeAlias = Dense | TopK | Sampled
+Form: TypeAlias = Dense | TopK | Sampled | Hidden
 
 
 def scalars_of(log_probs: Tensor, labels: Tensor, grid: tuple[float, ...] = GRID) -> Scalars:
@@ -172,4 +175,4 @@ def _check_k(k: int, num_classes: int) -> None:
         )
 
 
-__all__ = ["GRID", "Dense", "Form", "Sampled", "Targets", "TopK", "scalars_of"]
+__all__ = ["GRID", "Dense", "Form", "Hidden", "Sampled", "Targets", "TopK", "scalars_of"]

@@ -19,7 +19,7 @@ def blocks_of(log_probs: Tensor) -> list[slice]:
 
 
 def log_power_sums(log_probs: Tensor, exponents: Sequence[float]) -> Tensor:
-    """log sum_c p_c^g for each of G exponents, (..., G), of log-probabilities (..., C) and in their dtype; -inf of none.
+    """log sum_c p_c^g for each of G exponents, (..., G), of log-probabilities (..., C) in their dtype; -inf of none.
 
     An exponential is the dear part: that of twice an exponent that was had already is a square.
 

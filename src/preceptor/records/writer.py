@@ -11,6 +11,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.forms import scalars_of
+from preceptor.records.hidden import Hidden
 from preceptor.records.manifest import MANIFEST, Manifest, difference, read_manifest, write_manifest
 from preceptor.records.powers import blocks_of
 from preceptor.records.sampling import uniforms
@@ -85,6 +86,7 @@ class RecordWriter:
         log_probs: Tensor,
         labels: Tensor | None = None,
         features: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> None:
         """Add rows. Those whose ids are `done` are left out, so that the same calls may be made again.
 
@@ -94,27 +96,33 @@ class RecordWriter:
             log_probs: at T = 1, (B, C): -inf allowed.
             labels: int64 (B,), -1 where unknown.
             features: outputs (B, ...) of the modules that the manifest names.
+            hidden: of the form `Hidden` the states (B, H) that `log_probs` were made of.
 
         Raises:
             InputError: another shape, logits, NaN, or a sample twice.
         """
+        _check_hidden(hidden, ids, self.manifest)
         _check(ids, view, log_probs, labels, features or {}, self.manifest)
         ids, log_probs = ids.cpu(), log_probs.detach().float().cpu()
         labels = torch.full_like(ids, -1) if labels is None else labels.cpu()
-        blocks = [self._packed(ids[rows], view, log_probs[rows], labels[rows]) for rows in blocks_of(log_probs)]
-        packed = {name: torch.cat([each[name] for each in blocks]) for name in blocks[0]} if blocks else {}
-        if packed:
-            self.add(view, packed | {f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()})
+        source = log_probs if hidden is None else hidden.detach().cpu()
+        blocks = [
+            self._packed(ids[rows], view, log_probs[rows], labels[rows], source[rows]) for rows in blocks_of(log_probs)
+        ]
+        if blocks:
+            packed = {name: torch.cat([each[name] for each in blocks]) for name in blocks[0]}
+            stored = {f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()}
+            self.add(view, packed | stored)
 
-    def _packed(self, ids: Tensor, view: int, log_probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Rows as they are stored, without features."""
+    def _packed(self, ids: Tensor, view: int, log_probs: Tensor, labels: Tensor, source: Tensor) -> dict[str, Tensor]:
+        """Rows as they are stored, without features; `source` is what the form is made of."""
         scalars = scalars_of(log_probs, labels, self.manifest.grid)
         numbers = [scalars.entropy, scalars.log_max, scalars.label_log_probs]
         return {
             "ids": ids,
             "labels": labels.int(),
             "scalars": torch.cat([torch.stack(numbers, -1), scalars.log_powers], -1),
-            **self.manifest.form.pack(log_probs, uniforms(self.manifest.seed, ids, view), scalars),
+            **self.manifest.form.pack(source, uniforms(self.manifest.seed, ids, view), scalars),
         }
 
     def add(self, view: int, rows: Mapping[str, Tensor]) -> None:
@@ -163,6 +171,15 @@ class RecordWriter:
             self.close()
         else:  # a shard that is short would not be where an uninterrupted writer has a full one
             self._held.close()
+
+
+def _check_hidden(hidden: Tensor | None, ids: Tensor, manifest: Manifest) -> None:
+    wanted = isinstance(manifest.form, Hidden)
+    if wanted != (hidden is not None):
+        what = "no hidden states are given; give them" if wanted else "hidden states are given; leave them out"
+        raise InputError(f"the form is '{manifest.form.kind}' and {what}")
+    if hidden is not None and (hidden.ndim != 2 or len(hidden) != len(ids) or not hidden.is_floating_point()):
+        raise InputError(f"hidden states are {hidden.dtype} {tuple(hidden.shape)}; give floats (B, H), one row an id")
 
 
 def _ids_there(folder: Path, views: int) -> dict[int, set[int]]:
