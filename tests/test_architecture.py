@@ -25,7 +25,7 @@ FLOORS = [
     ["outputs"],
     ["data", "models", "tensors"],
     ["recipe"],
-    ["losses", "schema", "inputs"],
+    ["losses", "schema", "inputs", "hub"],
     ["errors", "interrupts", "notices", "_renamed"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,6 +8,7 @@ from preceptor.data.image_folder import image_folder
 from preceptor.data.npz import npz
 from preceptor.data.text import text
 from preceptor.data.tiny_imagenet import tiny_imagenet
+from preceptor.data.tokens import tokens
 
 __all__ = [
     "cifar10",
@@ -19,4 +20,5 @@ __all__ = [
     "npz",
     "text",
     "tiny_imagenet",
+    "tokens",
 ]

@@ -62,7 +62,8 @@ def _found(dataset: Any) -> Sequence[Any] | None:
     if isinstance(dataset, Indexed):
         return _found(dataset.dataset)
     ids = getattr(dataset, "ids", None)
-    if isinstance(ids, Sequence | np.ndarray | Tensor) and not isinstance(ids, str):
+    one_each = not isinstance(ids, np.ndarray | Tensor) or ids.ndim == 1  # not the tokens of `TokenDataset`
+    if isinstance(ids, Sequence | np.ndarray | Tensor) and not isinstance(ids, str) and one_each:
         return ids  # type: ignore[return-value]
     column = next((name for name in _COLUMNS if name in (getattr(dataset, "column_names", None) or ())), None)
     if column is not None and not isinstance(dataset, Mapping):

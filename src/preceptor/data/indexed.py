@@ -27,7 +27,8 @@ class Indexed(Dataset[Batch]):
     `indexed[[4, 0, 7]]` is a mapping of `input`, `label`, `index` (int64, the positions asked for) and `mask`
     (bool, all True). It is meant for `DataLoader(indexed, batch_size=None, sampler=lists_of_indices)`. A data
     set with a vectorised `fetch(index) -> (inputs, labels)` is asked once a batch (`is_vectorised`), any other once a
-    sample.
+    sample. What it gives may be inputs by name, and several labels a sample; one with an `ignore_index` has a mask that
+    is False where a label is that.
     Samples that are mappings may bring a `mask` and further tensors or numbers by name (other things are left out);
     `index` is always the position. An input may be a mapping of arrays, which a model gets as keyword arguments; a
     mapping with `label` or `labels` and without `input` is such a sample, all of whose arrays are inputs.
@@ -92,15 +93,19 @@ class Indexed(Dataset[Batch]):
 
     def _fetch(self, index: Tensor) -> Batch:
         try:
-            inputs, labels = (torch.as_tensor(part) for part in self.dataset.fetch(index))
+            inputs, labels = self.dataset.fetch(index)
+            inputs, labels = tensors_by_name(inputs, index.tolist()), torch.as_tensor(labels)
         except Exception as error:
             raise _unread(f"samples {shortened(index.tolist())}", self.dataset, error) from error
-        if not len(inputs) == len(labels) == len(index):
+        rows = [len(each) for each in (*tensors_of(inputs), labels)]
+        if rows != [len(index)] * len(rows):
             raise InputError(
-                f"fetch of the data set gives {len(inputs)} inputs and {len(labels)} labels for {len(index)} samples; "
+                f"fetch of the data set gives {rows[0]} inputs and {rows[-1]} labels for {len(index)} samples; "
                 "give one of each in the order asked for"
             )
-        return {"input": inputs, "label": labels.reshape(len(index)) if labels.numel() == len(index) else labels}
+        batch = {"input": inputs, "label": labels.reshape(len(index)) if labels.numel() == len(index) else labels}
+        ignored = ignored_by(self.dataset)
+        return batch if ignored is None else {**batch, "mask": batch["label"] != ignored}
 
     def _collate(self, indices: list[int]) -> Batch:
         with preserved_generators():
@@ -220,10 +225,25 @@ def is_vectorised(dataset: Any) -> bool:
         few = torch.tensor([len(dataset) - 1, 0, len(dataset) // 2])
         inputs, labels = cast(Any, fetch(few))
         with preserved_generators():
-            alone = [one_number(input_and_label(dataset[index])[1]) for index in few.tolist()]
-        return len(inputs) == len(labels) == 3 and [one_number(label) for label in labels] == alone
+            alone = [input_and_label(dataset[index])[1] for index in few.tolist()]
+        whole = all(len(each) == 3 for each in (*tensors_of(inputs), labels))
+        return whole and all(_same(one, other) for one, other in zip(labels, alone, strict=True))
     except Exception:  # whatever a method of somebody's raises, it is not this one
         return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two labels of a sample are one, be they numbers or a row of them."""
+    one, other = one_number(one), one_number(other)
+    if isinstance(one, Tensor | np.ndarray) and isinstance(other, Tensor | np.ndarray):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    return one == other
+
+
+def ignored_by(dataset: Any) -> int | None:
+    """The label of what does not count, where a data set says it has one: its `ignore_index`."""
+    found = getattr(dataset, "ignore_index", None)
+    return found if isinstance(found, int) else None
 
 
 def shortened(values: Sequence[int], most: int = 5) -> str:

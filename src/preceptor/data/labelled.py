@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.generators import preserved_generators, seed_generators
-from preceptor.data.indexed import Indexed, input_and_label, sample_of
+from preceptor.data.indexed import Indexed, ignored_by, input_and_label, sample_of
 from preceptor.data.labels import check_labels, class_number, one_number
 from preceptor.data.streams import unmodified
 from preceptor.errors import InputError
@@ -18,11 +18,12 @@ _SPREAD, _CLASSES = 64, 192  # samples that are looked at before stored labels a
 
 
 def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
-    """Every label of a map-style data set, int64 (N,).
+    """Every label of a map-style data set, int64 (N,); of one with a label for every position (N, L).
 
     They are those of the attribute `labels` or `targets` where the data set has one (`Subset`, `ConcatDataset` and
     `Indexed`: where the sets below have one), if a few hundred samples that are read agree; otherwise each sample is
-    read once.
+    read once. Those of a data set that says which labels do not count (`ignore_index`) are believed and stay as they
+    are.
 
     Raises:
         InputError: a label that is not one class number, with its sample; no sample at all.
@@ -32,7 +33,11 @@ def labels_of(dataset: Any, num_classes: int | None = None) -> Tensor:
     """
     if len(dataset) == 0:
         raise InputError("the data set is empty; at least one sample is needed")
-    return check_labels(torch.cat([_labels(part) for part in _parts(dataset)]), num_classes)
+    parts = _parts(dataset)
+    labels = torch.cat([_labels(part) for part in parts])
+    ignored = [_ignored(part) for part in parts]
+    counting = None if ignored[0] is None or ignored.count(ignored[0]) < len(parts) else labels != ignored[0]
+    return check_labels(labels, num_classes, mask=counting)
 
 
 def stored_labels(dataset: Any) -> Tensor | None:
@@ -55,7 +60,25 @@ def _parts(dataset: Any) -> list[Any]:
     return [dataset]
 
 
+def _ignored(dataset: Any) -> int | None:
+    """The label that does not count in a data set, or in the one below a `Subset`."""
+    return _ignored(dataset.dataset) if unmodified(dataset, Subset) else ignored_by(dataset)
+
+
+def _rows(dataset: Any) -> Tensor | None:
+    """The labels of every position, int64 (N, L), of a data set that has them, or of the one below a `Subset`."""
+    if unmodified(dataset, Subset):
+        below = _rows(dataset.dataset)
+        return None if below is None else below[torch.as_tensor(np.asarray(dataset.indices), dtype=torch.int64)]
+    found = getattr(dataset, "labels", None)
+    if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.ndim < 2:
+        return None
+    return found if len(found) == len(dataset) and ignored_by(dataset) is not None else None
+
+
 def _labels(dataset: Any) -> Tensor:
+    if (rows := _rows(dataset)) is not None:
+        return rows
     stored = stored_labels(dataset)
     if stored is not None:
         return stored

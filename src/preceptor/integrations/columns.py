@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.inputs import taken
+from preceptor.models.causal import base_of, uncached
 from preceptor.names import options_of
 from preceptor.tasks import Teacher
 from preceptor.tasks.teacher import Function, Leaf, TeacherFn, each_leaf, leaves
@@ -42,24 +43,10 @@ def of_columns(teacher: TeacherFn) -> TeacherFn:
     return each_leaf(teacher, change)
 
 
-def uncached(model: nn.Module) -> dict[str, bool]:
-    """What keeps a language model from keeping its keys and values for more tokens, where it is one.
-
-    With such a cache, models of transformers let the tokens of a packed document look at the documents before it.
-    """
-    return {"use_cache": False} if "use_cache" in columns_of(model)[0] else {}
-
-
 def columns_of(model: nn.Module) -> tuple[set[str], bool]:
     """The columns that the ``forward`` of a module, or of the one within PEFT's, names, and whether it takes any."""
     names, anything = options_of(base_of(model).forward)
     return names - set(LABELS), anything
-
-
-def base_of(model: nn.Module) -> nn.Module:
-    """The model within one of PEFT, or the one that there is."""
-    get_base = getattr(model, "get_base_model", None)
-    return model if get_base is None else get_base()
 
 
 def columns_read(teacher: TeacherFn) -> list[str]:

@@ -1,5 +1,6 @@
 """Model families: `models.<name>(*, num_classes, input_shape, **options) -> nn.Module`, logits out."""
 
+from preceptor.models.causal_lm import causal_lm
 from preceptor.models.classifiers import image_classifier, text_classifier
 from preceptor.models.cnn import cnn
 from preceptor.models.encoder import text_encoder
@@ -24,6 +25,7 @@ from preceptor.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
 from preceptor.models.wrn import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
+    "causal_lm",
     "cnn",
     "image_classifier",
     "mlp",

@@ -4,52 +4,16 @@ transformers is optional (`pip install 'preceptor[text]'`). Weights are read fro
 comes with a model is run.
 """
 
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 
 from preceptor.errors import InputError
+from preceptor.hub import loaded, need_transformers, place_of, quiet
 
-T = TypeVar("T")
-
-
-def loaded(pretrained: str, read: Callable[..., T], *, what: str, needs: str, model: str) -> T:
-    """What `read` makes of a folder or a name, which is looked for on the hub only where no folder has it.
-
-    Args:
-        pretrained: a folder, a name on the hub, or "package:folder".
-        read: called with the place and, by keyword, how to load safely.
-        what: what an error calls it, such as "encoder".
-        needs: what must be in its folder.
-        model: the name in a recipe of the model that is made of it.
-
-    Raises:
-        InputError: transformers is not installed, or nothing can be loaded.
-    """
-    try:
-        import transformers  # noqa: F401  # pyright: ignore[reportMissingImports]
-        from safetensors import SafetensorError
-    except ImportError:
-        raise InputError(f"the model '{model}' needs transformers; run pip install 'preceptor[text]'") from None
-    place = place_of(pretrained)
-    try:
-        with _quiet(), torch.random.fork_rng(devices=[]):  # weights that are not in the file are drawn
-            try:
-                return read(place, trust_remote_code=False, local_files_only=True)
-            except OSError:
-                if Path(place).is_dir():
-                    raise
-                return read(place, trust_remote_code=False, local_files_only=False)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise InputError(
-            f"the {what} '{pretrained}' cannot be loaded ({_first_sentence(error)}); give a folder with {needs}, or, "
-            "with a network, a name on the Hugging Face hub"
-        ) from error
+__all__ = ["is_pretrained", "loaded", "need_transformers", "place_of", "quiet", "refuse_missing", "save_pretrained"]
 
 
 def refuse_missing(names: Iterable[str], pretrained: str, what: str) -> None:
@@ -72,48 +36,17 @@ def is_pretrained(model: nn.Module) -> bool:
 
 
 def save_pretrained(model: Any, folder: Path, class_names: Sequence[str]) -> None:
-    """Write a model as transformers loads it, with the names of its classes in its configuration."""
+    """Write a model as transformers loads it, with the names of its classes in its configuration.
+
+    Those of a language model are its tokens, which a tokenizer knows.
+    """
     config = getattr(model, "config", None)
-    if hasattr(config, "id2label"):
+    if hasattr(config, "id2label") and not _has_tokens(model):
         config.id2label = dict(enumerate(class_names))  # type: ignore[union-attr]
         config.label2id = {name: number for number, name in enumerate(class_names)}  # type: ignore[union-attr]
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
 
 
-def place_of(pretrained: str) -> str:
-    """`pretrained`, or the folder that "package:folder" stands for; the package is looked up, not imported."""
-    there = Path(pretrained).expanduser()
-    if there.is_dir():
-        return str(there)
-    package, colon, folder = pretrained.partition(":")
-    if not colon or not package.isidentifier() or len(package) == 1:  # one letter: a drive of Windows
-        return pretrained
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"'{pretrained}' is in the package '{package}', which is not installed; install it, or give a folder or a "
-            "name on the Hugging Face hub"
-        )
-    return str(Path(spec.submodule_search_locations[0]) / folder)
-
-
-def _first_sentence(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words.partition(". ")[0].rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without its progress bar, which would be in the way of ours."""
-    from transformers.utils import logging  # pyright: ignore[reportMissingImports]
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+def _has_tokens(model: Any) -> bool:
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None

@@ -9,7 +9,6 @@ from torch import Tensor
 from preceptor import runs
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef
-from preceptor.runs.contents import contents_of
 from preceptor.runs.references import kind_of
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.samples import Samples
@@ -50,11 +49,12 @@ def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
 
     Labels in the order of the classes say nothing, as many a data set lists them so.
     """
-    if samples.are_tokens:
-        recorded = (runs.read_contents(reference.run) or {}).get("data", {})
-        return "values" in recorded and recorded == contents_of(samples.data).get("data")
-    index, recorded = runs.heldout_labels(reference.run, reference.member)
     labels = samples.labels
+    if samples.are_tokens:
+        index, recorded = runs.parts_of(reference.run)["heldout"], runs.read_token_scores(reference.run).labels
+        ours = labels[index[index < len(labels)]]
+        return torch.equal(ours[ours >= 0], recorded.long())
+    index, recorded = runs.heldout_labels(reference.run, reference.member)
     if int(index.max()) >= len(labels) or bool((recorded.diff() >= 0).all()):
         return False
     return torch.equal(labels[index], recorded)

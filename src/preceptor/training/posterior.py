@@ -77,6 +77,8 @@ def posterior(
     result, recipe = runs.read_result(run), runs.read_recipe(run)
     if result.get("members"):
         raise InputError(f"'{run}' is a stack of {result['members']} models; give a run of a single one")
+    if runs.has_token_scores(run):
+        raise InputError(f"'{run}' is a language model, of which no posterior is built; average checkpoints or runs")
     if samples < 1:
         raise InputError(f"samples is {samples}; give 1 or more", argument="samples")
     if not scale >= 0:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.integrations.columns import base_of, uncached
 from preceptor.losses.linear import Head
 
 ONE_LOGIT: dict[str, Any] = {"logits_to_keep": 1}
@@ -55,6 +54,20 @@ def inner_of(model: nn.Module) -> Any:
     for name in ("module", "_orig_mod"):
         model = getattr(model, name, model)
     return base_of(model)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model within one of PEFT, or the one that there is."""
+    get_base = getattr(model, "get_base_model", None)
+    return model if get_base is None else get_base()
+
+
+def uncached(model: nn.Module) -> dict[str, bool]:
+    """What keeps a language model from keeping its keys and values for more tokens, where it is one.
+
+    With such a cache, models of transformers let the tokens of a packed document look at the documents before it.
+    """
+    return {"use_cache": False} if "use_cache" in inspect.signature(base_of(model).forward).parameters else {}
 
 
 def head_of(model: nn.Module) -> Head:
