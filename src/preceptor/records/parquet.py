@@ -14,7 +14,7 @@ from preceptor.data.arrays import Parquet
 from preceptor.data.tables import Table, read_table
 from preceptor.errors import InputError
 from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
-from preceptor.records.forms import Dense, Form
+from preceptor.records.forms import Dense, Form, Sampled, TopK
 from preceptor.records.hidden import Hidden
 from preceptor.records.manifest import Identity, Manifest
 from preceptor.records.reader import Record
@@ -116,7 +116,7 @@ def _tables(record: Record, arrow: Any) -> Iterator[Any]:
 def _spelt_out(rows: dict[str, Tensor], manifest: Manifest) -> dict[str, Tensor]:
     """Rows as they are stored with classes as numbers, and log-probabilities as floats."""
     found = dict(rows)
-    if not isinstance(manifest.form, Dense):
+    if isinstance(manifest.form, TopK | Sampled):
         found["classes"] = unpack_classes(rows["classes"], manifest.form.k, manifest.num_classes)
     if "low" in rows:
         found["log_probs"] = decode(rows["log_probs"], rows["low"], rows["scalars"][:, 1])

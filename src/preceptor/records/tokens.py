@@ -106,8 +106,15 @@ def tokens_at(dataset: Any, rows: Tensor, context: Mapping[str, Any]) -> Tokens:
         counted.append(token_ids(index, mask))
         documents.append(dataset.documents[index][mask].int())
         counts.append(dataset.byte_counts[index][mask].int())
-    found = (torch.cat(each) for each in (counted, documents, counts))
-    return Tokens(*found, rows, digests_at(dataset, rows), dataset.ids.shape[1], dict(context))
+    return Tokens(
+        ids=torch.cat(counted),
+        documents=torch.cat(documents),
+        bytes=torch.cat(counts),
+        rows=rows,
+        digests=digests_at(dataset, rows),
+        length=dataset.ids.shape[1],
+        context=dict(context),
+    )
 
 
 def write_tokens(folder: Path, tokens: Tokens) -> None:
