@@ -81,8 +81,8 @@ def check_apart(model: nn.Module, data: Data) -> None:
     """
     if isinstance(model, CausalLM) or not has_tokens(model):
         return
-    first = list(range(min(_LOOKED_AT, len(data.train))))
-    inputs = Indexed(data.train, collate_fn=data.collate_fn)[first]["input"]
+    train = Indexed(data.train, collate_fn=data.collate_fn)
+    inputs = train[list(range(min(_LOOKED_AT, len(train))))]["input"]
     places = inputs.get("position_ids") if isinstance(inputs, Mapping) else None
     if places is None or not restart(places):
         return
