@@ -164,6 +164,9 @@ ELSEWHERE = {
     ("integrations/transformers.py", "Distilled takes a class"): "integrations/test_transformers_trainer.py",
     ("integrations/transformers.py", "and no labels"): "integrations/test_transformers_trainer.py",
     ("models/classifiers.py", "draws a head for the data's classes"): "models/test_classifiers.py",
+    ("models/causal_lm.py", "rows have"): "models/test_causal_lm.py",
+    ("models/causal_lm.py", "leave config.vocab_size out"): "models/test_causal_lm.py",
+    ("models/context.py", "does not keep the documents"): "training/test_language_teachers.py",
     ("models/encoder.py", "set training.precision=bf16"): "needs an encoder: models/test_encoder.py",
     ("outputs/proxy.py", "proxy_teacher did not converge"): "a function of Python: outputs/test_proxy.py",
     ("study/executors.py", "cannot be handed to another process"): "a function of Python: study/test_executors.py",
@@ -183,6 +186,7 @@ ELSEWHERE = {
     ("training/parent.py", "names code"): "a model of one's own: training/test_own_optimizer.py",
     ("training/replay.py", "lacks identity.data"): "a record of one's own: records/test_replay.py",
     ("training/replay.py", "training samples in view"): "records/test_replay.py",
+    ("training/vocabulary.py", "the data's tokenizer"): "training/test_language_teachers.py",
     ("training/verbs.py", "collate_fn makes batches"): "an object of Python: training/test_inputs_by_name.py",
 }
 
