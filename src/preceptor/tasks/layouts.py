@@ -52,15 +52,15 @@ class Layouts:
         self._seen = [each for each in seen if _is_map(each.given) or _is_map(each.gave)]
         self._image = image if _is_map(image) else None
         self._known: dict[int, Layout] = {}
-        kinds = [(each, _by_kind(each.module)) for each in self._seen]
+        kinds: list[tuple[Called, Layout | None]] = [(each, _by_kind(each.module)) for each in self._seen]
         for each, kind in sorted(
             kinds, key=lambda pair: pair[1] == "first"
         ):  # a convolution, sure of its axes, is last
             if kind is not None:
                 self._know(kind, each.given, each.gave)
         self._carry_on()
-        said = {*self._known.values()}
-        self._all: Layout | None = said.pop() if len(said) == 1 else None
+        said: set[Layout] = {*self._known.values()}
+        self._all: Layout | None = next(iter(said)) if len(said) == 1 else None
         if self._image is not None and id(self._image) not in self._known:
             self._know("first", self._image)
             self._carry_on()
