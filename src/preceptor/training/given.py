@@ -61,7 +61,7 @@ def fitted(recipe: DistillRecipe, teacher: TeacherFn, samples: Samples, device: 
     read = of_probabilities(teacher) if recipe.probabilities else teacher
     for leaf in leaves(read):
         refuse_unlike(leaf, samples)
-    ours = each_leaf(read, lambda leaf: matched(of_tokens(leaf, samples.data.class_names), recipe, samples))
+    ours = each_leaf(read, lambda leaf: matched(of_tokens(leaf, samples), recipe, samples))
     there = moved(with_own_inputs(ours, samples.data, resize=recipe.resize), device)
     return there if recipe.transform is None else Transformed(there, recipe.transform)
 
@@ -86,8 +86,8 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
         )
     if kind == "pretrained":
         note(
-            f"nothing is known of what the teacher '{reference.run}' was trained on; see that it is not what its student "
-            "is scored on"
+            f"nothing is known of what the teacher '{reference.run}' was trained on: it may be what its student is "
+            "scored on"
         )
         return of_module(pretrained_of(reference.run))
     return _stored_file(reference.run) if kind == "file" else Function(teacher_of(reference.run))
