@@ -60,7 +60,9 @@ def a_run(folder: Path, **kinds: TokenScores) -> Path:
     (folder / "recipe.yaml").write_text("data: digits\nmodel: mlp\n")
     write_token_scores(folder, {"heldout": kinds})
     for place, kind in enumerate(kinds):
-        save_tensors(folder / f"{kind}.safetensors", {"weight": torch.full((1,), float(len(folder.name) + 100 * place))})
+        save_tensors(
+            folder / f"{kind}.safetensors", {"weight": torch.full((1,), float(len(folder.name) + 100 * place))}
+        )
     result = {"schema_version": integrity.SCHEMA, "verb": "teach", "heldout": {}, "test": None}
     integrity.write_sealed(folder / "result.json", result | {"files": integrity.manifest(folder)})
     return folder
