@@ -91,8 +91,8 @@ def classifier_of(folder: Path) -> "Classifier":
     if any("ForImageClassification" in each for each in kinds):
         return _of_images(str(folder))
     raise InputError(
-        f"the model in '{folder}' is {', '.join(kinds) or 'of no stated kind'}, and no classifier of texts or images; "
-        "give a run, or hand over a function of the batch as the teacher"
+        f"the model in '{folder}' is {', '.join(kinds) or 'of no stated kind'}, and no classifier of texts or images "
+        "and no causal language model; give a run, or hand over a function of the batch as the teacher"
     )
 
 
