@@ -28,7 +28,7 @@ from pieces import Clock, OutOfTime, side_by_side
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
 from preceptor.runs import circumstances
-from preceptor.runs.files import finite, write_text
+from preceptor.runs.files import finite, remove, write_text
 from preceptor.training import distill, record, teach
 from tokens_report import collect, complete, markdown, of_setting, worth
 
@@ -45,7 +45,7 @@ TEACHERS = {
 }
 TUNED_WITH = "best"
 # At T = 1 the gradients of kd, ttm and wttm are one, so that ttm and wttm begin above it.
-GRIDS: dict[str, tuple[float, float, float]] = {
+GRIDS: dict[str, tuple[float, ...]] = {
     "ce": (0.01, 0.1, 0.3),
     "smoothing": (0.02, 0.05, 0.1),
     "kd": (1.0, 1.25, 1.6),
@@ -66,6 +66,7 @@ class Size(NamedTuple):
         lr: likewise.
         teachers: which of `TEACHERS`.
         losses: of the students, which of `GRIDS`.
+        settings: how many of each grid.
     """
 
     share: float
@@ -79,11 +80,12 @@ class Size(NamedTuple):
     losses: tuple[str, ...]
     seeds: int
     training: dict[str, Any]
+    settings: int = 3
 
     @property
-    def methods(self) -> tuple[str, ...]:
-        """All that has a grid."""
-        return (*ALONE, *self.losses)
+    def grids(self) -> dict[str, tuple[float, ...]]:
+        """The settings of each method that is tried."""
+        return {name: GRIDS[name][: self.settings] for name in (*ALONE, *self.losses)}
 
     @property
     def runs(self) -> list[str]:
@@ -115,7 +117,7 @@ SIZES = {
         share=0.8, length=16, document_bytes=64,
         teacher=LLAMA | {"width": 16, "depth": 1, "heads": 2}, student=LLAMA | {"width": 8, "depth": 1, "heads": 1},
         epochs=(2, 1), lr=(0.01, 0.01), teachers=("last", TUNED_WITH, "calibrated", "two", "mse"), seeds=2,
-        losses=("kd", "wttm"), training={"batch_size": 32},
+        losses=("wttm",), settings=2, training={"batch_size": 32},
     ),
 }  # fmt: skip
 
@@ -140,25 +142,23 @@ class Tokens:
             self.teachers(int(rest))
         elif what == "grid":
             for method in ALONE if rest == "alone" else [rest]:
-                for value in GRIDS[method]:
+                for value in self.size.grids[method]:
                     self.student(0, TUNED_WITH, method, value)
         elif what == "alone":
             self.alone(int(rest))
         else:
             seed, _, teacher = rest.partition("/")
-            for loss in self.size.losses:
-                self.student(int(seed), teacher, loss, self.chosen(loss))
+            self.students(int(seed), teacher)
 
     def teachers(self, seed: int) -> None:
-        """Train a seed's teachers and write down what they say, but for the ensemble, which needs another seed's."""
+        """Train a seed's teachers; write down what that of the grids says, which may be read by several at once."""
         for run in self.size.runs:
             folder = self.folder(seed) / "teachers" / run
             if not complete(folder):
                 with self.clock.run(f"teacher {run}"):
                     teach(self.recipe(seed, 0) | self.of_teacher(run, seed), folder, progress=self.progress)
-        for teacher in self.size.teachers:
-            if teacher != "two":
-                self.recorded(seed, teacher)
+        if seed == 0 and not all(complete(run) for loss in self.size.losses for run in self.grid(loss).values()):
+            self.recorded(seed, TUNED_WITH)
 
     def of_teacher(self, run: str, seed: int) -> dict[str, Any]:
         """What the recipe of a teacher has of its own."""
@@ -173,6 +173,12 @@ class Tokens:
         start = str(self.folder(seed) / "teachers" / "ce") + ":best"
         kept["training"]["epochs"] = self.size.early
         return kept | {"objective": "mse", "start": start, "optimizer": self.optimizer(self.size.lr[0] / 10, 0.1)}
+
+    def students(self, seed: int, teacher: str) -> None:
+        """Train a teacher's students; its record, of a kilobyte for two tokens, is not needed then."""
+        for loss in self.size.losses:
+            self.student(seed, teacher, loss, self.chosen(loss))
+        remove(self.folder(seed) / "records" / teacher)
 
     def alone(self, seed: int) -> None:
         """Train a seed's students of the labels alone: with the settings chosen, and for twice the epochs."""
@@ -204,7 +210,7 @@ class Tokens:
         """The record of a teacher's answers, beside which its scores stand once it is complete."""
         folder = self.folder(seed) / "records" / teacher
         scores = folder.with_suffix(".json")
-        if scores.is_file():
+        if scores.is_file() and folder.is_dir():
             return folder
         own, following = (self.folder(each) / "teachers" for each in (seed, (seed + 1) % self.size.seeds))
         for place in [own, following] if teacher == "two" else [own]:
@@ -212,22 +218,22 @@ class Tokens:
         reference = TEACHERS[teacher].format(own=own, next=following, early=self.size.early)
         with self.clock.run("record"):
             recipe = self.recipe(seed, 1)
-            record(
-                reference, folder, recipe=recipe, form="dense", dtype="float16", heldout=False, progress=self.progress
-            )
-            temperatures = sorted(
-                {value for loss in self.size.losses for value in GRIDS[loss] if loss in ("ttm", "wttm")}
-            )
-            found = worth(reference, recipe, tuple(temperatures))
+            record(reference, folder, recipe=recipe, form="dense", dtype="float16", progress=self.progress)
+            grids = [self.size.grids[loss] for loss in self.size.losses if loss in ("ttm", "wttm")]
+            found = worth(reference, recipe, tuple(sorted({value for grid in grids for value in grid})))
             write_text(scores, json.dumps(finite(found)) + "\n")
         return folder
 
     def chosen(self, method: str) -> float:
         """The setting of the best held-out NLL at the first seed, which must be trained."""
-        folders = {value: self.place(0, TUNED_WITH, method, value) for value in GRIDS[method]}
-        for folder in folders.values():
-            self.wait_for(folder)
-        return min(folders, key=lambda value: of_setting(folders[value]))
+        runs = self.grid(method)
+        for run in runs.values():
+            self.wait_for(run)
+        return min(runs, key=lambda value: of_setting(runs[value]))
+
+    def grid(self, method: str) -> dict[float, Path]:
+        """The runs, one a setting, that a setting is chosen of."""
+        return {value: self.place(0, TUNED_WITH, method, value) for value in self.size.grids[method]}
 
     def place(self, seed: int, teacher: str, method: str, value: float, *, longer: int = 1) -> Path:
         """The folder of a student."""
@@ -336,10 +342,10 @@ def train(size: Size, names: Sequence[str], arguments: argparse.Namespace) -> bo
 
 def report(size: Size, arguments: argparse.Namespace) -> None:
     """Write what all runs in the folder say, and print it."""
-    result = collect(arguments.out, size.teachers, size.losses, range(size.seeds), GRIDS) | {
+    result = collect(arguments.out, size.teachers, size.losses, range(size.seeds), size.grids) | {
         "size": "quick" if arguments.quick else arguments.size,
         "recipe": size._asdict(),
-        "grids": {name: GRIDS[name] for name in size.methods},
+        "grids": size.grids,
         "command": command(),
         "circumstances": circumstances("cuda" if arguments.device == "auto" and torch.cuda.is_available() else "cpu"),
     }

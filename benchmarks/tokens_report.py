@@ -111,7 +111,7 @@ def collect(
     """All that the tables are made of, one value a seed, of the seeds that are complete."""
     chosen = _chosen(out, losses, grids)
     places: dict[tuple[str, str], str] = {}
-    if len(chosen) == 2 + len(losses):
+    if len(chosen) == len(grids):
         places |= {(name, ""): f"alone/{name}-{chosen[name]:g}" for name in ("ce", "smoothing")}
         places["longer", ""] = f"alone/longer-{chosen['ce']:g}"
         places |= {(s, t): f"students/{t}/{s}-{chosen[s]:g}" for s in losses for t in teachers}
@@ -137,9 +137,9 @@ def collect(
 def _chosen(out: Path, losses: Sequence[str], grids: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The setting of each method whose grid is complete."""
     found = {}
-    for method in ("ce", "smoothing", *losses):
+    for method, values in grids.items():
         folder = out / "seed-0" / ("students/best" if method in losses else "alone")
-        runs = {value: folder / f"{method}-{value:g}" for value in grids[method]}
+        runs = {value: folder / f"{method}-{value:g}" for value in values}
         if all(map(complete, runs.values())):
             found[method] = min(runs, key=lambda value: of_setting(runs[value]))
     return found
@@ -366,5 +366,6 @@ def _bold(estimate: Estimate) -> str:
     return f"**{_signed(estimate)}**" if differs(estimate) else _signed(estimate)
 
 
-def _ends(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+def _ends(correlation: Estimate) -> str:
+    low, high = (np.clip(end, -1, 1) for end in (correlation.low, correlation.high))
+    return f"{correlation.value:.2f} [{low:.2f}, {high:.2f}]"
