@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import preceptor
 from preceptor import runs
-from preceptor.data import TokenDataset
 from preceptor.data.dataset import Data
+from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
 from preceptor.losses.tokens import shifted
 from preceptor.outputs import fit_temperature
@@ -194,8 +194,8 @@ def test_what_is_for_one_label_a_sample_is_refused(given: dict[str, Any], senten
 
 
 def test_a_teacher_of_another_context_or_vocabulary_is_refused(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="length"):
-        distilled(str(teacher), data=data(length=99))
+    with pytest.raises(InputError, match="whose packed is None, and the student's is True; give"):
+        distilled(str(teacher), data=data(packed=True))
     other = replace(data(), class_names=("b", *data().class_names[1:]))
     with pytest.raises(InputError, match="class 0 is 't0' to the teacher and 'b' to the student"):
         distilled(str(teacher), data=other)

@@ -43,7 +43,9 @@ def record(
     views: Annotated[
         int, typer.Option("--views", help="How often each sample is recorded, with draws of its own.")
     ] = 1,
-    form: Annotated[str, typer.Option("--form", help="dense, top_k or sampled.")] = "dense",
+    form: Annotated[
+        str, typer.Option("--form", help="dense, top_k, sampled, or of a language model hidden.")
+    ] = "dense",
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="Of the log-probabilities: float32, float16, bfloat16, or of top_k uint8."),
@@ -107,4 +109,5 @@ def record(
         show_json(told)
     else:
         size = f"{found.num_bytes / 1e6:.1f} MB"
-        typer.echo(f"recorded: {len(found)} samples x {found.views} views, {told['form']}, {size}, in {folder}")
+        what = "tokens" if found.is_of_tokens else "samples"
+        typer.echo(f"recorded: {len(found)} {what} x {found.views} views, {told['form']}, {size}, in {folder}")

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.inputs import taken
-from preceptor.models.causal import head_of, hidden_and_head, inner_of
 from preceptor.integrations.columns import LABELS
 from preceptor.integrations.distillation import UNLABELLED, Distillation
 from preceptor.losses import linear
 from preceptor.losses.linear import Head
+from preceptor.models.causal import head_of, hidden_and_head, inner_of
 from preceptor.tasks import Teacher
 from preceptor.tasks.teacher import in_eval_mode
 

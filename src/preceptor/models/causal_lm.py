@@ -208,17 +208,15 @@ def _of_folder(pretrained: str, num_classes: int | None, dropout: float | None) 
         config = transformers.AutoConfig.from_pretrained(place, **safe)
         _set_dropout(config, dropout, pretrained)
         options = safe | {"use_safetensors": True, "output_loading_info": True}
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=torch.float32, **options
-        )
+        auto: Any = transformers.AutoModelForCausalLM
+        model, report = auto.from_pretrained(place, config=config, dtype=torch.float32, **options)
         return model, report, _tokenizer(place, config, **safe)
 
     model, report, tokenizer = loaded(pretrained, read, what="causal language model", needs=_NEEDS, model="causal_lm")
     refuse_missing(report["missing_keys"], pretrained, "causal language model")
-    if num_classes is None:
-        head = len(model.get_output_embeddings().weight)
-        num_classes = head if tokenizer is None else max(tokenizer.get_vocab().values()) + 1
-    return CausalLM(model.eval(), num_classes, tokenizer, pretrained)
+    rows = len(model.get_output_embeddings().weight)
+    known = rows if tokenizer is None else min(rows, max(tokenizer.get_vocab().values()) + 1)
+    return CausalLM(model.eval(), known if num_classes is None else num_classes, tokenizer, pretrained)
 
 
 def _tokenizer(place: str, config: Any, **safe: bool) -> Any:
@@ -242,8 +240,8 @@ def _llama(width: int = 128, depth: int = 4, heads: int = 4) -> dict[str, Any]:
     """The configuration of a small Llama; its gated layers have as many weights as plain ones four times as wide."""
     if min(width, depth, heads) < 1 or width % (2 * heads):
         raise InputError(
-            f"the model 'causal_lm' has width {width}, depth {depth} and {heads} heads; give a width that is a multiple "
-            "of twice the heads, and a depth above 0"
+            f"the model 'causal_lm' has width {width}, depth {depth} and {heads} heads; give a width that is a "
+            "multiple of twice the heads, and a depth above 0"
         )
     return {
         "model_type": "llama",

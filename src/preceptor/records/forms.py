@@ -1,4 +1,6 @@
-"""The forms that a row of a teacher's outputs is stored in: dense, the top k with their tail, a sample of k classes."""
+"""The forms that a row of a teacher's outputs is stored in: dense, the top k with their tail, a sample of k classes; or
+the hidden states of a language model.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
+from preceptor.records.hidden import Hidden
+from preceptor.records.powers import log_power_sums
 from preceptor.records.sampling import draw, sizes_of
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
 
@@ -70,11 +74,10 @@ class TopK:
 
     def pack(self, log_probs: Tensor, uniform: Tensor, scalars: Scalars) -> Arrays:
         """What is stored of log-probabilities (B, C)."""
-        wide = log_probs.double()
-        ids = wide.topk(self.k).indices.sort(-1).values
-        head, rest = wide.gather(-1, ids), wide.scatter(-1, ids, -torch.inf)
+        ids = log_probs.topk(self.k, sorted=False).indices.sort(-1).values
+        head = log_probs.gather(-1, ids)
         # Of the whole softmax, not one minus the head: rounded, a head may sum to more than 1.
-        tails = torch.stack([(g * rest).logsumexp(-1) for g in (1.0, *scalars.powers)], -1)
+        tails = log_power_sums(log_probs.scatter(-1, ids, -torch.inf), (1.0, *scalars.powers))
         found = {"classes": pack_classes(ids, log_probs.shape[-1]), "log_tails": tails.float()}
         if self.dtype == "uint8":
             low = torch.where(head.isneginf(), torch.inf, head).amin(-1).float()
@@ -125,11 +128,10 @@ class Sampled:
 
     def pack(self, log_probs: Tensor, uniform: Tensor, scalars: Scalars) -> Arrays:
         """What is stored of log-probabilities (B, C); `uniform` (B,) in (0, 1) decides what is drawn."""
-        wide = log_probs.double()
-        ids, tau = draw(sizes_of(wide, self.sizes, scalars.powers, scalars.log_powers), self.k, uniform)
+        ids, tau = draw(sizes_of(log_probs, self.sizes, scalars.powers, scalars.log_powers), self.k, uniform)
         return {
             "classes": pack_classes(ids, log_probs.shape[-1]),
-            "log_probs": wide.gather(-1, ids).to(getattr(torch, self.dtype)),
+            "log_probs": log_probs.gather(-1, ids).to(getattr(torch, self.dtype)),
             "tau": tau.float(),
         }
 
@@ -148,20 +150,19 @@ class Sampled:
         )
 
 
-Form: TypeAlias = Dense | TopK | Sampled
+Form: TypeAlias = Dense | TopK | Sampled | Hidden
 
 
 def scalars_of(log_probs: Tensor, labels: Tensor, grid: tuple[float, ...] = GRID) -> Scalars:
     """What is stored beside every form, of log-probabilities (B, C) and labels (B,), -1 where unknown."""
-    wide = log_probs.double()
-    finite = torch.where(wide.isneginf(), 0.0, wide)
     known = labels >= 0
-    at_label = wide.gather(-1, labels.clamp(min=0)[:, None]).squeeze(-1)
+    at_label = log_probs.gather(-1, labels.clamp(min=0)[:, None]).squeeze(-1)
+    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # for 0 log 0 = 0
     return Scalars(
-        entropy=-(wide.exp() * finite).sum(-1).float(),
-        log_max=wide.amax(-1).float(),
+        entropy=-(finite.exp() * finite).sum(-1).float(),
+        log_max=log_probs.amax(-1).float(),
         powers=grid,
-        log_powers=torch.stack([(g * wide).logsumexp(-1) for g in grid], -1).float(),
+        log_powers=log_power_sums(log_probs, grid).float(),
         labels=labels,
         label_log_probs=torch.where(known, at_label, torch.nan).float(),
     )
@@ -174,4 +175,4 @@ def _check_k(k: int, num_classes: int) -> None:
         )
 
 
-__all__ = ["GRID", "Dense", "Form", "Sampled", "Targets", "TopK", "scalars_of"]
+__all__ = ["GRID", "Dense", "Form", "Hidden", "Sampled", "Targets", "TopK", "scalars_of"]

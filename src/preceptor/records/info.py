@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from preceptor.records.forms import Dense, Sampled, TopK
+from preceptor.records.forms import Dense, Hidden, Sampled, TopK
+from preceptor.records.hidden import HEAD
 from preceptor.records.manifest import Manifest
 from preceptor.records.reader import Record
 from preceptor.records.scores import scores
 from preceptor.records.teacher import heldout_of
+from preceptor.records.tokens import is_of_tokens, read_tokens, token_scores
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
@@ -35,6 +37,10 @@ def describe(folder: Path | str) -> dict[str, Any]:
         "bytes a row": round(record.num_bytes / max(rows, 1), 1),
         "dense float32": 4 * record.num_classes,
     }
+    if is_of_tokens(record.folder):
+        found["samples"] = f"{len(record)} positions of {len(read_tokens(record.folder).rows)} rows of tokens"
+    if isinstance(manifest.form, Hidden):
+        found["bytes of the head"] = (record.folder / f"{HEAD}.safetensors").stat().st_size
     if manifest.features:
         found["features"] = ", ".join(manifest.features)
     if rows:
@@ -52,6 +58,8 @@ def _form(manifest: Manifest) -> str:
             return f"dense, {dtype}"
         case TopK(k=k, dtype=dtype):
             return f"top {k} and the others' mass, {dtype}"
+        case Hidden(dtype=dtype):
+            return f"hidden states and their head, {dtype}"
         case Sampled(k=k, sizes=sizes, dtype=dtype):
             return f"{k} sampled, sizes of exponents {', '.join(f'{g:g}' for g in sizes)}, {dtype}"
 
@@ -59,7 +67,7 @@ def _form(manifest: Manifest) -> str:
 def _promise(manifest: Manifest) -> str:
     grid = ", ".join(f"{1 / g:.4g}" for g in sorted({1.0, *manifest.grid}))
     match manifest.form:
-        case Dense(dtype=dtype):
+        case Dense(dtype=dtype) | Hidden(dtype=dtype):
             return f"exact up to {dtype}, at any temperature"
         case TopK():
             return f"bounded from below, at temperatures {grid}"
@@ -71,6 +79,8 @@ def _scores(record: Record) -> dict[str, float]:
     """Of the samples with a label, and the entropy of all."""
     ids = record.ids
     known = record.scalars(ids)
+    if is_of_tokens(record.folder):
+        return {name: round(value, 4) for name, value in token_scores(record).means().items()}
     means = {"entropy": float(known.entropy.mean())}
     labelled = ids[known.labels >= 0]
     if len(labelled):

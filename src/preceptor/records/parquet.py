@@ -14,9 +14,11 @@ from preceptor.data.arrays import Parquet
 from preceptor.data.tables import Table, read_table
 from preceptor.errors import InputError
 from preceptor.records.codes import decode, encode, pack_classes, unpack_classes
-from preceptor.records.forms import Dense, Form
+from preceptor.records.forms import Dense, Form, Sampled, TopK
+from preceptor.records.hidden import Hidden
 from preceptor.records.manifest import Identity, Manifest
 from preceptor.records.reader import Record
+from preceptor.records.tokens import is_of_tokens
 from preceptor.records.writer import RecordWriter
 from preceptor.runs import files
 
@@ -43,6 +45,9 @@ def to_parquet(record: Record, path: Path | str) -> None:
     path = Path(path)
     if path.exists():
         raise InputError(f"'{path}' is there; give the name of a new file")
+    if isinstance(record.manifest.form, Hidden) or is_of_tokens(record.folder):
+        what = "hidden states, whose head" if isinstance(record.manifest.form, Hidden) else "tokens, whose documents"
+        raise InputError(f"the record '{record.folder}' is of {what} a table has no room for; copy its folder")
     if not len(record):
         raise InputError(f"the record '{record.folder}' has no samples; record some")
     arrow, parquet = _pyarrow()
@@ -111,7 +116,7 @@ def _tables(record: Record, arrow: Any) -> Iterator[Any]:
 def _spelt_out(rows: dict[str, Tensor], manifest: Manifest) -> dict[str, Tensor]:
     """Rows as they are stored with classes as numbers, and log-probabilities as floats."""
     found = dict(rows)
-    if not isinstance(manifest.form, Dense):
+    if isinstance(manifest.form, TopK | Sampled):
         found["classes"] = unpack_classes(rows["classes"], manifest.form.k, manifest.num_classes)
     if "low" in rows:
         found["log_probs"] = decode(rows["log_probs"], rows["low"], rows["scalars"][:, 1])

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.losses.linear import Head
 from preceptor.records.forms import Dense
+from preceptor.records.hidden import Hidden, in_float32, read_head, targets_of
 from preceptor.records.manifest import Manifest, read_manifest
 from preceptor.records.shards import Mapped, Shard, listed_shards
 from preceptor.records.targets import DenseTargets, Scalars, Targets
 from preceptor.runs.verify import verify
 
+TOKENS = "tokens"
+"""Of the files that say which tokens a record is of: ``tokens.safetensors``, listed by ``tokens.json``."""
 HELDOUT = "heldout"
 """The folder within a record that holds one of held-out samples, as they are."""
 
@@ -36,6 +40,7 @@ class Record:
         self._shards: list[Shard] = listed_shards(self.folder)
         self._mapped: dict[int, Mapped] = {}
         self._places: dict[int, _Places] = {}
+        self._heads: dict[str, Head] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
         return _opened, (self.folder, self.check)
@@ -55,6 +60,11 @@ class Record:
         return self.manifest.views
 
     @property
+    def is_of_tokens(self) -> bool:
+        """Whether its rows are positions of rows of tokens (`preceptor.records.tokens`)."""
+        return (self.folder / f"{TOKENS}.json").is_file()
+
+    @property
     def ids(self) -> Tensor:
         """Of the samples in the first view, ascending, int64 (N,)."""
         return torch.from_numpy(self._places_of(0).ids)
@@ -68,34 +78,72 @@ class Record:
         """Of the samples in a view, ascending, int64 (N,)."""
         return torch.from_numpy(self._places_of(view).ids)
 
-    def read(self, ids: Tensor, view: int = 0) -> Targets:
-        """What is stored of some samples, as the losses take it, on the CPU.
+    def read(self, ids: Tensor, view: int = 0, *, device: torch.device | str = "cpu") -> Targets:
+        """What is stored of some samples, as the losses take it.
 
         Args:
             ids: int64 (B,), in any order, also more than once.
             view: from 0.
+            device: where it is wanted; hidden states meet their head there.
 
         Raises:
             InputError: a sample or a view that is not there, or a damaged shard.
         """
         form = self.manifest.form
         if isinstance(form, Dense):
-            return DenseTargets(self._rows(("log_probs",), ids, view)["log_probs"].float())
+            return DenseTargets(self._rows(("log_probs",), ids, view)["log_probs"].float()).to(device)
+        if isinstance(form, Hidden):
+            return targets_of(self._rows(form.arrays, ids, view), self._head_on(device))
         arrays = self._rows((*form.arrays, "scalars", "labels"), ids, view)
-        return form.unpack(arrays, self._scalars(arrays), self.num_classes)
+        return form.unpack(arrays, self._scalars(arrays), self.num_classes).to(device)
 
     def log_probs(self, ids: Tensor, view: int = 0) -> Tensor:
-        """Log-probabilities at T = 1, float32 (B, C), of a dense record.
+        """Log-probabilities at T = 1, float32 (B, C), of a dense record or one of hidden states.
 
         Raises:
             InputError: as `read`, or a record of another form.
         """
-        if not isinstance(self.manifest.form, Dense):
+        if not isinstance(self.manifest.form, Dense | Hidden):
             raise InputError(
                 f"the record '{self.folder}' is of the form '{self.manifest.form.kind}', which has not all classes; "
                 "give its targets, record.read(ids), to a loss"
             )
         return self.read(ids, view).log_probs
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of hidden states, as it was stored, on the CPU.
+
+        Raises:
+            InputError: a record of another form, or the head is missing or damaged.
+        """
+        self._form_of_hidden()
+        if "stored" not in self._heads:
+            # That of held-out samples is the record's.
+            self._heads["stored"] = read_head(self.folder.parent if self.folder.name == HELDOUT else self.folder)
+        return self._heads["stored"]
+
+    def hidden(self, ids: Tensor, view: int = 0) -> Tensor:
+        """Stored hidden states (B, H), which the fused losses of `preceptor.losses.linear` take beside the `head`.
+
+        Raises:
+            InputError: as `read`, or a record of another form.
+        """
+        return self._rows(self._form_of_hidden().arrays, ids, view)["hidden"]
+
+    def _form_of_hidden(self) -> Hidden:
+        form = self.manifest.form
+        if not isinstance(form, Hidden):
+            raise InputError(
+                f"the record '{self.folder}' is of the form '{form.kind}', which has no hidden states; record the form "
+                "'hidden'"
+            )
+        return form
+
+    def _head_on(self, device: torch.device | str) -> Head:
+        if str(device) not in self._heads:
+            self._heads[str(device)] = in_float32(self.head, device)
+        return self._heads[str(device)]
 
     def scalars(self, ids: Tensor, view: int = 0) -> Scalars:
         """What is stored beside every form, of some samples.

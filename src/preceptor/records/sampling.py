@@ -27,32 +27,42 @@ def draw(sizes: Tensor, k: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
     at all are filled up with others, at tau = 0.
 
     Args:
-        sizes: (B, C), not negative, float64.
+        sizes: (B, C), not negative.
         k: fewer than C.
         uniform: (B,), in (0, 1).
 
     Returns:
         Classes, int64 (B, k), and the thresholds tau, (B,).
     """
-    tau = threshold(sizes, k)
-    certain = (sizes >= tau[:, None]) & (sizes > 0)
-    chance = torch.where(certain | (tau[:, None] == 0), 0.0, sizes / tau[:, None])
-    cumulated = chance.cumsum(-1)
+    tau = threshold(sizes, k)[:, None]
+    certain = (sizes >= tau) & (sizes > 0)
+    # In double precision: small chances would be lost in the sum of all before them, and with them what is unbiased.
+    cumulated = (sizes.double() / tau).masked_fill_(certain | (tau == 0), 0.0).cumsum(-1)
     # Their sum is a whole number, whatever was rounded.
-    cumulated = cumulated * (cumulated[:, -1:].round() / cumulated[:, -1:].clamp(min=0.5))
-    steps = torch.floor(cumulated - uniform[:, None])
-    drawn = torch.diff(steps, dim=-1, prepend=torch.full_like(steps[:, :1], -1.0)) > 0
-    # Ones before zeros, in the order of the classes; what is short of k is filled up with the zeros.
-    order = torch.sort((certain | drawn).to(torch.uint8), dim=-1, descending=True, stable=True).indices
-    return order[:, :k].sort(-1).values, tau
+    last = cumulated[:, -1:].clone()
+    steps = cumulated.mul_(last.round() / last.clamp(min=0.5)).sub_(uniform[:, None]).floor_()
+    chosen = certain
+    chosen[:, 1:] |= steps[:, 1:] > steps[:, :-1]
+    chosen[:, 0] |= steps[:, 0] > -1
+    return _first(chosen, k), tau.squeeze(-1)
+
+
+def _first(chosen: Tensor, k: int) -> Tensor:
+    """The places (B, k) of k ones in each row, ascending; where there are fewer, the first of the zeros fill it up."""
+    if bool((chosen.sum(-1) == k).all()):
+        return chosen.nonzero()[:, 1].reshape(-1, k)
+    order = torch.sort(chosen.to(torch.uint8), dim=-1, descending=True, stable=True).indices
+    return order[:, :k].sort(-1).values
 
 
 def threshold(sizes: Tensor, k: int) -> Tensor:
-    """tau with sum_c min(1, r_c / tau) = k, (B,); 0 where k classes or fewer have a size."""
-    ordered = sizes.sort(-1).values
-    # The h-th largest, and the sum of what is no larger, from the smallest up, so that small ones keep their digits.
-    rest, largest = (each.flip(-1)[:, :k] for each in (ordered.cumsum(-1), ordered))
-    tau = rest / torch.arange(k, 0, -1, dtype=sizes.dtype)
+    """tau with sum_c min(1, r_c / tau) = k, (B,), float64; 0 where k classes or fewer have a size."""
+    largest, places = sizes.topk(k)
+    others = sizes.scatter(-1, places, 0.0).sum(-1, keepdim=True).double()
+    # The sum of what is no larger than the h-th largest, from the smallest up, so that small ones keep their digits.
+    largest = largest.double()
+    rest = (others + largest.flip(-1).cumsum(-1)).flip(-1)
+    tau = rest / torch.arange(k, 0, -1, dtype=torch.float64)
     below = (largest < tau).to(torch.uint8)
     below[:, -1] = 1  # it is; a rest too small to be seen beside the largest hides that
     found = tau.gather(-1, below.argmax(-1, keepdim=True)).squeeze(-1)

@@ -28,7 +28,7 @@ class RecordTeacher:
         record: or its folder.
         ids: int64 (N,), for each sample of your data set its id in the record; by default its position,
             ``batch["index"]``.
-        temperature: divides the stored log-probabilities, as post-hoc calibration does; of a dense record.
+        temperature: divides the stored log-probabilities, as post-hoc calibration does; of a record of all classes.
 
     Raises:
         InputError: there is no record, it is damaged, or has no form to which a temperature could be given.
@@ -47,7 +47,7 @@ class RecordTeacher:
         self.ids: Tensor | None = ids
         self.temperature: float = temperature
         kind = self.record.manifest.form.kind
-        if temperature != 1 and kind != "dense":
+        if temperature != 1 and kind not in ("dense", "hidden"):
             raise InputError(
                 f"the record '{self.record.folder}' is of the form '{kind}', whose classes do not tell its "
                 "distribution at another temperature; give the temperature to the loss"
@@ -72,7 +72,9 @@ class RecordTeacher:
         index = batch["index"]
         ids = self._ids(index)
         record, view = self._place(ids, batch)
-        found = record.read(ids, view).to(index.device)
+        return self._tempered(record.read(ids, view, device=index.device))
+
+    def _tempered(self, found: Targets) -> Tensor | Targets:
         if not isinstance(found, DenseTargets):
             return found
         return found.log_probs if self.temperature == 1 else found.log_probs / self.temperature

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.forms import scalars_of
+from preceptor.records.hidden import Hidden
 from preceptor.records.manifest import MANIFEST, Manifest, difference, read_manifest, write_manifest
+from preceptor.records.powers import blocks_of
 from preceptor.records.sampling import uniforms
 from preceptor.records.shards import Mapped, Shard, listed_shards, read_index, write_index, write_shard
 from preceptor.runs import files
@@ -84,6 +86,7 @@ class RecordWriter:
         log_probs: Tensor,
         labels: Tensor | None = None,
         features: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> None:
         """Add rows. Those whose ids are `done` are left out, so that the same calls may be made again.
 
@@ -93,23 +96,34 @@ class RecordWriter:
             log_probs: at T = 1, (B, C): -inf allowed.
             labels: int64 (B,), -1 where unknown.
             features: outputs (B, ...) of the modules that the manifest names.
+            hidden: of the form `Hidden` the states (B, H) that `log_probs` were made of.
 
         Raises:
             InputError: another shape, logits, NaN, or a sample twice.
         """
+        _check_hidden(hidden, ids, self.manifest)
         _check(ids, view, log_probs, labels, features or {}, self.manifest)
         ids, log_probs = ids.cpu(), log_probs.detach().float().cpu()
         labels = torch.full_like(ids, -1) if labels is None else labels.cpu()
+        source = log_probs if hidden is None else hidden.detach().cpu()
+        blocks = [
+            self._packed(ids[rows], view, log_probs[rows], labels[rows], source[rows]) for rows in blocks_of(log_probs)
+        ]
+        if blocks:
+            packed = {name: torch.cat([each[name] for each in blocks]) for name in blocks[0]}
+            stored = {f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()}
+            self.add(view, packed | stored)
+
+    def _packed(self, ids: Tensor, view: int, log_probs: Tensor, labels: Tensor, source: Tensor) -> dict[str, Tensor]:
+        """Rows as they are stored, without features; `source` is what the form is made of."""
         scalars = scalars_of(log_probs, labels, self.manifest.grid)
         numbers = [scalars.entropy, scalars.log_max, scalars.label_log_probs]
-        rows = {
+        return {
             "ids": ids,
             "labels": labels.int(),
             "scalars": torch.cat([torch.stack(numbers, -1), scalars.log_powers], -1),
-            **self.manifest.form.pack(log_probs, uniforms(self.manifest.seed, ids, view), scalars),
-            **{f"features/{name}": each.detach().cpu() for name, each in (features or {}).items()},
+            **self.manifest.form.pack(source, uniforms(self.manifest.seed, ids, view), scalars),
         }
-        self.add(view, rows)
 
     def add(self, view: int, rows: Mapping[str, Tensor]) -> None:
         """Add rows as they are stored (`Record.rows`), but for those whose ids are `done`.
@@ -159,6 +173,15 @@ class RecordWriter:
             self._held.close()
 
 
+def _check_hidden(hidden: Tensor | None, ids: Tensor, manifest: Manifest) -> None:
+    wanted = isinstance(manifest.form, Hidden)
+    if wanted != (hidden is not None):
+        what = "no hidden states are given; give them" if wanted else "hidden states are given; leave them out"
+        raise InputError(f"the form is '{manifest.form.kind}' and {what}")
+    if hidden is not None and (hidden.ndim != 2 or len(hidden) != len(ids) or not hidden.is_floating_point()):
+        raise InputError(f"hidden states are {hidden.dtype} {tuple(hidden.shape)}; give floats (B, H), one row an id")
+
+
 def _ids_there(folder: Path, views: int) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {view: set() for view in range(views)}
     for shard in listed_shards(folder):
@@ -181,7 +204,7 @@ def _check(
     wanted = (len(ids), manifest.num_classes)
     if tuple(log_probs.shape) != wanted:
         raise InputError(f"log_probs have shape {tuple(log_probs.shape)}; give one row for each id, {wanted}")
-    total = log_probs.detach().double().logsumexp(-1)
+    total = torch.cat([log_probs[rows].detach().float().logsumexp(-1) for rows in blocks_of(log_probs)] or [log_probs])
     wrong = ~(total.abs() < 1e-2)
     if wrong.any():
         row = int(wrong.int().argmax())

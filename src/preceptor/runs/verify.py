@@ -8,7 +8,8 @@ from preceptor.runs import checkpoint, integrity
 
 # JSON files that list the checksums of others: of runs, of studies of several kinds, and of records.
 _STUDIES = ("study.json", "generations.json", "prediction.json")
-_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, integrity.RECORD, integrity.SHARDS, "samples.json")
+_BESIDE = ("samples.json", "tokens.json", "head.json")
+_LISTS = (integrity.RESULT, integrity.CHOICE, *_STUDIES, integrity.RECORD, integrity.SHARDS, *_BESIDE)
 
 
 @dataclass(frozen=True)

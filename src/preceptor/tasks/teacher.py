@@ -18,6 +18,7 @@ from preceptor.inputs import Inputs, call, each
 from preceptor.losses.targets import Targets, whole
 from preceptor.outputs import average_probabilities, logits_of, read_logits, transformed
 from preceptor.schema import Transform
+from preceptor.tasks.tokens import of_tokens
 
 Batch: TypeAlias = Mapping[str, Any]
 Answer: TypeAlias = Tensor | Targets
@@ -168,6 +169,8 @@ class Mixture:
 
     def __call__(self, batch: Batch) -> Tensor:
         said = [of_all_classes(teacher(batch), "the mean of several teachers") for teacher in self.teachers]
+        if len({each.ndim for each in said}) > 1:  # of tokens: a record answers for those that count alone
+            said = [of_tokens(each, batch["mask"], "the teacher") for each in said]
         return average_probabilities(said, self.weights)
 
 

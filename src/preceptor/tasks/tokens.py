@@ -55,6 +55,6 @@ def of_tokens(rows: Rows, mask: Tensor, whose: str = "the model") -> Rows:
     if len(rows.shape) == 2 and rows.shape[0] == count:
         return rows
     raise InputError(
-        f"{whose} answers with shape {tuple(rows.shape)} to rows of tokens {tuple(mask.shape)}, {count} of which count; "
-        "give logits (B, L, C) of all positions, or (n, C) of those that count"
+        f"{whose} answers with shape {tuple(rows.shape)} to rows of tokens {tuple(mask.shape)}, {count} of which "
+        "count; give logits (B, L, C) of all positions, or (n, C) of those that count"
     )

@@ -34,6 +34,8 @@ def with_own_inputs(teacher: TeacherFn, data: Data, *, resize: bool = False) -> 
     """
 
     def fit(leaf: Leaf) -> Leaf:
+        if isinstance(leaf, Teacher) and leaf.preprocessing:
+            refuse_other_context(leaf.preprocessing, data.preprocessing)
         if not isinstance(leaf, Teacher) or not leaf.input_shape:
             return leaf  # nobody knows what it was trained on
         fitted = copy.copy(leaf)
@@ -45,6 +47,26 @@ def with_own_inputs(teacher: TeacherFn, data: Data, *, resize: bool = False) -> 
         return fitted
 
     return each_leaf(teacher, fit)
+
+
+def refuse_other_context(theirs: Preprocessing, ours: Preprocessing) -> None:
+    """Refuse a language model that was taught to see other tokens than its student does, or tokens of another kind.
+
+    Args:
+        theirs, ours: the `Data.preprocessing` of teacher and student; under ``context`` what a position may look at.
+
+    Raises:
+        InputError: naming the first entry that differs.
+    """
+    their_context, our_context = (given.get("context", {}) for given in (theirs, ours))
+    for name in dict.fromkeys([*our_context, *their_context]):
+        there, here = their_context.get(name), our_context.get(name)
+        if there != here:
+            raise InputError(
+                f"the teacher learned from rows of tokens whose {name} is {there}, and the student's is {here}; "
+                "give the student's data the options of the teacher's",
+                argument="data",
+            )
 
 
 def conversion(

@@ -17,7 +17,7 @@ from preceptor.notices import note, notes_kept
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.recipe.keywords import RecipeLike, make_recipe
 from preceptor.recipe.text import find_recipe, read_yaml
-from preceptor.records import Dense, Manifest, Record, RecordWriter, Sampled, TopK
+from preceptor.records import Dense, Hidden, Manifest, Record, RecordWriter, Sampled, TopK
 from preceptor.records import Identity as RecordIdentity
 from preceptor.records.forms import Form
 from preceptor.records.reader import HELDOUT
@@ -37,11 +37,13 @@ from preceptor.training.leaks import check_class_names, refuse_leak
 from preceptor.training.preprocessing import refuse_unconverted
 from preceptor.training.progress import OnStep, progress_bar
 from preceptor.training.recorded_features import DTYPES, Features
+from preceptor.training.recorded_tokens import TokenRows
 from preceptor.training.replay import batches_of, described, record_of
 from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.streams import Streams
 
-FORMS: dict[str, type[Form]] = {"dense": Dense, "top_k": TopK, "sampled": Sampled}
+FORMS: dict[str, type[Form]] = {"dense": Dense, "top_k": TopK, "sampled": Sampled, "hidden": Hidden}
+_OF_ALL = ("dense", "hidden")
 _BATCH, _SHARD_BYTES = 256, 2**26
 
 
@@ -68,7 +70,8 @@ def record(
 
     A recording that was stopped, or killed, goes on where it was when the same is called again. The log-probabilities
     are stored at T = 1, so that a student's loss may take any temperature (of a form that is not dense: those of its
-    grid). Labels of a ``transfer`` part are not.
+    grid). Labels of a ``transfer`` part are not. Of rows of tokens (`preceptor.data.tokens`) every position that counts
+    has a row of its own in the record.
 
     Args:
         teacher: as of `preceptor.distill`, but none that is stored already.
@@ -78,14 +81,15 @@ def record(
             default the recipe of the teacher's own run.
         views: how often each sample is recorded, each time with draws of its own; a student's epochs are these in turn.
         form: ``dense`` (all classes), ``top_k`` (k classes and the mass of all others), ``sampled`` (k classes, so
-            drawn that losses are unbiased), or one of `preceptor.records` with its options.
+            drawn that losses are unbiased), ``hidden`` (a language model's last hidden states, and its head once), or
+            one of `preceptor.records` with its options.
         dtype: of the stored log-probabilities: float32, float16, bfloat16, or of top_k uint8; by default the form's.
         k: classes a sample, of ``top_k`` and ``sampled``.
         features: what is stored of the model's inner modules, too, of training samples: taps, patterns or words, as a
             loss names them (``penultimate``, ``stages``); of a word that stands for several as ``stages.0`` and so on.
         features_dtype: of these numbers: float16, bfloat16 or float32.
-        heldout: record the held-out samples, too, as they are and with all classes, so that the teacher can be scored
-            from its record.
+        heldout: record the held-out samples, too, as they are and with all classes (tokens in the same form), so that
+            the teacher can be scored from its record.
         teacher_model, trust, progress: as of `preceptor.distill`.
         keywords: laid over the recipe.
 
@@ -115,8 +119,12 @@ def record(
         asked = _teacher(made, samples, teacher, named, teacher_model, trust, accelerator)
         two = batch_to(samples.train[samples.for_students[:2].tolist()], accelerator.device)
         names = [features] if isinstance(features, str) else features
+        stored = _form(form, dtype, k)
+        tokens = TokenRows(samples, stored, asked, tuple(names), two) if samples.are_tokens else None
+        if tokens is None and isinstance(stored, Hidden):
+            raise InputError("the form 'hidden' is for rows of tokens; record the form 'dense'", argument="form")
         seen = Features(asked, names, features_dtype, two)
-        work = _Work(made, samples, asked, accelerator, _form(form, dtype, k), views, _digests(asked, named), seen)
+        work = _Work(made, samples, asked, accelerator, stored, views, _digests(asked, named), seen, tokens)
         place = Path(folder)
         with progress_bar(f"recording {place.name}", enabled=progress) as on_step:
             work.write(place, on_step, heldout=heldout)
@@ -176,10 +184,10 @@ def _form(form: Form | str, dtype: str | None, k: int | None) -> Form:
         return form
     if form not in FORMS:
         raise InputError(f"the form is '{form}'; {did_you_mean(form, FORMS)}", argument="form")
-    if form != "dense" and k is None:
+    if form not in _OF_ALL and k is None:
         raise InputError(f"the form '{form}' stores k classes a sample; give k", argument="k")
-    if form == "dense" and k is not None:
-        raise InputError(f"k is {k}, and the form 'dense' stores all classes; leave k out", argument="k")
+    if form in _OF_ALL and k is not None:
+        raise InputError(f"k is {k}, and the form '{form}' stores all classes; leave k out", argument="k")
     dtypes = ("float32", "float16", "bfloat16", *(("uint8",) if form == "top_k" else ()))
     if dtype not in (None, *dtypes):
         known = did_you_mean(str(dtype), dtypes)
@@ -213,14 +221,17 @@ class _Work:
         views: int,
         digests: Mapping[str, str],
         features: Features,
+        tokens: TokenRows | None,
     ) -> None:
         if views < 1:
             raise InputError(f"views is {views}; give 1 or more", argument="views")
-        alike = views > 1 and recipe.augmentation is None and recipe.mixing is None
+        drawn = tokens is not None and isinstance(form, Sampled)
+        alike = views > 1 and recipe.augmentation is None and recipe.mixing is None and not drawn
         if alike and first_changed(samples.train, samples.for_students, samples.labels, epoch=1) is None:
             note(f"{views} views are recorded, and nothing that is done to the samples tells them apart")
         self.recipe, self.samples, self.teacher, self.accelerator = recipe, samples, teacher, accelerator
-        self.features = features
+        self.features, self.tokens = features, tokens
+        self.size: int = _BATCH if tokens is None else tokens.batch
         streams = Streams(samples.seed, recipe.streams)
         indices = samples.for_students.sort().values
         replay, workers = Replay(streams, views, indices), recipe.training.num_workers
@@ -228,7 +239,7 @@ class _Work:
         found = described(recipe, samples, replay)
         self.manifest = Manifest(
             form=form,
-            num_samples=len(indices),
+            num_samples=len(self._ids(indices)),
             views=views,
             seed=samples.seed,
             streams={name: streams.seeds[name] for name in ("split", "augmentation")},
@@ -251,45 +262,71 @@ class _Work:
         indices, views = self.manifest.num_samples or 0, self.manifest.views
         parts = self.samples.parts
         others = parts["heldout"] if heldout else parts["heldout"][:0]
-        total, done = indices * views + len(others), 0
+        total, done = indices * views + len(self._ids(others)), 0
         with RecordWriter(folder, self.manifest, shard_size=self._shard_size) as writer:
             write_samples(folder, parts, self._trained_on())
+            if self.tokens is not None:
+                self.tokens.write_beside(folder, self.batches.indices, head=True)
             for view in range(views):
                 chunks = self._left(self.batches.indices, writer.done(view))
-                done += indices - sum(map(len, chunks))
+                done += indices - sum(len(self._ids(chunk)) for chunk in chunks)
                 for batch in self.batches.made(chunks, view):
                     self._write(writer, batch, view)
-                    done += len(batch["index"])
+                    done += len(self._ids(batch["index"].cpu()))
                     on_step(done, total, {})
         if len(others):
             self._write_heldout(folder / HELDOUT, others, lambda more: on_step(done + more, total, {}))
 
     def _write_heldout(self, folder: Path, indices: Tensor, on_step: Callable[[int], None]) -> None:
-        """The held-out samples as they are, in a record of their own: of all classes, as comparing teachers needs."""
-        form = self.manifest.form if isinstance(self.manifest.form, Dense) else Dense("float16")
+        """The held-out samples as they are, in a record of their own: of all classes, as comparing teachers needs.
+
+        Those of tokens are compared by the numbers beside them, and all of a vocabulary would be the larger record.
+        """
+        same = self.tokens is not None or isinstance(self.manifest.form, Dense)
+        form = self.manifest.form if same else Dense("float16")
         identity = self.manifest.identity.model_copy(update={"features": {}})
-        update = {"form": form, "num_samples": len(indices), "views": 1, "augmentation": None, "mixing": None}
+        update = {
+            "form": form,
+            "num_samples": len(self._ids(indices)),
+            "views": 1,
+            "augmentation": None,
+            "mixing": None,
+        }
         update |= {"features": (), "identity": identity}
         data = self.samples.data
         as_they_are = Indexed(data.train, num_classes=data.num_classes, collate_fn=data.collate_fn)
         manifest = self.manifest.model_copy(update=update)
         with RecordWriter(folder, manifest, shard_size=self._shard_size) as writer:
-            for number, chunk in enumerate(self._left(indices, writer.done(0))):
+            if self.tokens is not None:
+                self.tokens.write_beside(folder, indices)
+            chunks, done = self._left(indices, writer.done(0)), 0
+            for chunk in chunks:
                 self._write(writer, batch_to(as_they_are[chunk], self.accelerator.device), 0)
-                on_step(number * _BATCH + len(chunk))
+                done += len(self._ids(chunk))
+                on_step(done)
 
     @property
     def _shard_size(self) -> int:
         """Rows of a shard: whole batches, of some 64 MB where all classes, and features, are stored."""
+        if self.tokens is not None:
+            return self.tokens.shard_size
         row = 4 * self.manifest.num_classes + DTYPES[self.features.dtype].itemsize * self.features.numbers
         return _BATCH * max(1, min(64, _SHARD_BYTES // (row * _BATCH)))
 
     def _left(self, indices: Tensor, done: set[int]) -> list[Tensor]:
         """The batches that are not wholly on disk: those of an uninterrupted recording, so that all is the same."""
-        return [chunk for chunk in indices.split(_BATCH) if not done.issuperset(chunk.tolist())]
+        return [chunk for chunk in indices.split(self.size) if not done.issuperset(self._ids(chunk).tolist())]
+
+    def _ids(self, indices: Tensor) -> Tensor:
+        """The rows of the record that samples become."""
+        return indices if self.tokens is None else self.tokens.ids(indices)
 
     @torch.no_grad()
     def _write(self, writer: RecordWriter, batch: Mapping[str, Tensor], view: int) -> None:
+        if self.tokens is not None:
+            with self.accelerator.autocast():
+                self.tokens.write(writer, batch, view)
+            return
         with self.accelerator.autocast():
             wanted = bool(writer.manifest.features)
             found, features = self.features.of(self.teacher, batch) if wanted else (self.teacher(batch), {})

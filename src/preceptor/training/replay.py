@@ -17,6 +17,7 @@ from preceptor.recipe import Recipe
 from preceptor.records import Manifest, Record, difference
 from preceptor.records.samples import trained_on
 from preceptor.records.teacher import RecordTeacher
+from preceptor.records.token_teacher import TokenRecordTeacher
 from preceptor.runs.contents import samples_digests
 from preceptor.runs.identity import feed_array
 from preceptor.tasks.teacher import Function, TeacherFn, leaves
@@ -26,6 +27,7 @@ from preceptor.training.leaks import refuse_seen
 from preceptor.training.probe import spread
 from preceptor.training.samples import Samples
 from preceptor.training.streams import Streams
+from preceptor.training.token_replay import digests_of_tokens, replay_of_tokens
 
 _FEW = 32
 _SHOWN = ("input", "index of the partner", "share of its own")
@@ -50,6 +52,13 @@ def replay_of(teacher: TeacherFn, recipe: Recipe, samples: Samples) -> Replay | 
     first, *others = records
     for record in records:
         _refuse_unfinished(record)
+    if samples.are_tokens:
+        functions = [leaf.function for leaf in leaves(teacher) if isinstance(leaf, Function)]
+        tokens = [each for each in functions if isinstance(each, TokenRecordTeacher)]
+        replay = replay_of_tokens(tokens, samples, _described(recipe, samples))
+        for record in records:
+            _note_versions(record)
+        return replay
     replay = replay_by(first.manifest, first.ids)
     for other in others:
         one, another = (replay_by(each.manifest, each.ids) for each in (first, other))
@@ -114,6 +123,13 @@ def described(recipe: Recipe, samples: Samples, replay: Replay) -> dict[str, Any
     Raises:
         InputError: samples that cannot be shown again.
     """
+    if samples.are_tokens:
+        return _described(recipe, samples) | {"data": digests_of_tokens(samples, replay.indices)}
+    batches = batches_of(recipe, samples, replay, num_workers=0)
+    return _described(recipe, samples) | {"data": _data_digests(samples, batches, replay)}
+
+
+def _described(recipe: Recipe, samples: Samples) -> dict[str, Any]:
     data = samples.data
     dump = lambda named: None if named is None else named.model_dump(mode="json")  # noqa: E731
     return {
@@ -122,7 +138,6 @@ def described(recipe: Recipe, samples: Samples, replay: Replay) -> dict[str, Any
         "preprocessing": dict(data.preprocessing),
         "augmentation": dump(recipe.augmentation),
         "mixing": dump(recipe.mixing),
-        "data": _data_digests(samples, batches_of(recipe, samples, replay, num_workers=0), replay),
     }
 
 
@@ -164,9 +179,13 @@ def _refuse_other(record: Record, found: Mapping[str, Any]) -> None:
         raise InputError(
             f"the record '{record.folder}' does not fit: {problem}; give the student what was recorded, or record anew"
         )
+    _note_versions(record)
+
+
+def _note_versions(record: Record) -> None:
     versions = {"torch": str(torch.__version__)}
     for name, version in versions.items():
-        then = manifest.identity.versions.get(name, version)
+        then = record.manifest.identity.versions.get(name, version)
         if then != version:
             note(f"the record '{record.folder}' was made with {name} {then}, and this is {version}")
 

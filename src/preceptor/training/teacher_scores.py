@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 from preceptor.data.dataset import labels_of
+from preceptor.errors import InputError
 from preceptor.notices import note, say
 from preceptor.outputs.asking import ask
 from preceptor.records import Record
 from preceptor.records.scores import scores as recorded_scores
 from preceptor.records.teacher import heldout_of
-from preceptor.tasks.teacher import Mixture, TeacherFn, Transformed
+from preceptor.records.token_teacher import TokenRecordTeacher
+from preceptor.records.tokens import digests_at, token_ids
+from preceptor.records.tokens import token_scores as recorded_token_scores
+from preceptor.runs import TokenScores
+from preceptor.tasks.teacher import Function, Mixture, TeacherFn, Transformed
 from preceptor.training.cohort import Cohort
 from preceptor.training.evaluate import score
 from preceptor.training.probe import drawing_nothing, spread
@@ -114,7 +119,8 @@ def _of_tokens(teacher: TeacherFn, cohort: Cohort, device: torch.device, whose: 
     """The scores of a language model on held-out tokens; none where it cannot answer, as a record without them."""
     try:
         with drawing_nothing(device):
-            found = token_scores(teacher, *cohort.scored("heldout"), device)
+            found = _recorded(teacher, cohort.samples[0])
+            found = token_scores(teacher, *cohort.scored("heldout"), device) if found is None else found
     except Exception as error:
         note(f"the teacher could not be scored on held-out labels ({type(error).__name__}: {error})")
         return {}
@@ -122,6 +128,20 @@ def _of_tokens(teacher: TeacherFn, cohort: Cohort, device: torch.device, whose: 
     _show(whose, scores)
     _warn(scores, whose)
     return scores
+
+
+def _recorded(teacher: TeacherFn, samples: Samples) -> TokenScores | None:
+    """The scores of held-out tokens by the numbers beside a record of them; None of another teacher."""
+    function = teacher.function if isinstance(teacher, Function) else teacher
+    if not isinstance(function, TokenRecordTeacher) or function.temperature != 1:
+        return None
+    if function.heldout is None or function.heldout_tokens is None:
+        raise InputError("its record has no held-out rows; record it with them (heldout=True)")
+    index = samples.parts["heldout"]
+    rows = function.heldout_tokens.find(digests_at(samples.data.train, index))
+    if bool((rows < 0).any()):
+        raise function.lacking(int(index[rows < 0][0]))
+    return recorded_token_scores(function.heldout, token_ids(rows, samples.labels[index] >= 0))
 
 
 def _asked(teacher: TeacherFn, dataset: Any, indices: Tensor, device: torch.device, part: str) -> Scores:

@@ -18,7 +18,7 @@ from preceptor.training.device import Accelerator
 from preceptor.training.evaluate import refuse_not_finite
 from preceptor.training.selection import Selection
 
-TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+TEMPERATURES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 """At which held-out NLLs are kept, to choose a temperature from."""
 SELECTABLE = ("nll", "brier", "accuracy")
 _ROWS, _NUMBERS = 16, 2**22  # rows a forward pass; logits that are scored at once, in float64
