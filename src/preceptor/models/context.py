@@ -49,6 +49,23 @@ def keeps_apart(model: nn.Module, ask: Ask, num_classes: int, longest: int | Non
     return alike(behind[0], behind[1], _EXACT) and alike(behind[0], alone, _ROUNDED)
 
 
+def refuse_mixed(model: nn.Module, position_ids: Tensor) -> None:
+    """Refuse packed rows for a model that does not keep their documents apart.
+
+    Args:
+        model: that `keeps_apart` is not true of.
+        position_ids: (B, L); where they go back within a row, another document begins.
+
+    Raises:
+        InputError: some do.
+    """
+    if restart(position_ids):
+        raise InputError(
+            f"{type(model).__name__} does not keep the documents of a packed row apart by their positions; give "
+            "data.packed=false"
+        )
+
+
 def restart(position_ids: Tensor) -> bool:
     """Whether positions (B, L) go back somewhere within a row, as another document begins there."""
     return bool((position_ids.diff(dim=-1) <= 0).any())

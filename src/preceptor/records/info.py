@@ -38,7 +38,7 @@ def describe(folder: Path | str) -> dict[str, Any]:
         "dense float32": 4 * record.num_classes,
     }
     if is_of_tokens(record.folder):
-        found["samples"] = f"{len(record)} positions of {len(read_tokens(record.folder).rows)} rows of tokens"
+        found["rows of tokens"] = len(read_tokens(record.folder).rows)
     if isinstance(manifest.form, Hidden):
         found["bytes of the head"] = (record.folder / f"{HEAD}.safetensors").stat().st_size
     if manifest.features:

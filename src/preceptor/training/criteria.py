@@ -19,6 +19,7 @@ from preceptor.recipe.published import published_of, published_weights
 from preceptor.schema import SUM, Component, parts_of
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves, of_all_classes
+from preceptor.tasks.tokens import has_tokens, tokens_alone
 from preceptor.teaching import class_weights
 
 Given = Callable[..., Tensor] | None
@@ -179,6 +180,9 @@ def refuse_targets(criterion: Criterion, teacher: TeacherFn, two: Mapping[str, T
         return
     if not takes_targets(criterion.function):
         of_all_classes(said, f"the loss '{criterion.name}'")
+    if has_tokens(two):  # two positions of these rows
+        alone = tokens_alone(two)
+        two, said = {name: alone[name][:2] for name in ("label", "mask", "index")}, said[:2]
     given = {**two, "logits": _two_examples(num_classes), "teacher_logits": said.to("cpu"), "labels": two["label"]}
     try:
         criterion(given)

@@ -86,7 +86,8 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
         )
     if kind == "pretrained":
         note(
-            f"nothing is known of what the teacher '{reference.run}' was trained on, be it what its student is scored on"
+            f"nothing is known of what the teacher '{reference.run}' was trained on; see that it is not what its student "
+            "is scored on"
         )
         return of_module(pretrained_of(reference.run))
     return _stored_file(reference.run) if kind == "file" else Function(teacher_of(reference.run))

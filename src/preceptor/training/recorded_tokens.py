@@ -19,7 +19,8 @@ from preceptor.tasks.tokens import of_tokens
 from preceptor.training.samples import Samples
 
 _NUMBERS = 2**25  # logits of a batch: in float32 128 MB
-_MOST_ROWS, _SHARD_BYTES, _MOST = 256, 2**26, 2**18
+_MOST_ROWS, _SHARD_BYTES = 256, 2**26
+_LEAST, _MOST = 256, 2**18  # rows of a shard
 _SCALARS = 60  # bytes beside what a form stores: ten floats, the label and the id
 Batch = Mapping[str, Any]
 
@@ -46,7 +47,7 @@ class TokenRows:
         self.head: Head | None = None if self.states_of is None else self.states_of(few)[1]
         length, classes = samples.labels.shape[1], samples.data.num_classes
         self.batch: int = max(1, min(_MOST_ROWS, _NUMBERS // (length * classes)))
-        self.shard_size: int = max(256, min(_MOST, _SHARD_BYTES // self._row_bytes(form)))
+        self.shard_size: int = max(_LEAST, min(_MOST, _SHARD_BYTES // self._row_bytes(form)))
 
     def _row_bytes(self, form: Form) -> int:
         if isinstance(form, Hidden):

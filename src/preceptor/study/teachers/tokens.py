@@ -89,13 +89,6 @@ def assess_tokens(
     Raises:
         InputError: an option that is given, another loss, or as `read_tokens` and `compare_tokens`.
     """
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(
-                f"{name} is given, and teachers of tokens are scored on the held-out documents of their own run, token "
-                f"by token; leave {name} out",
-                argument=name,
-            )
     other = [loss.name for loss in losses if loss.name != "kd" or loss.options]
     if other:
         raise InputError(
@@ -103,6 +96,13 @@ def assess_tokens(
             "teacher itself; leave the loss out",
             argument="loss",
         )
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{name} is given, and teachers of tokens are scored on the held-out documents of their own run, token "
+                f"by token; leave {name} out",
+                argument=name,
+            )
     known = {name_of(each): each for each in references}
     found = compare_tokens({name: read_tokens(each) for name, each in known.items()}, level=level)
     teachers = tuple(replace(each, references=(known[each.name],)) for each in found.teachers)
