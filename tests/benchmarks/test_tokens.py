@@ -171,6 +171,6 @@ def test_the_verdict_says_what_the_numbers_say() -> None:
     assert "better than label smoothing (-0.300" in best
     assert "worse than cross-entropy alone, twice the epochs (+0.200" in best
     assert methods == (
-        "Helps: stopping early: best over last epoch, two teachers over one; harms: WTTM over KD, mean of all teachers; "
-        "makes no difference that shows: nothing."
+        "Helps: stopping early: best over last epoch, two teachers over one; harms: WTTM over KD, mean of all "
+        "teachers; makes no difference that shows: nothing."
     )
