@@ -1,4 +1,4 @@
-"""Every script in examples/ runs as its docstring says, on data that it makes itself, and ends with a line to read."""
+"""Every script in examples/ runs as it says, on data that it makes itself, and ends with something to read."""
 
 import ast
 import os
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
 LEAVES_TRACES = ("lightning_module",)
 """Seed the process for good, so each has one of its own; the others run here, where the packages are imported once."""
 
@@ -47,6 +48,23 @@ def launched(first: str, arguments: list[str]) -> None:
     done = subprocess.run([*program[first], *arguments], env=environment, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     print(done.stdout)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_commands_run_as_they_are_written(script: Path, tmp_path: Path) -> None:
+    """With the program of this Python in front, as where somebody has installed it."""
+    program = tmp_path / "bin" / "preceptor"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m preceptor "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["bash", str(script)], cwd=tmp_path, env=environment, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert "Assessed on tokens" in done.stdout
+    assert len(script.read_text(encoding="utf-8").splitlines()) < 60
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -152,6 +152,7 @@ CASES: list[tuple[str, str, str]] = [
 ELSEWHERE = {
     ("cli/studies.py", "exists already; go on with it by --resume"): "a whole quickstart: study/test_quickstart.py",
     ("cli/studies.py", "generations have no pictures"): "a chain: test_commands.py",
+    ("training/samples.py", "the rows of tokens have no held-out ones"): "data of one's own: training/test_tokens.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
     ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",
     ("tasks/building.py", "the record has no features of"): "a record: records/test_features.py",

@@ -189,13 +189,16 @@ def test_a_text_is_cut_at_blank_lines() -> None:
 
 def test_a_text_without_separator_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + b"to be or not\n\n" * 100)
+    path.write_bytes(b"\xef\xbb\xbf" + b"to be or not\n\n" * 4100)
     with notes_kept() as notes:
-        data: Any = tokens(path=path, length=8, document_bytes=100)
-    assert data.train.num_documents + data.test.num_documents == 13
+        data: Any = tokens(path=path, length=8)
+    assert data.train.num_documents + data.test.num_documents == 14
     assert data.train.ids[0, :2].tolist() == list(b"to")
     assert len(notes) == 1
-    assert notes[0].endswith("cut into 13 documents of about 100 bytes, at the next blank line or line end")
+    assert notes[0].endswith("cut into 14 documents of about 4096 bytes, at the next blank line or line end")
+    with notes_kept() as notes:  # who says how long they are knows it
+        tokens(path=path, length=8, document_bytes=100)
+    assert not notes
 
 
 def test_empty_documents_are_left_out(tmp_path: Path) -> None:

@@ -61,11 +61,12 @@ def _of_text(path: Path, separator: str | None, document_bytes: int | None) -> l
             if document_bytes is not None:
                 raise InputError("both separator and document_bytes are given; leave one of the two out")
             return _separated(content, separator)
-    size = DOCUMENT_BYTES if document_bytes is None else document_bytes
-    found = cut(content, size)
+    if document_bytes is not None:
+        return cut(content, document_bytes)
+    found = cut(content, DOCUMENT_BYTES)
     note(
-        f"{path}: without separator the text is cut into {len(found)} documents of about {size} bytes, at the next "
-        "blank line or line end"
+        f"{path}: without separator the text is cut into {len(found)} documents of about {DOCUMENT_BYTES} bytes, at "
+        "the next blank line or line end"
     )
     return found
 
