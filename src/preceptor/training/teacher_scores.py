@@ -136,7 +136,7 @@ def _recorded(teacher: TeacherFn, samples: Samples) -> TokenScores | None:
     if not isinstance(function, TokenRecordTeacher) or function.temperature != 1:
         return None
     if function.heldout is None or function.heldout_tokens is None:
-        raise InputError("its record has no held-out rows; record it with them (heldout=True)")
+        raise InputError("its record has no held-out rows; record it with these")
     index = samples.parts["heldout"]
     rows = function.heldout_tokens.find(digests_at(samples.data.train, index))
     if bool((rows < 0).any()):
