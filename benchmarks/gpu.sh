@@ -4,11 +4,12 @@
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER            # speed, tests, and a first table of image networks
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER catalogue  # the catalogue of losses at real size: call it again and again
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER generations
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER tokens
 #
 # At hand must be: one NVIDIA GPU with its driver; a Python ($PYTHON, else .venv/bin/python, else python3) with a CUDA
-# build of torch, this package and its extras "test" and "images"; a C++ compiler for torch.compile; in DATA_FOLDER
-# cifar10_jpeg.npz, cifar10h.npz and tinyimagenet100_32px.npz (what is in them: benchmarks/images.py and
-# benchmarks/human_images.py); some gigabytes in OUT_FOLDER. No network is used.
+# build of torch, this package and its extras "test", "images" and "text"; a C++ compiler for torch.compile; in
+# DATA_FOLDER cifar10_jpeg.npz, cifar10h.npz and tinyimagenet100_32px.npz (what is in them: benchmarks/images.py and
+# benchmarks/human_images.py) and tinyshakespeare.txt.gz; some gigabytes in OUT_FOLDER. No network is used.
 #
 # Each step has its share of the time; one that fails or runs out of it is noted in OUT_FOLDER/summary.md and
 # summary.json, and the next one starts. What a step printed is in OUT_FOLDER/STEP.log, its tables beside it. A second
@@ -17,8 +18,8 @@
 set -uo pipefail
 
 piece=${3:-first}
-if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations)$ ]]; then
-    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations]" >&2
+if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations|tokens)$ ]]; then
+    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations|tokens]" >&2
     exit 2
 fi
 mkdir -p "$2" || exit 2
@@ -58,6 +59,7 @@ if [ -n "$tiny" ]; then
     arena=(--quick --device cpu)
     catalogue=(--quick --device cpu --teachers ce mse --losses kd AT SP)
     generations=(--quick --device cpu)
+    tokens=(--quick --device cpu)
 else
     throughput=(--device cuda --pairs resnet32x4/resnet8x4 --batches 512 --rounds 1 --epochs 1)
     losses=(--device cuda --seconds 0.4 --rounds 5)
@@ -66,6 +68,7 @@ else
     arena=(--size gpu --budget 200 --data-dir "$data")
     catalogue=(--budget 470 --data-dir "$data")
     generations=(--size gpu --budget 470 --data-dir "$data")
+    tokens=(--size gpu --budget 470 --data-dir "$data")
 fi
 
 names=() results=() times=()
@@ -112,6 +115,9 @@ if [ "$piece" = catalogue ]; then
 elif [ "$piece" = generations ]; then
     script generations 500 "${generations[@]}" --out "$out/generations"
     tables=(generations/generations.md)
+elif [ "$piece" = tokens ]; then
+    script tokens 500 "${tokens[@]}" --out "$out/tokens"
+    tables=(tokens/tokens.md)
 else
     script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
     script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"

@@ -8,7 +8,7 @@ for n in $(seq 300); do
     printf '{"text": "%s and %s make %s"}\n' $((n % 7)) $((n % 5)) $((n % 7 + n % 5))
 done >sums.jsonl
 
-data=(data.path=sums.jsonl data.length=64 training.epochs=2)
+data=(data.path=sums.jsonl data.length=64 training.epochs=8)
 preceptor teach teach-tokens "${data[@]}" model.width=32 model.depth=1 --out teacher
 preceptor assess teacher teacher:best                     # by document, before a student is trained
 preceptor record teacher:best --form sampled --k 16 --out recorded

@@ -17,7 +17,8 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     """What a model says to its inputs.
 
     A tensor is its first argument. Tensors by name are keyword arguments, of which a model is given those that its
-    `forward` names, so that a teacher may read what its student does not; one that takes any keyword gets all.
+    `forward` names, so that a teacher may read what its student does not; one that takes any keyword gets all. A
+    language model of transformers is told to keep no cache, with which it would let packed documents see each other.
 
     Raises:
         InputError: it takes none of them.
@@ -36,16 +37,21 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
             f"the model, a {type(model).__name__}, takes none of the inputs, which are called {', '.join(inputs)}; "
             "name the arguments of its forward so, or give a data set whose input is one tensor"
         )
-    return model(**{name: inputs[name] for name in names})
+    uncached: dict[str, Any] = {"use_cache": False} if "use_cache" in _parameters(model) else {}
+    return model(**{**uncached, **{name: inputs[name] for name in names}})
 
 
 def taken(model: nn.Module, names: Iterable[str]) -> list[str]:
     """Which of some keyword arguments a model's `forward` takes."""
-    parameters = inspect.signature(_named(model).forward).parameters
+    parameters = _parameters(model)
     found = [name for name in names if name in parameters]
     if not found and any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return list(names)
     return found
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(_named(model).forward).parameters
 
 
 def _named(model: nn.Module) -> nn.Module:

@@ -44,6 +44,7 @@ def test_a_model_by_name() -> None:
     named = {each["name"]: each for each in found["modules"]}
     assert named["layer2"] == {
         "name": "layer2", "kind": "Sequential", "calls": 1, "given": ["B", 16, 16, 24], "gave": ["B", 32, 8, 12],
+        "given_channels": "first", "gave_channels": "first",
     }  # fmt: skip
     assert named["fc"]["gave"] == ["B", 7]
     model = models.resnet8(num_classes=7, input_shape=(3, 16, 24))
@@ -53,9 +54,32 @@ def test_a_model_by_name() -> None:
 def test_a_table_for_people() -> None:
     shown = run("mlp", "hidden=[3]", "--input-shape", "4").stdout
     row = next(line for line in shown.splitlines() if line.startswith("│ 1 "))
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["1", "Linear", "1", "B, 4", "B, 3"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["1", "Linear", "1", "B, 4", "B, 3", ""]
     assert "penultimate: 3:input\n" in shown
     assert "stages: nothing in this model" in shown
+
+
+class Last(nn.Module):
+    """Maps with their channels last, (B, 4, 4, 6), and of no layer that would tell, (B, 4, 4, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inner, self.open, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 2)
+
+    def forward(self, x: Any) -> Any:
+        maps = self.inner(self.embed(x).movedim(1, -1))
+        return self.fc((maps + self.open(x.mean(1, keepdim=True).expand(-1, 4, 4, 4)).mean()).mean((1, 2)))
+
+
+def test_which_axis_the_channels_are_is_told() -> None:
+    arguments = (f"{__name__}:Last", "--input-shape", "3,4,4")
+    found = modules(*arguments)
+    told_of = {name: (each["given_channels"], each["gave_channels"]) for name, each in found.items()}
+    assert told_of == {
+        "embed": ("first", "first"), "inner": ("last", "last"), "open": ("unknown", "unknown"), "fc": (None, None),
+    }  # fmt: skip
+    row = next(line for line in run(*arguments).stdout.splitlines() if line.startswith("│ inner "))
+    assert row.strip("│ ").endswith("B, 4, 4, 6 │ last")
 
 
 class Twice(nn.Module):

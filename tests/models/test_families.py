@@ -18,6 +18,7 @@ from preceptor.tasks import Stack
 
 TEXT = ["ngram_bag", "text_encoder"]
 PRETRAINED = ["image_classifier", "text_classifier"]  # which need a folder
+TOKENS = ["causal_lm"]
 LIGHT = ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "vgg8"]
 SMALL = ["cnn", "mlp", "resnet8", "resnet14", "resnet8x4", "wrn_16_1", "wrn_16_2", *LIGHT]
 
@@ -102,7 +103,7 @@ def test_weights_travel_as_plain_tensors(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in models.__all__ if name not in ("mlp", "reused_head", *TEXT, *PRETRAINED)]
+    "name", [name for name in models.__all__ if name not in ("mlp", "reused_head", *TEXT, *PRETRAINED, *TOKENS)]
 )
 def test_image_models_refuse_other_inputs(name):
     with pytest.raises(InputError, match=r"inputs have shape \(64,\).*'mlp'"):

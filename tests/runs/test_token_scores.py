@@ -109,6 +109,7 @@ def test_best_temperature_of_a_parabola_is_exact_and_at_an_end_is_the_end():
     log_t = torch.tensor(GRID, dtype=torch.float64).log()
     parabola = replace(made(), nll_at=((log_t - 0.1) ** 2 + 3).expand(200, -1))
     assert parabola.best_temperature() == pytest.approx(math.exp(0.1))
+    assert parabola.nll_at_best_temperature() == pytest.approx(3)
     assert replace(made(), nll_at=log_t.expand(200, -1)).best_temperature() == 0.5
     assert replace(made(), nll_at=-log_t.expand(200, -1)).best_temperature() == 2.0
     one = replace(made(), nll_at=made().nll[:, None], temperatures=(1.0,))
@@ -155,7 +156,7 @@ def test_a_changed_file_is_refused(tmp_path):
     [
         ({"nll": torch.zeros(3)}, "the nll in the scores of 'heldout/best' have shape (3,); give (200,)"),
         ({"nll_at": torch.zeros(200, 3)}, "the nll_at in the scores of 'heldout/best' have shape (200, 3)"),
-        ({"temperatures": (1.0,)}, "at other temperatures"),
+        ({"temperatures": (*GRID[:-1], 3.0)}, "at other temperatures"),
         ({"labels": torch.zeros(200, dtype=torch.int64)}, "the labels of 'heldout/best' are not those"),
         ({"labels": torch.zeros(0, dtype=torch.int64)}, "of no label"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -13,7 +14,7 @@ import preceptor
 from preceptor import models
 from preceptor.losses import kd
 from preceptor.losses.features import AT, FitNet, ReviewKD
-from preceptor.recipe import DistillRecipe, parse, read_yaml
+from preceptor.recipe import DistillRecipe, load, parse, read_yaml
 from preceptor.recipe.keywords import make_recipe
 from preceptor.runs import read_result
 from preceptor.tasks import DistillTask
@@ -55,8 +56,46 @@ def test_another_loss_does_not_inherit_them() -> None:
     base = parse(DistillRecipe, {"loss": "FitNet"})
     assert weights_of(make_recipe(DistillRecipe, base, {"loss": "AT"})) == (1.0, 1000.0)
     assert weights_of(make_recipe(DistillRecipe, base, {"loss": "kd"})) == (0.1, 0.9)
-    said = parse(DistillRecipe, {"loss": "kd", "ce_weight": 0.3})
+    said = parse(DistillRecipe, {"ce_weight": 0.3})  # of no loss in particular
     assert weights_of(make_recipe(DistillRecipe, said, {"loss": "AT"})) == (0.3, 1000.0)
+
+
+FILE = {"loss": {"name": "wttm", "temperature": 2.0}, "ce_weight": 0.2, "distill_weight": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected", "noted"),
+    [
+        (["loss=FitNet"], (1.0, 100.0), "are for 'wttm', and 'FitNet' is weighed as it was published, ce_weight=1.0"),
+        (["loss={name: AT, power: 1.0}"], (1.0, 1000.0), "and 'AT' is weighed as it was published"),
+        (["loss=[wttm, AT]"], (1.0, 1.0), "and 'sum' has the usual weights, ce_weight=1.0 distill_weight=1.0"),
+        (["loss=FitNet", "distill_weight=7"], (1.0, 7.0), "note: ce_weight=0.2 of the recipe are for 'wttm'"),
+        (["loss=FitNet", "ce_weight=0.2", "distill_weight=3"], (0.2, 3.0), ""),
+        (["loss=kd"], (0.2, 3.0), ""),  # a loss of the outputs as well
+        (["loss.temperature=4"], (0.2, 3.0), ""),
+        (["seed=3"], (0.2, 3.0), ""),
+    ],
+)
+def test_weights_that_a_file_has_for_its_own_loss(
+    overrides: list[str], expected: tuple[float, float], noted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(FILE))
+    assert weights_of(load(DistillRecipe, tmp_path / "mine.yaml", overrides)) == expected
+    said = capsys.readouterr().err
+    assert (noted in said) if noted else not said
+    keywords = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in overrides)}
+    if not any("." in key for key in keywords):
+        for recipe in (tmp_path / "mine.yaml", FILE, parse(DistillRecipe, FILE)):
+            assert weights_of(make_recipe(DistillRecipe, recipe, keywords)) == expected
+            said = capsys.readouterr().err
+            assert (noted in said) if noted else not said
+
+
+def test_back_from_a_loss_that_was_published_with_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    raw = {"loss": "FitNet", "ce_weight": 0.5, "distill_weight": 20.0}
+    assert weights_of(make_recipe(DistillRecipe, raw, {"loss": "kd"})) == (0.1, 0.9)
+    assert "and 'kd' has the usual weights, ce_weight=0.1 distill_weight=0.9" in capsys.readouterr().err
+    assert weights_of(make_recipe(DistillRecipe, raw, {"loss": {"name": "FitNet", "student": "0"}})) == (0.5, 20.0)
 
 
 def test_a_recipe_that_went_through_many_hands_has_only_the_weights_that_somebody_said() -> None:

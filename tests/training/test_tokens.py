@@ -194,7 +194,7 @@ def test_what_is_for_one_label_a_sample_is_refused(given: dict[str, Any], senten
 
 
 def test_a_teacher_of_another_context_or_vocabulary_is_refused(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="whose packed is None, and that of the student's is True; give"):
+    with pytest.raises(InputError, match="whose packed is None, and the student's is True; give"):
         distilled(str(teacher), data=data(packed=True))
     other = replace(data(), class_names=("b", *data().class_names[1:]))
     with pytest.raises(InputError, match="class 0 is 't0' to the teacher and 'b' to the student"):

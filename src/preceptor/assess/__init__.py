@@ -46,6 +46,8 @@ from preceptor.assess.scores import (
     top_k_mass,
 )
 from preceptor.assess.search import Search, crossfitted, recalibrated, search_transform
+from preceptor.assess.token_scores import TokenScores
+from preceptor.assess.tokens import TokenComparison, compare_tokens
 from preceptor.outputs import ProxyTeacher, proxy_teacher, transformed
 
 __all__ = [
@@ -66,6 +68,8 @@ __all__ = [
     "SeenScore",
     "Step",
     "TeacherScores",
+    "TokenComparison",
+    "TokenScores",
     "accuracy",
     "assessed_as",
     "balanced_accuracy",
@@ -77,6 +81,7 @@ __all__ = [
     "choose",
     "classwise_calibration_error",
     "compare",
+    "compare_tokens",
     "crossfitted",
     "debiased_calibration_error",
     "entropy",

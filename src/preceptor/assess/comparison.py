@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from math import isfinite, isnan
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -120,6 +120,11 @@ class Comparison:
     scored: str
     notes: tuple[str, ...] = ()
 
+    columns: ClassVar[Mapping[str, str]] = _COLUMNS
+    """Headers of scores that the table shows with their intervals."""
+    plain_columns: ClassVar[Mapping[str, str]] = _PLAIN_COLUMNS
+    """Headers of scores that it shows without."""
+
     @property
     def best(self) -> str:
         """The teacher with the best criterion; `tie_groups[0]` tells who else may be as good."""
@@ -166,22 +171,15 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        columns = [name for name in _COLUMNS if name in self.teachers[0].scores]
+        columns = [name for name in self.columns if name in self.teachers[0].scores]
         behind = {d.second: -d.estimate for d in self.differences if d.first == self.best}
-        caption = f"{self.num_samples} samples, {self.level:.0%} intervals."
-        if self.differences:
-            alone = " (of one rater a sample only differences are known)" if self._unknown_distance else ""
-            caption += (
-                f" Ranked by {self.criterion}{alone}; 'behind' is the paired difference to the best teacher, "
-                f"simultaneous over all pairs; equal ranks are ties."
-            )
         left: Any = {"title_justify": "left", "caption_justify": "left"}
-        table = Table(title=f"Assessed for {self.loss}: {self.scored}", caption=caption, **left)
+        table = Table(title=self.title, caption=self.caption, **left)
         table.add_column("rank", justify="right")
         # Cut off, the epochs of one run would have one name.
         table.add_column("teacher", overflow="fold", min_width=min(12, max(len(t.name) for t in self.teachers)))
-        plain = [name for name in _PLAIN_COLUMNS if name in self.teachers[0].scores]
-        headers = ("behind", *(_COLUMNS[name] for name in columns), *(_PLAIN_COLUMNS[name] for name in plain))
+        plain = [name for name in self.plain_columns if name in self.teachers[0].scores]
+        headers = ("behind", *(self.columns[name] for name in columns), *(self.plain_columns[name] for name in plain))
         for header in (*headers, *self.parts_seen.values()):
             table.add_column(header, justify="right")
         for teacher in self.teachers:
@@ -193,8 +191,25 @@ class Comparison:
                 *(f"{teacher.scores[c].value:.3f}" for c in plain),
                 *(teacher.seen_value(part) for part in self.parts_seen),
             )
-            table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))  # a name may hold brackets
+            table.add_row(*(Text(_shown(cell)) for cell in cells))  # a name may hold brackets
         return table
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return f"Assessed for {self.loss}: {self.scored}"
+
+    @property
+    def caption(self) -> str:
+        """Of the table."""
+        caption = f"{self.num_samples} samples, {self.level:.0%} intervals."
+        if self.differences:
+            alone = " (of one rater a sample only differences are known)" if self._unknown_distance else ""
+            caption += (
+                f" Ranked by {self.criterion}{alone}; 'behind' is the paired difference to the best teacher, "
+                f"simultaneous over all pairs; equal ranks are ties."
+            )
+        return caption
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain data for JSON, with a `schema_version`; None for what is not finite."""
@@ -233,6 +248,13 @@ class Comparison:
 def top_k(num_classes: int) -> int:
     """The k of the top-k mass: with few classes the top five would hold everything and tell nothing."""
     return min(5, num_classes // 2)
+
+
+def _shown(cell: object) -> str:
+    """A cell of the table; an estimate without an interval is its value."""
+    if isinstance(cell, Estimate) and isnan(cell.low) and isnan(cell.high):
+        return f"{cell.value:.3f}"
+    return "-" if cell is None else str(cell)
 
 
 def _plain(estimate: Estimate) -> dict[str, float | None]:

@@ -12,7 +12,8 @@ from preceptor.errors import InputError, is_number
 
 __all__ = ["Answers", "Sampling"]
 
-_FEW_GROUPS = 30
+FEW_GROUPS = 30
+"""With fewer of them, intervals by group are rough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +137,9 @@ class Sampling:
     def notes(self) -> tuple[str, ...]:
         """What a reader of intervals should know."""
         found = []
-        if self.groups is not None and self.groups.max() + 1 < _FEW_GROUPS:
+        if self.groups is not None and self.groups.max() + 1 < FEW_GROUPS:
             found.append(
-                f"There are {self.groups.max() + 1} groups: intervals by group are rough with fewer than {_FEW_GROUPS}."
+                f"There are {self.groups.max() + 1} groups: intervals by group are rough with fewer than {FEW_GROUPS}."
             )
         if self.weights is not None:
             effective = self.weights.sum() ** 2 / (self.weights**2).sum()

@@ -55,13 +55,24 @@ def show_table(table: Any, *, to_stderr: bool = False, keep: int = 1, wrap: bool
         Console(width=width, stderr=to_stderr, markup=False, emoji=False).print(part)
 
 
+_OF_CLASSES: dict[str, Any] = {
+    "scores": {"accuracy": "accuracy", "Brier": "brier", "NLL": "nll", "calibration error": "calibration_error"},
+    "caption": "Brier score and NLL: lower is better",
+}
+_OF_TOKENS: dict[str, Any] = {
+    "scores": {"NLL": "nll", "bits per byte": "bits_per_byte"} | _OF_CLASSES["scores"],
+    "caption": "NLL in nats a token, bits per byte, Brier score: lower is better",
+}
+
+
 def score_table(result: dict[str, Any], folder: Any) -> Any:
     """A run's scores, a row for each of its weights on each part; above them a student's teacher."""
     from rich.table import Table
 
     left: Any = {"title_justify": "left", "caption_justify": "left"}
-    table = Table(title=f"{result['verb']}: {folder}", caption="Brier score and NLL: lower is better", **left)
-    for column in ("weights", "part", "accuracy", "Brier", "NLL", "calibration error"):
+    columns = _OF_TOKENS if "bits_per_byte" in next(iter(result["heldout"].values())) else _OF_CLASSES
+    table = Table(title=f"{result['verb']}: {folder}", caption=columns["caption"], **left)
+    for column in ("weights", "part", *columns["scores"]):
         table.add_column(column, justify="left" if column in ("weights", "part") else "right")
     teacher = result.get("teacher")
     rows = [("teacher", teacher["part"], teacher)] if teacher else []
@@ -69,7 +80,7 @@ def score_table(result: dict[str, Any], folder: Any) -> Any:
         (weights, part, scores) for part in ("heldout", "test") for weights, scores in (result[part] or {}).items()
     ]
     for weights, part, scores in rows:
-        values = [scores[key] for key in ("accuracy", "brier", "nll", "calibration_error")]
+        values = [scores[key] for key in columns["scores"].values()]
         table.add_row(weights, part, *("–" if v is None else f"{v:.4f}" for v in values))
     return table
 

@@ -30,7 +30,8 @@ def taps(
 ) -> None:
     """List the modules of a model that a loss can look at, with their shapes, and what the words for them stand for.
 
-    A tap is NAME, what a module gives, or NAME:input, what it is given; B is the batch.
+    A tap is NAME, what a module gives, or NAME:input, what it is given; B is the batch. Of maps it says which axis the
+    channels are: a loss is given all of them with the channels first.
     """
     from preceptor.recipe.text import override
     from preceptor.serving import tapping
@@ -53,14 +54,20 @@ def _show(found: Any) -> None:
     from rich.table import Table
 
     table = Table()
-    for column in ("module", "kind", "calls", "given", "gives"):
+    for column in ("module", "kind", "calls", "given", "gives", "channels"):
         table.add_column(column, justify="right" if column == "calls" else "left")
     for each in found.modules:
         calls = str(each.calls) if each.calls == 1 else f"{each.calls}: no tap"
-        table.add_row(each.name, each.kind, calls, _text(each.given), _text(each.gave))
+        table.add_row(each.name, each.kind, calls, _text(each.given), _text(each.gave), _channels(each))
     show_table(table)
     for word, taps in found.words.items():
         typer.echo(f"{word}: {', '.join(taps) or 'nothing in this model'}")
+
+
+def _channels(module: Any) -> str:
+    """Which axis they are of what it gives, and where that is another, of what it is given."""
+    given, gave = module.given_channels, module.gave_channels
+    return (gave or "") if given == gave or not given else f"{given} to {gave or 'none'}"
 
 
 def _text(shape: tuple[int | str, ...] | None) -> str:

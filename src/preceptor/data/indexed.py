@@ -150,7 +150,8 @@ class Indexed(Dataset[Batch]):
         sample = sample_of(self.dataset, index)
         value, label = input_and_label(sample, index)
         if isinstance(value, Mapping):
-            return {"input": tensors_by_name(value, [index]), "label": one_number(label)}
+            named = {"input": tensors_by_name(value, [index]), "label": one_number(label)}
+            return {**named, **_mask_of(sample, index)} if "input" in sample else named
         refuse_masked(value, f"input of sample {index}")
         if not isinstance(value, _NUMBERS):
             raise InputError(
@@ -160,14 +161,8 @@ class Indexed(Dataset[Batch]):
         if not isinstance(sample, Mapping):
             return {"input": value, "label": one_number(label)}
         found = {str(name): each for name, each in sample.items() if isinstance(each, _NUMBERS)}
-        if "mask" not in sample:
-            return {**found, "label": one_number(label)}
-        try:
-            return {**found, "label": label, "mask": torch.as_tensor(sample["mask"])}
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(
-                f"the mask of sample {index} is {sample['mask']!r}; give one bool for each label"
-            ) from None
+        mask = _mask_of(sample, index)
+        return {**found, "label": label if mask else one_number(label), **mask}
 
 
 def sample_of(dataset: Any, index: int) -> Any:
@@ -230,6 +225,16 @@ def is_vectorised(dataset: Any) -> bool:
         return whole and all(_same(one, other) for one, other in zip(labels, alone, strict=True))
     except Exception:  # whatever a method of somebody's raises, it is not this one
         return False
+
+
+def _mask_of(sample: Any, index: int) -> dict[str, Tensor]:
+    """The mask that a sample brings, if it is a mapping and brings one."""
+    if not isinstance(sample, Mapping) or "mask" not in sample:
+        return {}
+    try:
+        return {"mask": torch.as_tensor(sample["mask"])}
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"the mask of sample {index} is {sample['mask']!r}; give one bool for each label") from None
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -120,7 +120,7 @@ def _trained(size: Any, documents: Sequence[bytes]) -> Tokenizer:
         note(f"the training documents have but {len(vocabulary) + 1} of the {size} tokens of the vocabulary asked for")
     eos = len(vocabulary)
     merges = json.loads(inner.to_str())["model"]["merges"]
-    names, digest = _names(vocabulary | {EOS: eos}), _digest(vocabulary | {EOS: eos}, merges)
+    names, digest = names_of(vocabulary | {EOS: eos}), _digest(vocabulary | {EOS: eos}, merges)
     return Tokenizer(f"bpe {size}", names, eos, digest, _encoder(inner, eos))
 
 
@@ -143,7 +143,7 @@ def _found(given: str) -> Tokenizer:
     inner.no_padding()
     inner.no_truncation()
     name = path.resolve().name if path.exists() else given  # where a folder lies makes no other tokenizer of it
-    return Tokenizer(name, _names(vocabulary), eos, _digest(vocabulary), _encoder(inner, eos))
+    return Tokenizer(name, names_of(vocabulary), eos, _digest(vocabulary), _encoder(inner, eos))
 
 
 def _of_transformers(given: str) -> tuple[Any, int | None]:
@@ -161,7 +161,7 @@ def _of_transformers(given: str) -> tuple[Any, int | None]:
     return found.backend_tokenizer, found.eos_token_id
 
 
-def _names(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+def names_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:
     """The tokens in order of their ids, printable, and `<unused N>` where no token has an id."""
     largest = max(vocabulary.values())
     if largest >= _MOST:

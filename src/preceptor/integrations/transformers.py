@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.integrations.columns import LABELS, base_of, check_context, columns_of, columns_read, uncached
+from preceptor.integrations.columns import LABELS, check_context, columns_of, columns_read
 from preceptor.integrations.distillation import UNLABELLED, Distillation, Named, teacher_of, with_temperature
 from preceptor.integrations.fused import FusedLosses
 from preceptor.losses.tokens import note_if_hot, shifted
-from preceptor.models.causal import ONE_LOGIT, catching, compared, head_of, hidden_and_head
+from preceptor.models.causal import ONE_LOGIT, base_of, catching, compared, head_of, hidden_and_head, uncached
 from preceptor.models.vocabulary import same_vocabulary
 from preceptor.names import find, options_of
 from preceptor.notices import note

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from preceptor.errors import InputError, did_you_mean
 from preceptor.losses.linear import Head
 from preceptor.models.causal import hidden_and_head, uncached
-from preceptor.models.context import keeps_apart, restart
+from preceptor.models.context import keeps_apart, refuse_mixed
 from preceptor.models.hub import loaded, need_transformers, quiet, refuse_missing
 
 _NEEDS = "config.json and model.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "embed_dropout", "hidden_dropout")
 _DROPOUTS += ("resid_dropout", "resid_pdrop")
+_READ = ("head_dim",)  # by models whose configurations do not name it
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -179,11 +180,8 @@ class CausalLM(nn.Module):
                 f"rows have {input_ids.shape[-1]} tokens, but the language model reads {longest} (its "
                 f"max_position_embeddings); give data.length={longest}, or a model that reads more"
             )
-        if not self._keeps_apart and position_ids is not None and restart(position_ids):
-            raise InputError(
-                f"{type(self.model).__name__} does not keep the documents of a packed row apart by their positions; "
-                "give data.packed=false"
-            )
+        if not self._keeps_apart and position_ids is not None:
+            refuse_mixed(self.model, position_ids)
 
     def _refuse_narrow(self) -> None:
         if self.head_size < self.num_classes:
@@ -208,17 +206,15 @@ def _of_folder(pretrained: str, num_classes: int | None, dropout: float | None) 
         config = transformers.AutoConfig.from_pretrained(place, **safe)
         _set_dropout(config, dropout, pretrained)
         options = safe | {"use_safetensors": True, "output_loading_info": True}
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=torch.float32, **options
-        )
+        auto: Any = transformers.AutoModelForCausalLM
+        model, report = auto.from_pretrained(place, config=config, dtype=torch.float32, **options)
         return model, report, _tokenizer(place, config, **safe)
 
     model, report, tokenizer = loaded(pretrained, read, what="causal language model", needs=_NEEDS, model="causal_lm")
     refuse_missing(report["missing_keys"], pretrained, "causal language model")
-    if num_classes is None:
-        head = len(model.get_output_embeddings().weight)
-        num_classes = head if tokenizer is None else max(tokenizer.get_vocab().values()) + 1
-    return CausalLM(model.eval(), num_classes, tokenizer, pretrained)
+    rows = len(model.get_output_embeddings().weight)
+    known = rows if tokenizer is None else min(rows, max(tokenizer.get_vocab().values()) + 1)
+    return CausalLM(model, known if num_classes is None else num_classes, tokenizer, pretrained).eval()
 
 
 def _tokenizer(place: str, config: Any, **safe: bool) -> Any:
@@ -289,14 +285,14 @@ def _fresh(said: Mapping[str, Any], num_classes: int, dropout: float | None) -> 
 
 
 def _nearest(kind: Any, known: Mapping[str, Any]) -> str:
-    hint = did_you_mean(str(kind), known)
+    hint = did_you_mean(str(kind or ""), known)
     return hint if "?" in hint else "give one of transformers' causal language models, such as llama, qwen3 or gpt2"
 
 
 def _refuse_unknown(given: Mapping[str, Any], default: Any) -> None:
     """Refuse a key that the configuration would take, and no model read."""
     for key in given:
-        if not hasattr(default, key):
+        if not hasattr(default, key) and key not in _READ:
             known = [*default.to_dict(), *default.attribute_map]
             raise InputError(f"unknown key 'config.{key}' of the model 'causal_lm'; {did_you_mean(key, known)}")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.models.encoder import ABSENT, rectangle
-from preceptor.models.hub import loaded, place_of, refuse_missing
+from preceptor.models.hub import architectures, loaded, place_of, refuse_missing
 from preceptor.models.texts import require_bytes, text_length, to_texts
 
 Start: TypeAlias = Literal["whole", "encoder", "config"]
@@ -85,20 +85,14 @@ def classifier_of(folder: Path) -> "Classifier":
     Raises:
         InputError: as `text_classifier`; a model of another kind.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{folder / 'config.json'}' cannot be read ({error}); give a folder of transformers"
-        ) from None
-    kinds = [str(each) for each in config.get("architectures") or []] if isinstance(config, Mapping) else []
+    kinds = architectures(folder)
     if any("ForSequenceClassification" in each for each in kinds):
         return _of_texts(str(folder))
     if any("ForImageClassification" in each for each in kinds):
         return _of_images(str(folder))
     raise InputError(
-        f"the model in '{folder}' is {', '.join(kinds) or 'of no stated kind'}, and no classifier of texts or images; "
-        "give a run, or hand over a function of the batch as the teacher"
+        f"the model in '{folder}' is {', '.join(kinds) or 'of no stated kind'}, and no classifier of texts or images "
+        "and no causal language model; give a run, or hand over a function of the batch as the teacher"
     )
 
 

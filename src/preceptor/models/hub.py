@@ -4,7 +4,8 @@ transformers is optional (`pip install 'preceptor[text]'`). Weights are read fro
 comes with a model is run.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from torch import nn
 from preceptor.errors import InputError
 from preceptor.hub import loaded, need_transformers, place_of, quiet
 
-__all__ = ["is_pretrained", "loaded", "need_transformers", "place_of", "quiet", "refuse_missing", "save_pretrained"]
+__all__ = [
+    "architectures",
+    "has_tokens",
+    "is_pretrained",
+    "loaded",
+    "need_transformers",
+    "place_of",
+    "quiet",
+    "refuse_missing",
+    "save_pretrained",
+]
 
 
 def refuse_missing(names: Iterable[str], pretrained: str, what: str) -> None:
@@ -30,6 +41,21 @@ def refuse_missing(names: Iterable[str], pretrained: str, what: str) -> None:
         )
 
 
+def architectures(folder: Path) -> list[str]:
+    """What transformers calls the model that it has saved to a folder.
+
+    Raises:
+        InputError: its configuration cannot be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{folder / 'config.json'}' cannot be read ({error}); give a folder of transformers"
+        ) from None
+    return [str(each) for each in config.get("architectures") or []] if isinstance(config, Mapping) else []
+
+
 def is_pretrained(model: nn.Module) -> bool:
     """Whether it is one of transformers' models, or like them can be written by `save_pretrained`."""
     return callable(getattr(model, "save_pretrained", None))
@@ -41,12 +67,13 @@ def save_pretrained(model: Any, folder: Path, class_names: Sequence[str]) -> Non
     Those of a language model are its tokens, which a tokenizer knows.
     """
     config = getattr(model, "config", None)
-    if hasattr(config, "id2label") and not _has_tokens(model):
+    if hasattr(config, "id2label") and not has_tokens(model):
         config.id2label = dict(enumerate(class_names))  # type: ignore[union-attr]
         config.label2id = {name: number for number, name in enumerate(class_names)}  # type: ignore[union-attr]
     with quiet():
         model.save_pretrained(folder)
 
 
-def _has_tokens(model: Any) -> bool:
+def has_tokens(model: Any) -> bool:
+    """Whether it is a language model of transformers, or holds one as its own."""
     return getattr(model, "get_output_embeddings", lambda: None)() is not None

@@ -23,18 +23,31 @@ def same_vocabulary(student: Any, teacher: Any) -> int:
     3
     """
     ours, theirs = _numbers(student), _numbers(teacher)
-    differing = [token for token in {**theirs, **ours} if ours.get(token) != theirs.get(token)]
-    if differing:
-        first = min(differing, key=lambda token: (min(_known(token, ours, theirs)), token))
-        said = [
-            f"does not know {first!r}" if first not in numbers else f"has {first!r} as number {numbers[first]}"
-            for numbers in (ours, theirs)
-        ]
+    found = difference(ours, theirs)
+    if found is not None:
         raise InputError(
-            f"the student's tokenizer {said[0]} and the teacher's {said[1]}, the first of {len(differing)} "
-            "differences; give a teacher of the student's tokenizer"
+            f"the student's tokenizer {found[0]} and the teacher's {found[1]}, the first of {found[2]} differences; "
+            "give a teacher of the student's tokenizer"
         )
     return max(ours.values()) + 1
+
+
+def difference(ours: Mapping[str, int], theirs: Mapping[str, int]) -> tuple[str, str, int] | None:
+    """What each of two maps of tokens to numbers says of the first token that they differ in, and in how many they do;
+    None where they are the same.
+
+    >>> difference({"a": 0, "b": 1}, {"a": 0, "c": 1})
+    ("has 'b' as number 1", "does not know 'b'", 2)
+    """
+    differing = [token for token in {**theirs, **ours} if ours.get(token) != theirs.get(token)]
+    if not differing:
+        return None
+    first = min(differing, key=lambda token: (min(_known(token, ours, theirs)), token))
+    one, other = (
+        f"does not know {first!r}" if first not in numbers else f"has {first!r} as number {numbers[first]}"
+        for numbers in (ours, theirs)
+    )
+    return one, other, len(differing)
 
 
 def _known(token: str, *vocabularies: Mapping[str, int]) -> list[int]:

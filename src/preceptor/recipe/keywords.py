@@ -10,7 +10,7 @@ from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.models import Recipe, Training
 from preceptor.recipe.nearest import meant
 from preceptor.recipe.optimization import Optimizer
-from preceptor.recipe.published import published_weights
+from preceptor.recipe.published import WEIGHTS, published_weights, with_own_weights
 from preceptor.recipe.text import find_recipe, parse, read_yaml
 from preceptor.schema import by_name
 
@@ -25,7 +25,7 @@ _SECTIONS = {
     if key != "name"
 }
 
-_WEIGHTS = {"ce_weight", "distill_weight"}
+_UNSAID = {*WEIGHTS, "loss"}
 
 
 def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str, Any]) -> R:
@@ -36,7 +36,8 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
         recipe: one that is made, the path of a YAML file or the name of one that ships with Preceptor, a mapping, or
             None for the defaults.
         keywords: laid over it: its keys (a nested one as a mapping, of which what it names is changed), and the keys of
-            ``training`` and ``optimizer`` by their own names, whichever comes first.
+            ``training`` and ``optimizer`` by their own names, whichever comes first. Weights that the recipe has for
+            its own loss are not another's that a keyword names.
 
     Raises:
         InputError: a recipe of another verb, a file that cannot be read, or an unknown key or value.
@@ -54,6 +55,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     raw = _raw(recipe)
     if {"loss", "model"} & keywords.keys():  # some losses are weighed by the student's model
         raw = {key: value for key, value in raw.items() if key not in _of_its_loss(recipe)}
+    before = dict(raw)
     whole = {key: value for key, value in keywords.items() if key in kind.model_fields}
     for key, value in whole.items():
         held = by_name(raw.get(key))
@@ -62,7 +64,7 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
         raw[key] = value
     for key in (each for each in keywords if each not in whole):  # behind the sections, wherever a caller has them
         _lay_over(kind, raw, key, keywords)
-    return parse(kind, raw)
+    return parse(kind, with_own_weights(raw, before, keywords))
 
 
 def _of_its_loss(recipe: RecipeLike | None) -> set[str]:
@@ -70,7 +72,7 @@ def _of_its_loss(recipe: RecipeLike | None) -> set[str]:
     if not isinstance(recipe, BaseModel):
         return set()
     said = published_weights(getattr(recipe, "loss", None), getattr(recipe, "model", None))
-    return {each for each in _WEIGHTS if getattr(recipe, each, None) == said.get(each)}
+    return {each for each in WEIGHTS if getattr(recipe, each, None) == said.get(each)}
 
 
 def _lay_over(kind: type[Recipe], raw: dict[str, Any], key: str, keywords: Mapping[str, Any]) -> None:
@@ -105,7 +107,7 @@ def _raw(recipe: RecipeLike | None) -> dict[str, Any]:
     if recipe is None:
         return {}
     if isinstance(recipe, BaseModel):  # weights that nobody said are those of the loss, which may become another
-        return recipe.model_dump(exclude=_WEIGHTS - recipe.model_fields_set)
+        return recipe.model_dump(exclude=_UNSAID - recipe.model_fields_set)
     if isinstance(recipe, Mapping):
         return dict(recipe)
     if isinstance(recipe, str | Path):

@@ -1,9 +1,14 @@
 """The weights of losses where a recipe names none: as they were published."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from preceptor.notices import note
 from preceptor.schema import SUM, by_name, several_by_name
 
+WEIGHTS: tuple[str, ...] = ("ce_weight", "distill_weight")
+USUAL: dict[str, float] = {"ce_weight": 0.1, "distill_weight": 0.9}
+"""The weights of a loss of the outputs and of that to the labels, where nobody says others."""
 _BESIDE_LABELS = {"ce_weight": 1.0, "distill_weight": 1.0}
 
 
@@ -31,6 +36,31 @@ def published_of(loss: str, student: str = "") -> dict[str, float] | None:
     if isinstance(kind, type) and issubclass(kind, features.FeatureLoss):
         return kind.weights(student)
     return None
+
+
+def with_own_weights(raw: Mapping[str, Any], before: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
+    """A recipe whose loss has become another, without the weights that were written for the one before; this is noted.
+
+    Between losses of the outputs, which are weighed alike, weights carry over.
+
+    Args:
+        raw, before: the recipe as it is, and as it was before anything was laid over it.
+        said: the keys that were laid over it.
+
+    >>> with_own_weights({"loss": "wttm", "ce_weight": 0.5}, {"loss": "kd", "ce_weight": 0.5}, ["loss"])
+    {'loss': 'wttm', 'ce_weight': 0.5}
+    """
+    was, now = (_name(several_by_name(each.get("loss"))) for each in (before, raw))
+    published = published_weights(raw.get("loss"), raw.get("model"))
+    if not was or not now or was == now or not (published or published_weights(before["loss"], before.get("model"))):
+        return dict(raw)
+    dropped = {key: raw[key] for key in WEIGHTS if key in before and key not in said}
+    ours = {key: {**USUAL, **published}[key] for key in dropped}
+    if dropped != ours:
+        theirs, own = (" ".join(f"{key}={value}" for key, value in each.items()) for each in (dropped, ours))
+        why = "is weighed as it was published" if published and now != SUM else "has the usual weights"
+        note(f"{theirs} of the recipe are for '{was}', and '{now}' {why}, {own}; say others beside it")
+    return {key: value for key, value in raw.items() if key not in dropped}
 
 
 def _name(said: Any) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.nearest import fields_at, nearest
+from preceptor.recipe.published import with_own_weights
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -146,10 +147,14 @@ def parse(kind: type[R], raw: Mapping[str, Any]) -> R:
 def load(kind: type[R], path: Path | str, overrides: Iterable[str] = ()) -> R:
     """A recipe of type `kind` from a YAML file, with overrides applied.
 
+    Weights that the file has for its own loss are not another's that an override names (`with_own_weights`).
+
     Raises:
         InputError: the file cannot be read, or a key or value in it is unknown.
     """
-    return parse(kind, override(read_yaml(path), overrides))
+    before, assignments = read_yaml(path), list(overrides)
+    said = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
+    return parse(kind, with_own_weights(override(before, assignments), before, said))
 
 
 def dump(recipe: BaseModel) -> str:

@@ -84,6 +84,11 @@ class RecordTeacher:
         """What there are features of."""
         return self.record.manifest.features
 
+    @property
+    def features_described(self) -> Mapping[str, str]:
+        """Where they were tapped and how they are stored, as far as the record says so."""
+        return self.record.manifest.identity.features
+
     def features(self, names: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Stored features of the samples of a batch, by name; half precision as float32.
 

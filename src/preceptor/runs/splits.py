@@ -10,6 +10,7 @@ from preceptor.errors import InputError
 from preceptor.runs import files
 from preceptor.runs.folder import check_member, read_members
 from preceptor.runs.integrity import SCHEMA, checked
+from preceptor.runs.token_scores import has_token_scores
 
 
 def write_splits(folder: Path, parts: Mapping[str, Tensor]) -> None:
@@ -78,6 +79,11 @@ def read_predictions(folder: Path, *names: str) -> dict[str, Tensor]:
         InputError: the file is missing or damaged, or lacks one of `names`.
     """
     path = checked(folder, "predictions.safetensors")
+    if not path.is_file() and has_token_scores(folder):
+        raise InputError(
+            f"the run '{folder}' is of tokens, of which scores are stored and no predictions; assess it by its scores, "
+            f"preceptor assess {folder}"
+        )
     if not path.is_file():
         raise InputError(f"the run '{folder}' lacks {path.name}; copy the run folder whole")
     stored, _ = files.load_tensors(path)

@@ -5,17 +5,14 @@ holds the labels that count, row after row of the tokens, and for each set of we
 their scores, one value a label.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor.assess.calibration import sorted_into_bins
+from preceptor.assess.token_scores import OF_LABELS, OF_MODEL, TokenScores
 from preceptor.errors import InputError, did_you_mean
 from preceptor.runs import files
 from preceptor.runs.integrity import SCHEMA, checked
@@ -24,86 +21,6 @@ __all__ = ["NAME", "TokenScores", "has_token_scores", "read_token_scores", "writ
 
 NAME = "scores.safetensors"
 """Of the file in the run folder."""
-_OF_PART = {"documents": torch.int32, "labels": torch.int32, "bytes": torch.int32}
-_OF_KIND = dict.fromkeys(("nll", "brier", "entropy", "confidence", "correct", "nll_at"), torch.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenScores:
-    """The scores of one model on n labels of tokens; at temperature 1, in nats.
-
-    Attributes:
-        documents: of each label, the number of its document, int32 (n,).
-        labels: the tokens that came, int32 (n,).
-        bytes: how many bytes of text each of them is, int32 (n,).
-        nll: minus the log-probability of the label, float32 (n,).
-        brier: the Brier score, float32 (n,).
-        entropy: of the distribution, float32 (n,).
-        confidence: the largest probability, float32 (n,).
-        correct: whether the most probable token is the label, 0 or 1, float32 (n,).
-        nll_at: the NLL at each of the temperatures, float32 (n, G).
-        temperatures: G of them, ascending.
-    """
-
-    documents: Tensor
-    labels: Tensor
-    bytes: Tensor
-    nll: Tensor
-    brier: Tensor
-    entropy: Tensor
-    confidence: Tensor
-    correct: Tensor
-    nll_at: Tensor
-    temperatures: tuple[float, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def means(self) -> dict[str, float]:
-        """Means over labels: ``accuracy``, ``brier``, ``nll`` (nats), ``bits_per_byte``, ``calibration_error`` (of the
-        largest probability, in 15 bins) and ``entropy``.
-
-        Bits per byte are all nats over ln 2 times all bytes; NaN where there are no bytes.
-        """
-        found = {
-            "accuracy": _mean(self.correct),
-            "brier": _mean(self.brier),
-            "nll": _mean(self.nll),
-            "bits_per_byte": math.nan,
-            "calibration_error": _calibration_error(self.confidence, self.correct),
-            "entropy": _mean(self.entropy),
-        }
-        total = int(self.bytes.sum(dtype=torch.int64))
-        if total:
-            found["bits_per_byte"] = found["nll"] * len(self) / (math.log(2) * total)
-        return found
-
-    def best_temperature(self) -> float:
-        """The temperature of the lowest mean NLL: fitted to these labels, so take those of the held-out part.
-
-        The best on the grid, moved to where the parabola through it and its two neighbours, over log T, is lowest; the
-        best itself where it has not got two.
-        """
-        nll = self.nll_at.double().mean(0).tolist()
-        return _lowest(nll, self.temperatures)
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
-
-
-def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    bins = sorted_into_bins(confidence.double().cpu().numpy(), correct.double().cpu().numpy(), 15, "mass")
-    return float(bins.absolute().values.mean())
-
-
-def _lowest(nll: list[float], temperatures: tuple[float, ...]) -> float:
-    place = min(range(len(nll)), key=lambda i: nll[i])
-    if not 0 < place < len(nll) - 1 or not all(map(math.isfinite, nll[place - 1 : place + 2])):
-        return temperatures[place]
-    x = np.log(temperatures[place - 1 : place + 2])
-    square, slope, _ = np.polyfit(x - x[1], nll[place - 1 : place + 2], 2)
-    return temperatures[place] * math.exp(-slope / (2 * square)) if square > 0 else temperatures[place]
 
 
 def has_token_scores(folder: Path) -> bool:
@@ -129,14 +46,16 @@ def write_token_scores(folder: Path, parts: Mapping[str, Mapping[str, TokenScore
         raise InputError("there are no scores to write; give those of one part and one set of weights at least")
     temperatures = next(iter(every.values())).temperatures
     for name, scores in every.items():
-        _check(scores, f"the scores of '{name}'", temperatures)
+        scores.check(f"the scores of '{name}'")
+        if scores.temperatures != temperatures:
+            raise InputError(f"the scores of '{name}' are at other temperatures than the first; score all at the same")
         part = name.partition("/")[0]
-        for field, dtype in _OF_PART.items():
-            found = getattr(scores, field).to("cpu", dtype)
+        for field in OF_LABELS:
+            found = getattr(scores, field).to("cpu", torch.int32)
             if not torch.equal(tensors.setdefault(f"{part}/{field}", found), found):
                 raise InputError(f"the {field} of '{name}' are not those of the other weights; score all on the same")
-        for field, dtype in _OF_KIND.items():
-            tensors[f"{name}/{field}"] = getattr(scores, field).to("cpu", dtype)
+        for field in OF_MODEL:
+            tensors[f"{name}/{field}"] = getattr(scores, field).to("cpu", torch.float32)
     with files.atomic_path(folder / NAME) as temporary:
         files.save_tensors(temporary, tensors, {"schema_version": SCHEMA, "temperatures": list(temperatures)})
 
@@ -163,27 +82,12 @@ def read_token_scores(folder: Path, part: str = "heldout", kind: str = "last") -
     if kind not in kinds:
         raise InputError(f"the run '{folder}' has no scores of its weights '{kind}'; {did_you_mean(kind, kinds)}")
     temperatures: Any = metadata.get("temperatures")
-    wanted = {f: f"{part}/{f}" for f in _OF_PART} | {f: f"{part}/{kind}/{f}" for f in _OF_KIND}
+    wanted = {f: f"{part}/{f}" for f in OF_LABELS} | {f: f"{part}/{kind}/{f}" for f in OF_MODEL}
     lacking = [name for name in wanted.values() if name not in stored]
     if lacking or not isinstance(temperatures, list):
         what = lacking[0] if lacking else "temperatures"
         raise InputError(f"'{path}' lacks '{what}'; it is damaged or was not written by Preceptor")
-    found = TokenScores(**{f: stored[name] for f, name in wanted.items()}, temperatures=tuple(temperatures))
-    _check(found, f"'{path}'", found.temperatures)
+    tensors = {field: stored[name] for field, name in wanted.items()}
+    found = TokenScores(**tensors, temperatures=tuple(map(float, temperatures)))
+    found.check(f"the scores in '{path}'")
     return found
-
-
-def _check(scores: TokenScores, what: str, temperatures: tuple[float, ...]) -> None:
-    """Refuse scores of unlike shapes, of nothing, or at other temperatures than these."""
-    if not len(scores):
-        raise InputError(f"{what} are of no label; hold out documents of two tokens or more")
-    if scores.temperatures != temperatures:
-        raise InputError(f"{what} are at other temperatures than those before; score all at the same")
-    grid = list(scores.temperatures)
-    if not grid or grid[0] <= 0 or grid != sorted(set(grid)):
-        raise InputError(f"{what} are at the temperatures {grid}; give some above 0, ascending")
-    for field in (*_OF_PART, *_OF_KIND):
-        shape = tuple(getattr(scores, field).shape)
-        wanted = (len(scores), len(grid)) if field == "nll_at" else (len(scores),)
-        if shape != wanted:
-            raise InputError(f"the {field} in {what} have shape {shape}; give {wanted}, a row for each label")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
+from preceptor.models.causal_lm import CausalLM, causal_lm_of
 from preceptor.models.classifiers import Classifier, classifier_of
 from preceptor.models.hub import save_pretrained
 from preceptor.runs import Factory, files
@@ -93,6 +94,8 @@ def _of_transformers(served: Served, path: Path) -> nn.Module:
         save_pretrained(served.model, path, served.weights.class_names)
         if isinstance(served.model, Classifier):
             return classifier_of(path).eval()
+        if isinstance(served.model, CausalLM):
+            return causal_lm_of(path).with_classes(served.weights.num_classes).eval()
         return type(served.model).from_pretrained(path, local_files_only=True).eval()  # type: ignore[attr-defined]
 
 

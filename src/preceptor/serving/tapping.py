@@ -18,7 +18,7 @@ from preceptor.runs import Factory
 from preceptor.runs.references import kind_of
 from preceptor.schema import Component
 from preceptor.serving.served import served
-from preceptor.tasks.looking import Look
+from preceptor.tasks.looking import Look, Seen
 
 WORDS: tuple[str, ...] = (PENULTIMATE, LAST, STAGES, PREACTIVATIONS)
 _BATCH = 3  # inputs that are shown to a model
@@ -34,6 +34,8 @@ class Tappable:
         calls: how often it is called: a tap is at a module that is called once.
         given, gave: the shape of the first tensor that it is given and that it gives, the batch axis as "B"; None where
             there is none. Where the first axis is another, there is nothing to tap.
+        given_channels, gave_channels: which axis of maps (four axes) the channels are, ``first`` or ``last``: a loss is
+            given all with their channels first. ``unknown`` where that cannot be told; None of what is no map.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Tappable:
     calls: int
     given: tuple[int | str, ...] | None
     gave: tuple[int | str, ...] | None
+    given_channels: str | None
+    gave_channels: str | None
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,19 @@ def taps(
         shape = tuple(input_shape or ())
         module = _by_name(model, num_classes or 10, shape, options or {})
     look = _looked(module.eval(), model, shape)
-    seen = tuple(
-        Tappable(each.name, type(each.module).__name__, each.calls, _shape(each.given), _shape(each.gave))
-        for each in look.seen
-    )
-    return Tapped(seen, {word: _stands_for(look, word) for word in WORDS})
+    return Tapped(tuple(_tappable(look, each) for each in look.seen), {word: _stands_for(look, word) for word in WORDS})
+
+
+def _tappable(look: Look, seen: Seen) -> Tappable:
+    shapes = (_shape(seen.given), _shape(seen.gave))
+    channels = (_channels(look, seen.given), _channels(look, seen.gave))
+    return Tappable(seen.name, type(seen.module).__name__, seen.calls, *shapes, *channels)
+
+
+def _channels(look: Look, tensor: Tensor | None) -> str | None:
+    if tensor is None or tensor.ndim != 4 or len(tensor) != _BATCH:
+        return None
+    return "unknown" if look.layouts.is_open(tensor) else look.layouts.of(tensor) or "first"
 
 
 def _is_path(name: str) -> bool:

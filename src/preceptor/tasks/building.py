@@ -11,12 +11,15 @@ from preceptor.errors import InputError
 from preceptor.inputs import batch_to, call
 from preceptor.losses.features.base import FeatureLoss, Setting
 from preceptor.tasks.criterion import Criterion
+from preceptor.tasks.layouts import channels_first
 from preceptor.tasks.looking import Look, spread
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps, check_features
 from preceptor.tasks.teacher import Function, Teacher, TeacherFn, in_eval_mode, leaves
 
 Batch = Mapping[str, Any]
+CHANNELS_FIRST = "channels first"
+"""What a record says of stored maps."""
 
 
 @runtime_checkable
@@ -88,10 +91,18 @@ class Side:
         self._features = features
 
     def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
-        """On the CPU, as they will be read."""
+        """On the CPU, as they will be read: maps with their channels first.
+
+        Raises:
+            InputError: a tap whose first axis is not the batch, or of which it cannot be told where the channels are.
+        """
         found = self._features(taps)
         check_features(found, self.rows, whose)
-        return {name: each.detach().cpu() for name, each in found.items()}
+        turned: set[str] = set()
+        if self.look is not None:
+            self.look.refuse_open(taps)
+            turned = self.look.turned(taps)
+        return {name: (channels_first(each) if name in turned else each).detach().cpu() for name, each in found.items()}
 
 
 def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | None, plan: Plan) -> None:
@@ -141,13 +152,18 @@ def _make_parts(
         raise InputError(reason) from error
 
 
-def copied_by(model: nn.Module, taps: Sequence[str], plan: Plan) -> set[str] | None:
-    """Which taps of a model must be copied, as what follows works in place; None where that was not looked at."""
+def student_taps(model: nn.Module, structure: nn.Module, taps: Sequence[str], whose: str, plan: Plan) -> Taps:
+    """What catches the features of the model that is trained: in one pass it is seen what follows in place, so that a
+    copy must be kept, and which maps have their channels last; without an example all are copied and none is turned.
+
+    Args:
+        structure: the model, or what a stack is of.
+    """
     if plan.example is None or not taps:
-        return None
-    side = _student_side(model, plan.example, "student")
-    assert side.look is not None
-    return side.look.copied(taps)
+        return Taps(structure, taps, whose)
+    look = _student_side(model, plan.example, "student").look
+    assert look is not None
+    return Taps(structure, taps, whose, copied=look.copied(taps), turned=look.turned(taps))
 
 
 def _setting(plan: Plan, model: nn.Module, source: Teacher | Remembers | None, taught: Side | None) -> Setting:
@@ -186,11 +202,25 @@ def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str)
 
         return Side(Look(source.model, lambda: source.answer(batch), "teacher"), features, _rows(batch["input"]))
     if isinstance(source, Remembers):
-        return Side(None, lambda taps: source.features(taps, example), _rows(example["input"]))
+        return Side(None, lambda taps: _remembered(source, taps, example), _rows(example["input"]))
     raise InputError(
         f"the loss '{loss}' needs features of the teacher, which only one live model can give, or a record that has "
         "them (preceptor record --features); hand over the model itself as the teacher"
     )
+
+
+def _remembered(source: Remembers, taps: Sequence[str], example: Batch) -> dict[str, Tensor]:
+    """Features on record, unless an older Preceptor wrote them, which stored channels-last maps as they came."""
+    found = source.features(taps, example)
+    described: Mapping[str, str] = getattr(source, "features_described", {})
+    for tap, each in found.items():
+        unsaid = CHANNELS_FIRST not in described.get(tap, CHANNELS_FIRST)
+        if unsaid and each.ndim == 4 and each.shape[1] == each.shape[2] != each.shape[3]:
+            raise InputError(
+                f"the record does not say where the channels of its features '{tap}' of shape {tuple(each.shape)} are, "
+                f"as it was written by an older Preceptor; record them anew (preceptor record --features {tap})"
+            )
+    return found
 
 
 def _resolved(
@@ -239,8 +269,8 @@ def usual_weights(losses: Sequence[tuple[Criterion, float]]) -> dict[str, float]
     return found.weights() if isinstance(found, FeatureLoss) else {"ce_weight": 0.1, "distill_weight": 0.9}
 
 
-def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Recalled:
-    """What catches the teacher's features, if a criterion asks for any.
+def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion], plan: Plan) -> Taps | Recalled:
+    """What catches the teacher's features, if a criterion asks for any; maps as `student_taps`.
 
     Raises:
         InputError: the teacher is no live model, or has no such module.
@@ -249,7 +279,8 @@ def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion]) -> Taps | Re
     viewing = [each.name for each in criteria if each.has("views")]
     source = looked_into(teacher)
     if isinstance(source, Teacher):
-        return Taps(source.model, names, "teacher")
+        look = None if plan.example is None or not names else _teacher_side(source, plan.example, "").look
+        return Taps(source.model, names, "teacher", turned=() if look is None else look.turned(names))
     if source is not None and not viewing:
         return Recalled(source, names)
     asking = [*viewing, *(each.name for each in criteria if each.taps("teacher"))]

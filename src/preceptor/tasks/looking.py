@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from preceptor.errors import InputError, did_you_mean
 from preceptor.losses.features.base import LAST, PENULTIMATE, PREACTIVATIONS, STAGES
 from preceptor.outputs import logits_of
+from preceptor.tasks.layouts import Layouts
 from preceptor.tasks.taps import INPUT, first_tensor, module_of, refuse_compiled
 
 _MOST_STAGES = 5  # of more blocks, such as a transformer's, as many as most networks have are taken
@@ -53,6 +55,7 @@ class Look:
     Attributes:
         seen: the modules that were called, in the order in which they ended.
         logits: what came out.
+        image: what the model was given, if it is one tensor.
 
     Raises:
         InputError: the model is compiled.
@@ -65,6 +68,7 @@ class Look:
 
     seen: list[Seen]
     logits: Tensor
+    image: Tensor | None
 
     def __init__(self, model: nn.Module, ask: Callable[[], Any], whose: str) -> None:
         refuse_compiled(model, whose)
@@ -72,7 +76,8 @@ class Look:
         self.seen = []
         self._versions: list[tuple[Seen, int | None, int | None]] = []
         self._open: dict[str, list[tuple[int, Tensor | None, int | None]]] = {}
-        handles: list[Any] = []
+        self.image = None
+        handles: list[Any] = [model.register_forward_pre_hook(self._shown)]
         for name, module in model.named_modules():
             if name:
                 handles.append(module.register_forward_pre_hook(self._began(name)))
@@ -86,6 +91,9 @@ class Look:
         for seen, gave, given in self._versions:
             seen.gave_changed = seen.gave is not None and seen.gave._version != gave
             seen.given_changed = seen.given is not None and seen.given._version != given
+
+    def _shown(self, _module: nn.Module, given: Any) -> None:
+        self.image = first_tensor(given)
 
     def _began(self, name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, given: Any) -> None:
@@ -134,6 +142,34 @@ class Look:
         known = {each.name: each for each in self.seen}
         seen = {tap: known[module_of(tap)] for tap in taps if module_of(tap) in known}
         return {tap for tap, m in seen.items() if (m.given_changed if tap.endswith(INPUT) else m.gave_changed)}
+
+    @cached_property
+    def layouts(self) -> Layouts:
+        """Where the channels of its maps are."""
+        return Layouts(self.seen, self.image)
+
+    def turned(self, taps: Sequence[str]) -> set[str]:
+        """Those of some taps at which maps come with their channels last."""
+        return {tap for tap in taps if self.layouts.of(self._at(tap)) == "last"}
+
+    def refuse_open(self, taps: Sequence[str]) -> None:
+        """Refuse taps at maps of which it cannot be told where their channels are.
+
+        Raises:
+            InputError: naming the tap.
+        """
+        for tap in taps:
+            found = self._at(tap)
+            if found is not None and self.layouts.is_open(found):
+                raise InputError(
+                    f"the tap '{tap}' of the {self._whose} has shape {tuple(found.shape)}, of which it cannot be told "
+                    "whether the channels are its second axis or its last; name a convolution or normalization beside "
+                    "it (preceptor taps lists them)"
+                )
+
+    def _at(self, tap: str) -> Tensor | None:
+        found = next((each for each in self.seen if each.name == module_of(tap)), None)
+        return None if found is None else found.given if tap.endswith(INPUT) else found.gave
 
     def _of(self, name: str) -> list[str]:
         words: dict[str, Callable[[], list[str]]] = {

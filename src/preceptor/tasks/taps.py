@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from preceptor.errors import InputError, did_you_mean
+from preceptor.tasks.layouts import channels_first
 
 INPUT = ":input"
 """Behind the name of a module: what it is given, not what it gives."""
@@ -20,6 +21,7 @@ class Taps:
             for what they are given.
         whose: what an error calls the model.
         copied: those of which a copy is kept, as what follows works in place; by default all.
+        turned: those at which maps are (B, H, W, C), to be caught as (B, C, H, W).
 
     Raises:
         InputError: the model has no module of such a name, or is compiled. While it is open: a module is called twice.
@@ -34,7 +36,13 @@ class Taps:
     """
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], whose: str, *, copied: Collection[str] | None = None
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        whose: str,
+        *,
+        copied: Collection[str] | None = None,
+        turned: Collection[str] = (),
     ) -> None:
         known = dict(model.named_modules())
         if names:
@@ -44,6 +52,7 @@ class Taps:
                 raise InputError(f"the {whose} has no module '{name}' to tap; {did_you_mean(name, known)}")
         self._modules = {name: known[module_of(name)] for name in names}
         self._copied: Collection[str] = self._modules if copied is None else copied
+        self.turned: Collection[str] = turned
         self._whose = whose
         self._handles: list[Any] = []
         self._caught: dict[str, Tensor] = {}
@@ -81,7 +90,8 @@ class Taps:
                 f"the module '{module_of(name)}' of the {self._whose} is called several times in a forward pass, so "
                 "that it is not clear which of them is meant; name one that is called once (preceptor taps lists them)"
             )
-        self._caught[name] = tensor.clone() if name in self._copied else tensor
+        kept = tensor.clone() if name in self._copied else tensor
+        self._caught[name] = channels_first(kept) if name in self.turned and kept.ndim == 4 else kept
 
 
 def module_of(tap: str) -> str:

@@ -5,7 +5,7 @@ Criteria give one value per example (or token); reduction happens here, once: th
 what one batch would give. For a stack each model has its own count, and the models' losses are summed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +16,12 @@ from preceptor.errors import InputError
 from preceptor.inputs import Inputs, call
 from preceptor.losses.targets import Targets, takes_targets
 from preceptor.outputs import logits_of
-from preceptor.tasks.building import Plan, Recalled, build, copied_by, teacher_taps, usual_weights
+from preceptor.tasks.building import Plan, Recalled, build, student_taps, teacher_taps, usual_weights
 from preceptor.tasks.criterion import Criterion, of_loss, of_objective, own_parameters
 from preceptor.tasks.mutual import Company
 from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.taps import Taps, check_features
+from preceptor.tasks.taps import check_features
 from preceptor.tasks.teacher import Answer, TeacherFn, TeacherLike, as_teacher, of_all_classes
 from preceptor.tasks.tokens import has_tokens, of_tokens, tokens_alone
 from preceptor.tasks.views import apart, length, viewing_of, with_views
@@ -76,7 +76,7 @@ class Task:
         self.state: nn.Module | None = nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None)
         taps = list(dict.fromkeys(name for each in self.criteria for name in each.taps("student")))
         self.whose: str = "model" if teacher is None else "student"
-        self._taps = Taps(structure, taps, self.whose, copied=copied_by(model, taps, plan))
+        self._taps = student_taps(model, structure, taps, self.whose, plan)
         self._viewing = viewing_of(self.criteria)
 
     @property
@@ -293,12 +293,17 @@ class DistillTask(Task):
         self.ce_weight = usual["ce_weight"] if ce_weight is None else ce_weight
         self.distill_weight = usual["distill_weight"] if distill_weight is None else distill_weight
         self.labelled = labelled
-        self._teacher_taps = teacher_taps(self.teacher, self.criteria)
+        self._teacher_taps = teacher_taps(self.teacher, self.criteria, plan)
 
     @property
     def looks_at_teacher(self) -> bool:
         """Whether a loss needs more of the teacher than its answers to the batch."""
         return self._viewing is not None or any(each.taps("teacher") for each in self.criteria)
+
+    @property
+    def turned(self) -> Collection[str]:
+        """The teacher's taps at which its maps have their channels last."""
+        return () if isinstance(self._teacher_taps, Recalled) else self._teacher_taps.turned
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         taught = self._asked(batch, seen[SHOWN])

@@ -8,8 +8,9 @@ import torch
 from preceptor import runs
 from preceptor.data.tables import read_table
 from preceptor.errors import InputError
-from preceptor.models.classifiers import classifier_of
+from preceptor.models.folders import pretrained_of
 from preceptor.names import Trust, trusting
+from preceptor.notices import note
 from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.records.teacher import RecordTeacher
 from preceptor.records.token_teacher import teacher_of
@@ -33,6 +34,7 @@ from preceptor.training.matching import matched
 from preceptor.training.preprocessing import with_own_inputs
 from preceptor.training.samples import Samples
 from preceptor.training.token_replay import refuse_unlike
+from preceptor.training.vocabulary import of_tokens
 
 _SUFFIXES = (".npz", ".npy", ".parquet")
 _CALLED = {"file": "a file of outputs", "record": "a record", "pretrained": "a model of transformers"}
@@ -59,13 +61,13 @@ def fitted(recipe: DistillRecipe, teacher: TeacherFn, samples: Samples, device: 
     read = of_probabilities(teacher) if recipe.probabilities else teacher
     for leaf in leaves(read):
         refuse_unlike(leaf, samples)
-    ours = each_leaf(read, lambda leaf: matched(leaf, recipe, samples))
+    ours = each_leaf(read, lambda leaf: matched(of_tokens(leaf, samples), recipe, samples))
     there = moved(with_own_inputs(ours, samples.data, resize=recipe.resize), device)
     return there if recipe.transform is None else Transformed(there, recipe.transform)
 
 
 def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust: Trust) -> Leaf:
-    """The teacher that a recipe refers to: a run's, a record, a file of outputs, a classifier of transformers.
+    """The teacher that a recipe refers to: a run's, a record, a file of outputs, a model of transformers.
 
     Args:
         model, trust: as of `preceptor.runs.load_teacher`.
@@ -83,7 +85,11 @@ def load_reference(reference: TeacherRef, *, model: Factory | str | None, trust:
             f"'{reference.run}' is {_CALLED[kind]}, which has no weights, epochs or members; leave these out"
         )
     if kind == "pretrained":
-        return of_module(classifier_of(reference.run))
+        note(
+            f"nothing is known of what the teacher '{reference.run}' was trained on: it may be what its student is "
+            "scored on"
+        )
+        return of_module(pretrained_of(reference.run))
     return _stored_file(reference.run) if kind == "file" else Function(teacher_of(reference.run))
 
 

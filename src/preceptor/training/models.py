@@ -15,6 +15,7 @@ from preceptor.models.preparation import own_memory_, to_channels_last_
 from preceptor.recipe import Recipe
 from preceptor.training.starting import started_
 from preceptor.training.streams import Streams
+from preceptor.training.vocabulary import check_apart, check_tokens
 
 
 def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -45,6 +46,8 @@ def new_model(recipe: Recipe, data: Data, seed: int, model: Callable[..., nn.Mod
             )
         if not isinstance(made, nn.Module):
             raise InputError(f"the model '{name}' is a {type(made).__name__}, not a torch.nn.Module")
+        check_tokens(made, data.class_names)
+        check_apart(made, data)
         _said(made, inputs, name)  # lazy layers are made, and their weights drawn, in the first forward pass
     for weight, tensor in made.named_parameters():
         if not is_lazy(tensor) and tensor.numel() == 0:

@@ -63,7 +63,7 @@ def refuse_other_context(theirs: Preprocessing, ours: Preprocessing) -> None:
         there, here = their_context.get(name), our_context.get(name)
         if there != here:
             raise InputError(
-                f"the teacher learned from rows of tokens whose {name} is {there}, and that of the student's is {here}; "
+                f"the teacher learned from rows of tokens whose {name} is {there}, and the student's is {here}; "
                 "give the student's data the options of the teacher's",
                 argument="data",
             )

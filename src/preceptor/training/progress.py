@@ -53,11 +53,11 @@ def bars() -> "Progress":
 
 
 def _short(scores: Mapping[str, Any]) -> str:
-    """Held-out accuracy and Brier score; the mean over models for a stack."""
+    """Held-out accuracy and Brier score, or a language model's bits per byte; the mean over models for a stack."""
     parts = []
-    for name in ("accuracy", "brier"):
+    for name in ("bits_per_byte",) if "bits_per_byte" in scores else ("accuracy", "brier"):
         value = scores.get(name)
         if value is not None:
             mean = sum(value) / len(value) if isinstance(value, list) else value
-            parts.append(f"{name} {mean:.3f}")
+            parts.append(f"{name.replace('_', ' ')} {mean:.3f}")
     return "  ".join(parts)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError, did_you_mean
-from preceptor.tasks.building import looked_into
+from preceptor.tasks.building import CHANNELS_FIRST, looked_into
 from preceptor.tasks.looking import Look
 from preceptor.tasks.taps import Taps, check_features
 from preceptor.tasks.teacher import Teacher, TeacherFn
@@ -42,6 +42,8 @@ class Features:
             )
         self.dtype: str = dtype
         self.numbers: int = 0
+        self.turned: set[str] = set()
+        self._maps: set[str] = set()
         self.taps = {}
         if not asked:
             return
@@ -61,12 +63,17 @@ class Features:
             if twice is not None:
                 raise InputError(f"the features '{twice}' are asked for twice; name them once", argument="features")
             self.taps |= named
-        self.numbers = sum(each[0].numel() for each in self.of(teacher, two)[1].values())
+        look.refuse_open([*self.taps.values()])
+        self.turned = look.turned([*self.taps.values()])
+        features = self.of(teacher, two)[1]
+        self.numbers = sum(each[0].numel() for each in features.values())
+        self._maps = {name for name, each in features.items() if each.ndim == 4}
 
     @property
     def described(self) -> dict[str, str]:
-        """Of each name the tap and the dtype, for the manifest."""
-        return {name: f"{tap} as {self.dtype}" for name, tap in self.taps.items()}
+        """Of each name the tap and the dtype, and of maps that their channels come first, for the manifest."""
+        order = dict.fromkeys(self._maps, f", {CHANNELS_FIRST}")
+        return {name: f"{tap} as {self.dtype}{order.get(name, '')}" for name, tap in self.taps.items()}
 
     def of(self, teacher: TeacherFn, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         """What the teacher says to a batch, and its features as they are stored.
@@ -76,10 +83,13 @@ class Features:
         """
         if not self.taps:
             return teacher(batch), {}
-        with torch.no_grad(), Taps(self.model, [*self.taps.values()], "teacher") as caught:
+        with torch.no_grad(), self._looking() as caught:
             said = teacher(batch)
         check_features(caught, len(batch["label"]), "teacher")
         return said, {name: self._stored(name, caught[tap]) for name, tap in self.taps.items()}
+
+    def _looking(self) -> Taps:
+        return Taps(self.model, [*self.taps.values()], "teacher", turned=self.turned)
 
     def _stored(self, name: str, feature: Tensor) -> Tensor:
         stored = feature.to(DTYPES[self.dtype])

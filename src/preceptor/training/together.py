@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,6 +151,7 @@ def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
     prepared, *_ = [job.prepare() for job in kinds.values()]
     teachers = {looking: _student(job).teacher for looking, job in kinds.items()}
     taps = list(dict.fromkeys(tap for job in jobs.values() for c in job.task.criteria for tap in c.taps("teacher")))
+    turned = {tap for job in jobs.values() for tap in _student(job).turned}
     # A teacher's answers to images in another layout differ in their last bits.
     shared: dict[Any, SharedBatches] = {}
     loops: dict[str, Loop] = {}
@@ -167,7 +168,7 @@ def _trained(jobs: Mapping[str, Job], *, progress: bool) -> dict[str, Result]:
             batches = shared.setdefault(alike, SharedBatches(first.batches))
             loops[name] = loop = loop_of(job, batches, heldout, on_step)
             if batches.ask is None and not isinstance(teacher, Lookup):
-                batches.ask = _asking(job, loop.stepper, taps)
+                batches.ask = _asking(job, loop.stepper, taps, turned)
         failures = _run(loops, first.accelerator.device)
     results = {name: written_down(jobs[name], loops[name], prepared) for name in jobs if name not in failures}
     for name, failure in failures.items():
@@ -228,11 +229,14 @@ def _student(job: Job) -> DistillTask:
     return job.task
 
 
-def _asking(job: Job, stepper: Stepper, taps: Sequence[str]) -> Callable[[list[Batch], int], list[Batch]]:
+def _asking(
+    job: Job, stepper: Stepper, taps: Sequence[str], turned: Collection[str]
+) -> Callable[[list[Batch], int], list[Batch]]:
     """A question to the teacher as a student's own step would put it; a teacher that draws is seeded for it.
 
     Args:
         taps: where students look into the teacher; each is caught once for all.
+        turned: those of them at which maps have their channels last.
     """
     task = _student(job)
     source = looked_into(task.teacher) if taps else None
@@ -245,7 +249,7 @@ def _asking(job: Job, stepper: Stepper, taps: Sequence[str]) -> Callable[[list[B
 
     def looking(batch: Batch) -> Batch:
         if isinstance(source, Teacher):
-            with Taps(source.model, taps, "teacher") as features:
+            with Taps(source.model, taps, "teacher", turned=turned) as features:
                 return {**batch, ANSWER: ask(batch), ANSWERED_FEATURES: features}
         remembered = {} if source is None else {ANSWERED_FEATURES: Recalled(source, taps).of(batch)}
         return {**batch, ANSWER: answer(batch), **remembered}

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 
 Features = Mapping[str, Tensor]
-"""What was caught in one forward pass, by tap, in the order of the taps; the batch is the first axis of each."""
+"""What was caught in one forward pass, by tap, in the order of the taps; the batch is the first axis of each, and of
+maps the channels the second, whatever the model's own order.
+"""
 
 PENULTIMATE = "penultimate"
 """The tap of what the classifier is given: (B, D) of a classifier, (B, T, D) where it reads tokens."""
@@ -170,21 +172,20 @@ def only(features: Features) -> Tensor:
 
 
 def as_map(feature: Tensor) -> Tensor:
-    """A feature as maps (B, C, H, W): channels-last ones are turned, tokens that tile a square are laid out.
+    """A feature as maps (B, C, H, W): tokens that tile a square are laid out, without the class's and registers.
 
-    Tokens before the square (class, registers) are left out. Of four axes the two of equal length are taken for the
-    spatial ones; where all are equal, or none, the channels are the first.
+    What has four axes is taken as it is: a task, and a record, catch the maps of channels-last models with their
+    channels first (`preceptor taps` says which those are), as a shape alone would not tell.
 
     Raises:
         InputError: it is neither maps nor tokens.
 
     >>> import torch
-    >>> as_map(torch.zeros(2, 50, 192)).shape, as_map(torch.zeros(2, 7, 7, 96)).shape
-    (torch.Size([2, 192, 7, 7]), torch.Size([2, 96, 7, 7]))
+    >>> as_map(torch.zeros(2, 50, 192)).shape, as_map(torch.zeros(2, 16, 16, 24)).shape
+    (torch.Size([2, 192, 7, 7]), torch.Size([2, 16, 16, 24]))
     """
     if feature.ndim == 4:
-        _, a, b, c = feature.shape
-        return feature.permute(0, 3, 1, 2) if a == b != c else feature
+        return feature
     if feature.ndim == 3:
         batch, tokens, channels = feature.shape
         side = math.isqrt(tokens)

@@ -23,6 +23,7 @@ from preceptor.study.teachers.known import known_of
 from preceptor.study.teachers.notes import notes_on
 from preceptor.study.teachers.reading import read_candidates
 from preceptor.study.teachers.seen import seen_scores
+from preceptor.study.teachers.tokens import assess_tokens, token_teachers
 
 __all__ = ["assess_candidates", "assess_teachers"]
 
@@ -53,6 +54,10 @@ def assess_teachers(
 
     Teachers are named as `read_candidates` says: runs, their epochs, ensembles, files of logits. Runs bring their
     labels with them, and what people said of their data set, where it knows.
+
+    Language models are ranked by their NLL on held-out documents, with intervals by document
+    (`preceptor.assess.compare_tokens`), from the scores that their runs have stored, or from the scalars of a record;
+    of the options only `level` is for them.
 
     Args:
         names: of teachers.
@@ -87,6 +92,25 @@ def assess_teachers(
             samples it is compared on, or an option that none of the losses takes.
     """
     question = _question(losses, temperature, _coefficients(coefficients), criterion, level)  # before anything is read
+    names = [names] if isinstance(names, str | Path) else names
+    if of_tokens := token_teachers(names):
+        useless = {
+            "temperature": temperature,
+            "coefficients": coefficients,
+            "labels": labels,
+            "counts": counts,
+            "truth": truth,
+            "groups": groups,
+            "weights": weights,
+            "samples": samples,
+            "data": data,
+            "data_dir": data_dir,
+            "model": model,
+            "probabilities": probabilities or None,
+            "transfer": transfer or None,
+            "criterion": None if criterion == "brier" else criterion,
+        }
+        return assess_tokens(of_tokens, losses=question.losses, level=level, given=useless)
     table = tables.Table() if samples is None else _table(Path(samples))
     given = {
         "labels": table.labels if labels is None else _array(labels),
@@ -96,7 +120,7 @@ def assess_teachers(
         "weights": table.weights if weights is None else _array(weights),
     }
     candidates = read_candidates(
-        [names] if isinstance(names, str | Path) else names,
+        names,
         data=data,
         data_dir=data_dir,
         model=model,

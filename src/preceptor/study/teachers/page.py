@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preceptor.assess import Comparison, Estimate, TeacherScores
+from preceptor.assess import Comparison, Estimate, TeacherScores, TokenComparison
+from preceptor.errors import InputError
 from preceptor.runs import circumstances
 from preceptor.runs.references import name_of
 from preceptor.study import page, pictures
@@ -45,8 +46,13 @@ def write_page(assessment: Assessment, path: Path | str, *, command: str | None 
         assessment: made by `assess_teachers`.
         path: of the page; its folder is made if need be, and the file is whole or absent.
         command: that made it.
+
+    Raises:
+        InputError: it is of teachers of tokens, or the page cannot be written.
     """
     first = assessment[0]
+    if isinstance(first, TokenComparison):
+        raise InputError("teachers of tokens have no page; leave page out, the table says all", argument="page")
     values = {
         "first": first,
         "count": len(first.teachers),
