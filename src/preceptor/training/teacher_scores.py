@@ -12,9 +12,9 @@ from preceptor.outputs.asking import ask
 from preceptor.records import Record
 from preceptor.records.scores import scores as recorded_scores
 from preceptor.records.teacher import heldout_of
+from preceptor.records.token_scores import token_scores as recorded_token_scores
 from preceptor.records.token_teacher import TokenRecordTeacher
 from preceptor.records.tokens import digests_at, token_ids
-from preceptor.records.tokens import token_scores as recorded_token_scores
 from preceptor.runs import TokenScores
 from preceptor.tasks.teacher import Function, Mixture, TeacherFn, Transformed
 from preceptor.training.cohort import Cohort
