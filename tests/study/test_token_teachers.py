@@ -14,6 +14,7 @@ from preceptor.assess import TokenScores, compare_tokens
 from preceptor.cli import app
 from preceptor.errors import InputError
 from preceptor.records import Dense, Manifest, Record, RecordWriter
+from preceptor.records.beside import write_beside
 from preceptor.records.token_scores import token_scores
 from preceptor.runs import integrity, read_predictions, read_token_scores, write_token_scores
 from preceptor.runs.files import save_tensors
@@ -76,7 +77,7 @@ def a_record(folder: Path, outputs: torch.Tensor, labels: torch.Tensor | None = 
             writer.write(ids, 0, outputs.log_softmax(-1), known["labels"] if labels is None else labels)
         order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
         columns = {"ids": ids, "documents": known["documents"].int(), "bytes": known["bytes"].int()}
-        save_tensors(where / "tokens.safetensors", {name: each[order] for name, each in columns.items()})
+        write_beside(where, "tokens", {name: each[order] for name, each in columns.items()}, {})
     return folder
 
 
@@ -189,10 +190,12 @@ def test_records_that_lack_something_are_refused(tmp_path: Path) -> None:
         assess_teachers([record])
     part = a_record(tmp_path / "part", logits(1.0))
     columns = {"ids": torch.arange(5), "documents": torch.zeros(5).int(), "bytes": torch.zeros(5).int()}
-    save_tensors(part / "heldout" / "tokens.safetensors", columns)
+    (part / "heldout" / "tokens.json").unlink()
+    write_beside(part / "heldout", "tokens", columns, {})
     with pytest.raises(InputError, match="does not tell of the row 5 of its record"):
         assess_teachers([part])
-    save_tensors(part / "heldout" / "tokens.safetensors", {"ids": columns["ids"]})
+    (part / "heldout" / "tokens.json").unlink()
+    write_beside(part / "heldout", "tokens", {"ids": columns["ids"]}, {})
     with pytest.raises(InputError, match="lacks 'bytes'"):
         assess_teachers([part])
     (part / "heldout" / "record.json").unlink()

@@ -30,9 +30,7 @@ from preceptor.training import recorded_tokens
 from preceptor.training.resolve import distill_job
 
 V, L = 257, 10
-TEXT = (
-    "to be|or not to be, that is|the question|whether it is nobler|in the mind|to bear|slings and arrows|of fortune"
-)
+TEXT = "to be|or not to be, that is|the question|whether it is nobler|in the mind|to bear|slings and arrows|of fortune"
 FORMS = [Dense(), TopK(16), Sampled(16), Hidden("float32")]
 NEAR = [Dense(), TopK(V - 1, "float32"), Sampled(V - 1, (1.0,), "float32"), Hidden("float32")]
 

@@ -7,8 +7,9 @@ from preceptor.records.reader import Record
 from preceptor.records.scores import scores
 from preceptor.records.targets import DenseTargets, SampledTargets, Scalars, Targets, TopKTargets
 from preceptor.records.teacher import RecordTeacher
+from preceptor.records.token_scores import token_scores
 from preceptor.records.token_teacher import TokenRecordTeacher
-from preceptor.records.tokens import token_ids, token_scores
+from preceptor.records.tokens import token_ids
 from preceptor.records.writer import RecordWriter
 
 __all__ = [

@@ -9,7 +9,8 @@ from preceptor.records.manifest import Manifest
 from preceptor.records.reader import Record
 from preceptor.records.scores import scores
 from preceptor.records.teacher import heldout_of
-from preceptor.records.tokens import is_of_tokens, read_tokens, token_scores
+from preceptor.records.token_scores import token_scores
+from preceptor.records.tokens import is_of_tokens, read_tokens
 
 
 def describe(folder: Path | str) -> dict[str, Any]:

@@ -1,41 +1,32 @@
 """What a recorded language model is worth, from the numbers beside its outputs alone: no row of V is read."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from preceptor.assess import TokenScores
 from preceptor.errors import InputError
-from preceptor.records.reader import HELDOUT, Record
+from preceptor.records.beside import read_beside
+from preceptor.records.reader import TOKENS, Record
 from preceptor.records.scores import scores
-from preceptor.runs.files import load_tensors
 
-__all__ = ["TOKENS", "is_of_tokens", "token_scores"]
-
-TOKENS = "tokens.safetensors"
-"""What tells of each row of a record of tokens: ``ids`` int64 (n,), ``documents`` and ``bytes`` int32 (n,)."""
+__all__ = ["token_scores"]
 
 
-def is_of_tokens(folder: Path) -> bool:
-    """Whether the record in a folder is one of tokens, of some documents."""
-    return (folder / TOKENS).is_file() or (folder / HELDOUT / TOKENS).is_file()
-
-
-def token_scores(record: Record) -> TokenScores:
-    """The scores of a recorded language model on all labels of a record, within the rounding of what is stored.
+def token_scores(record: Record, ids: Tensor | None = None) -> TokenScores:
+    """The scores of a recorded language model on labels of a record, within the rounding of what is stored.
 
     Temperatures are 1 and the inverses of the record's grid. A label that ties with the most probable token counts as
     right.
 
     Args:
-        record: with labels, and the file `TOKENS` in its folder; or in the one above, of its held-out part.
+        record: of tokens, with labels; that of held-out rows is in its folder ``heldout``.
+        ids: of some positions, int64 (n,), in any order; all by default.
 
     Raises:
-        InputError: there is no such file, or it lacks some of the rows; or a row has no label.
+        InputError: nothing tells of its tokens, or not of some of the rows; or a row has no label.
     """
-    ids = record.ids
+    ids = record.ids if ids is None else ids
     documents, sizes = _of_rows(record, ids)
     found = {name: torch.from_numpy(each) for name, each in scores(record, ids=ids).items()}
     temperatures = sorted({1.0, *(1 / g for g in record.manifest.grid)})
@@ -57,13 +48,14 @@ def token_scores(record: Record) -> TokenScores:
 
 def _of_rows(record: Record, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Documents and bytes of the rows of a record, int32 (n,)."""
-    beside = [record.folder / TOKENS, record.folder.parent / TOKENS]
-    path = next((each for each in beside if each.is_file()), None)
-    if path is None:
+    said = read_beside(record.folder, TOKENS)
+    path = record.folder / f"{TOKENS}.safetensors"
+    if said is None:
         raise InputError(
-            f"the record '{record.folder}' has no {TOKENS}, which tells of what documents its rows are; record it anew"
+            f"the record '{record.folder}' has no {path.name}, which tells of what documents its rows are; record it "
+            "anew"
         )
-    stored, _ = load_tensors(path)
+    stored, _ = said
     lacking = {"ids", "documents", "bytes"} - stored.keys()
     if lacking:
         raise InputError(f"'{path}' lacks '{min(lacking)}'; it is damaged or was not written by Preceptor")

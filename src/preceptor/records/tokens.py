@@ -13,9 +13,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.records.beside import read_beside, write_beside
-from preceptor.records.reader import TOKENS, Record
-from preceptor.records.scores import scores
-from preceptor.runs.token_scores import TokenScores
+from preceptor.records.reader import HELDOUT, TOKENS
 
 _DIGEST, _AT_ONCE = 16, 4096
 
@@ -129,8 +127,8 @@ def write_tokens(folder: Path, tokens: Tokens) -> None:
 
 
 def is_of_tokens(folder: Path) -> bool:
-    """Whether a folder holds a record of tokens."""
-    return (folder / f"{TOKENS}.json").is_file()
+    """Whether the record in a folder is one of tokens, be it of held-out rows alone."""
+    return any((each / f"{TOKENS}.json").is_file() for each in (folder, folder / HELDOUT))
 
 
 def read_tokens(folder: Path) -> Tokens:
@@ -146,35 +144,3 @@ def read_tokens(folder: Path) -> Tokens:
         )
     tensors, metadata = found
     return Tokens(**tensors, length=metadata["length"], context=metadata["context"])
-
-
-def token_scores(record: Record, ids: Tensor | None = None, *, view: int = 0) -> TokenScores:
-    """Scores of a language model from the numbers beside its record, whatever the form, as a run keeps its own.
-
-    Args:
-        record: of tokens; that of held-out rows is in its folder ``heldout``.
-        ids: of some positions, int64 (n,), in any order; all by default.
-        view: from 0.
-
-    Raises:
-        InputError: as `read_tokens` and `Record.read`.
-    """
-    tokens = read_tokens(record.folder)
-    ids = tokens.ids if ids is None else ids
-    known, at_one = record.scalars(ids, view), scores(record, view=view, ids=ids)
-    places = torch.searchsorted(tokens.ids, ids)
-    temperatures = tuple(sorted({1.0, *(1 / g for g in record.manifest.grid)}))
-    at = [scores(record, temperature=each, view=view, ids=ids)["nll"] for each in temperatures]
-    numbers = {name: torch.from_numpy(each).float() for name, each in at_one.items()}
-    return TokenScores(
-        documents=tokens.documents[places],
-        labels=known.labels.int(),
-        bytes=tokens.bytes[places],
-        nll=numbers["nll"],
-        brier=numbers["brier"] if "brier" in numbers else torch.full_like(numbers["nll"], torch.nan),
-        entropy=known.entropy,
-        confidence=known.log_max.exp(),
-        correct=numbers["accuracy"],
-        nll_at=torch.from_numpy(np.stack(at, -1)).float(),
-        temperatures=temperatures,
-    )

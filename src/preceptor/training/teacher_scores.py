@@ -12,9 +12,9 @@ from preceptor.outputs.asking import ask
 from preceptor.records import Record
 from preceptor.records.scores import scores as recorded_scores
 from preceptor.records.teacher import heldout_of
+from preceptor.records.token_scores import token_scores as recorded_token_scores
 from preceptor.records.token_teacher import TokenRecordTeacher
 from preceptor.records.tokens import digests_at, token_ids
-from preceptor.records.tokens import token_scores as recorded_token_scores
 from preceptor.runs import TokenScores
 from preceptor.tasks.teacher import Function, Mixture, TeacherFn, Transformed
 from preceptor.training.cohort import Cohort
@@ -136,7 +136,7 @@ def _recorded(teacher: TeacherFn, samples: Samples) -> TokenScores | None:
     if not isinstance(function, TokenRecordTeacher) or function.temperature != 1:
         return None
     if function.heldout is None or function.heldout_tokens is None:
-        raise InputError("its record has no held-out rows; record it with them (heldout=True)")
+        raise InputError("its record has no held-out rows; record it with these")
     index = samples.parts["heldout"]
     rows = function.heldout_tokens.find(digests_at(samples.data.train, index))
     if bool((rows < 0).any()):

@@ -11,7 +11,8 @@ from preceptor.errors import InputError
 from preceptor.recipe import TeacherRef
 from preceptor.records.manifest import MANIFEST
 from preceptor.records.reader import HELDOUT, Record
-from preceptor.records.token_scores import is_of_tokens, token_scores
+from preceptor.records.token_scores import token_scores
+from preceptor.records.tokens import is_of_tokens
 from preceptor.runs import has_token_scores, read_token_scores
 from preceptor.runs.contents import distinct, same_teacher
 from preceptor.runs.references import Source, Term, kind_of, name_of, terms_of
