@@ -101,9 +101,9 @@ class Size(NamedTuple):
 LLAMA = {"name": "causal_lm"}
 SIZES = {
     "cpu": Size(
-        share=0.2, length=128, document_bytes=1024,
+        share=0.1, length=128, document_bytes=1024,
         teacher=LLAMA | {"width": 128, "depth": 3, "heads": 4}, student=LLAMA | {"width": 64, "depth": 2, "heads": 2},
-        epochs=(20, 6), lr=(0.002, 0.004), teachers=("last", "best", "calibrated", "two"), losses=("kd", "wttm"),
+        epochs=(28, 8), lr=(0.003, 0.004), teachers=("last", "best", "calibrated", "two"), losses=("kd", "wttm"),
         seeds=3, training={"batch_size": 16},
     ),
     "gpu": Size(

@@ -102,7 +102,7 @@ def test_the_three_texts_are_apart(tmp_path: Path) -> None:
     (tmp_path / "tinyshakespeare.txt.gz").write_bytes(gzip.compress(whole.encode()))
     tokens.write_texts(tokens.SIZES["cpu"], tmp_path, tmp_path)
     texts = {name: (tmp_path / "text" / f"{name}.txt").read_text() for name in ("train", "heldout", "test")}
-    assert texts == {"train": whole[:400], "heldout": whole[1800:1900], "test": whole[1900:]}
+    assert texts == {"train": whole[:200], "heldout": whole[1800:1900], "test": whole[1900:]}
 
 
 # -- the statistics ----------------------------------------------------------------------------------------------------
