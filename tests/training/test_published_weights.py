@@ -66,9 +66,9 @@ FILE = {"loss": {"name": "wttm", "temperature": 2.0}, "ce_weight": 0.2, "distill
 @pytest.mark.parametrize(
     ("overrides", "expected", "noted"),
     [
-        (["loss=FitNet"], (1.0, 100.0), "are for 'wttm', and 'FitNet' is weighed as it was published, ce_weight=1.0"),
-        (["loss={name: AT, power: 1.0}"], (1.0, 1000.0), "and 'AT' is weighed as it was published"),
-        (["loss=[wttm, AT]"], (1.0, 1.0), "and 'sum' has the usual weights, ce_weight=1.0 distill_weight=1.0"),
+        (["loss=FitNet"], (1.0, 100.0), "are for 'wttm', and 'FitNet' has its own, ce_weight=1.0"),
+        (["loss={name: AT, power: 1.0}"], (1.0, 1000.0), "and 'AT' has its own"),
+        (["loss=[wttm, AT]"], (1.0, 1.0), "and 'sum' has its own, ce_weight=1.0 distill_weight=1.0"),
         (["loss=FitNet", "distill_weight=7"], (1.0, 7.0), "note: ce_weight=0.2 of the recipe are for 'wttm'"),
         (["loss=FitNet", "ce_weight=0.2", "distill_weight=3"], (0.2, 3.0), ""),
         (["loss=kd"], (0.2, 3.0), ""),  # a loss of the outputs as well
@@ -94,7 +94,7 @@ def test_weights_that_a_file_has_for_its_own_loss(
 def test_back_from_a_loss_that_was_published_with_weights(capsys: pytest.CaptureFixture[str]) -> None:
     raw = {"loss": "FitNet", "ce_weight": 0.5, "distill_weight": 20.0}
     assert weights_of(make_recipe(DistillRecipe, raw, {"loss": "kd"})) == (0.1, 0.9)
-    assert "and 'kd' has the usual weights, ce_weight=0.1 distill_weight=0.9" in capsys.readouterr().err
+    assert "and 'kd' has its own, ce_weight=0.1 distill_weight=0.9" in capsys.readouterr().err
     assert weights_of(make_recipe(DistillRecipe, raw, {"loss": {"name": "FitNet", "student": "0"}})) == (0.5, 20.0)
 
 

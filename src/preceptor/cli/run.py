@@ -26,6 +26,7 @@ from preceptor.notices import say
 if TYPE_CHECKING:
     from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe
     from preceptor.runs import Factory
+    from preceptor.schema import Component
 
     R = TypeVar("R", bound=Recipe)
 
@@ -63,6 +64,7 @@ def teach(
     if select:
         _check_choice(loaded)
     if dry_run:
+        _check("objective", loaded.objective)
         show_recipe(loaded)
         return
     from preceptor import training
@@ -129,6 +131,8 @@ def distill(
         shown = {"show": dry_run or not as_json, "to_stderr": dry_run}
         loaded, choice = _choose(loaded, names, **shown, data_dir=data_dir, model=maker, trust=trust)
     if dry_run:
+        _check("loss", loaded.loss)
+        _check("label_loss", loaded.label_loss)
         show_recipe(loaded)
         return
     from preceptor import training
@@ -136,6 +140,13 @@ def distill(
     folder = folder or Path("runs") / path.stem
     result = training.distill(loaded, folder, teacher_model=maker, trust=trust, choice=choice, progress=True)
     _show(result, folder, as_json)
+
+
+def _check(room: str, component: "Component | None") -> None:
+    """Refuse what the run would refuse of its criterion before it reads any data."""
+    from preceptor.training.criteria import check_criterion
+
+    check_criterion(room, component)
 
 
 def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str], *, trust: bool) -> "tuple[Path, R]":

@@ -10,7 +10,7 @@ from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.models import Recipe, Training
 from preceptor.recipe.nearest import meant
 from preceptor.recipe.optimization import Optimizer
-from preceptor.recipe.published import WEIGHTS, published_weights, with_own_weights
+from preceptor.recipe.published import WEIGHTS, published_weights, with_own_weights, without_published
 from preceptor.recipe.text import find_recipe, parse, read_yaml
 from preceptor.schema import by_name
 
@@ -55,6 +55,8 @@ def make_recipe(kind: type[R], recipe: RecipeLike | None, keywords: Mapping[str,
     raw = _raw(recipe)
     if {"loss", "model"} & keywords.keys():  # some losses are weighed by the student's model
         raw = {key: value for key, value in raw.items() if key not in _of_its_loss(recipe)}
+        if isinstance(recipe, BaseModel) and "loss" in raw:
+            raw["loss"] = without_published(raw["loss"], raw.get("model"))
     before = dict(raw)
     whole = {key: value for key, value in keywords.items() if key in kind.model_fields}
     for key, value in whole.items():

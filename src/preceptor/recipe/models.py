@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from preceptor.errors import InputError
 from preceptor.recipe.optimization import AnyOptimizer, AnySchedule, Optimizer, Schedule
-from preceptor.recipe.published import published_weights
+from preceptor.recipe.published import published_weights, weighed_parts
 from preceptor.recipe.selection import AnyMetric, AnySampling, Metric
 from preceptor.schema import NUMBER, Component, Count, Named, Strict, Transform, Whole, several_by_name
 
@@ -281,9 +282,10 @@ class DistillRecipe(Recipe):
     """A run folder, a file of stored outputs, or a list of references, whose probabilities are averaged."""
     transform: Transform | None = None
     """What is done to the teachers' mixture before the student sees it."""
-    loss: Annotated[Component, BeforeValidator(several_by_name)] = Component(name="kd")
+    loss: Annotated[Component | None, BeforeValidator(several_by_name)] = Component(name="kd")
     """What the student minimises: a public name of `preceptor.losses` or `preceptor.losses.features`, or
-    ``package.module:name``; or a list of these, which are summed, each with a ``weight`` of its own."""
+    ``package.module:name``; or a list of these, which are summed, each with a ``weight`` of its own; null where a
+    Python object stood in for it."""
     label_loss: Named = Component(name="cross_entropy")
     """What the student minimises to the labels: as ``objective`` of a teacher."""
     ce_weight: Annotated[float, Field(ge=0), NUMBER] = 0.1
@@ -302,6 +304,20 @@ class DistillRecipe(Recipe):
     teacher_unaugmented: bool = False
     """Learn stored outputs, which are of the samples as they are, for samples that are augmented."""
 
+    @property
+    def named_loss(self) -> Component:
+        """The loss, where it has a name.
+
+        Raises:
+            InputError: it was an object.
+        """
+        if self.loss is None:
+            raise InputError(
+                "the recipe names no loss, as an object stood in for it; give loss=, the name of one or the object",
+                argument="loss",
+            )
+        return self.loss
+
     @model_validator(mode="before")
     @classmethod
     def _weights_as_published(cls, raw: Any) -> Any:
@@ -309,6 +325,8 @@ class DistillRecipe(Recipe):
         if not isinstance(raw, Mapping):
             return raw
         said: dict[str, Any] = dict(raw)
+        if "loss" in said:
+            said["loss"] = weighed_parts(said["loss"], said.get("model"))
         return {**published_weights(said.get("loss"), said.get("model")), **said}
 
     @model_validator(mode="after")

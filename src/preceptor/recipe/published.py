@@ -38,6 +38,42 @@ def published_of(loss: str, student: str = "") -> dict[str, float] | None:
     return None
 
 
+def weighed_parts(loss: Any, model: Any = None) -> Any:
+    """A loss as a recipe says it; of a sum with each part's weight written out: as given, else as published, else 1.
+
+    >>> weighed_parts(["kd", {"name": "wttm", "weight": 2.0}])["parts"]
+    [{'name': 'kd', 'weight': 1.0}, {'name': 'wttm', 'weight': 2.0}]
+    """
+    said = several_by_name(loss)
+    if _name(said) != SUM:
+        return loss
+    whole: dict[str, Any] = said if isinstance(said, dict) else {"name": SUM, **getattr(said, "options", {})}
+    parts = whole.get("parts")
+    if not isinstance(parts, list | tuple):
+        return loss
+    student = _name(by_name(model))
+    return {**whole, "parts": [_weighed(by_name(part), student) for part in parts]}
+
+
+def without_published(loss: Any, model: Any = None) -> Any:
+    """A loss as a made recipe has it, of a sum without the weights that its parts have of themselves."""
+    said = several_by_name(loss)
+    if not isinstance(said, dict) or _name(said) != SUM:
+        return loss
+    student = _name(by_name(model))
+    bare = [{key: value for key, value in part.items() if key != "weight"} for part in said["parts"]]
+    pairs = zip(bare, said["parts"], strict=True)
+    return {**said, "parts": [one if _weighed(one, student) == part else part for one, part in pairs]}
+
+
+def _weighed(part: Any, student: str) -> Any:
+    """With a weight; what is no part of a sum is refused later."""
+    if not isinstance(part, dict) or part.get("weight") is not None or not isinstance(part.get("name"), str):
+        return part
+    published = published_of(part["name"], student)
+    return {**part, "weight": 1.0 if published is None else published["distill_weight"]}
+
+
 def with_own_weights(raw: Mapping[str, Any], before: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
     """A recipe whose loss has become another, without the weights that were written for the one before; this is noted.
 
@@ -55,12 +91,15 @@ def with_own_weights(raw: Mapping[str, Any], before: Mapping[str, Any], said: Co
     if not was or not now or was == now or not (published or published_weights(before["loss"], before.get("model"))):
         return dict(raw)
     dropped = {key: raw[key] for key in WEIGHTS if key in before and key not in said}
-    ours = {key: {**USUAL, **published}[key] for key in dropped}
+    note_dropped(dropped, {key: {**USUAL, **published}[key] for key in dropped}, was, now)
+    return {key: value for key, value in raw.items() if key not in dropped}
+
+
+def note_dropped(dropped: Mapping[str, Any], ours: Mapping[str, float], was: str, now: str) -> None:
+    """Say which weights were of the loss before, and which the one now has instead."""
     if dropped != ours:
         theirs, own = (" ".join(f"{key}={value}" for key, value in each.items()) for each in (dropped, ours))
-        why = "is weighed as it was published" if published and now != SUM else "has the usual weights"
-        note(f"{theirs} of the recipe are for '{was}', and '{now}' {why}, {own}; say others beside it")
-    return {key: value for key, value in raw.items() if key not in dropped}
+        note(f"{theirs} of the recipe are for '{was}', and '{now}' has its own, {own}; say others beside it")
 
 
 def _name(said: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from preceptor.errors import InputError, did_you_mean
 from preceptor.recipe.nearest import fields_at, nearest
 from preceptor.recipe.published import with_own_weights
+from preceptor.schema import by_name
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -119,11 +120,13 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, An
             )
         *parents, last = path.split(".")
         node = result
-        for parent in parents:
+        for depth, parent in enumerate(parents, 1):
             child = node.get(parent)
             if child is not None and not isinstance(child, str | Mapping):
+                whole = _changed(child, [*parents[depth:], last], text)
                 raise InputError(
-                    f"cannot apply the override '{assignment}': '{parent}' is {child!r}, which has no keys"
+                    f"cannot apply the override '{assignment}': '{parent}' is {child!r}, which has no keys; give it as "
+                    f"a whole, e.g. {_as_override('.'.join(parents[:depth]), whole)}"
                 )
             node[parent] = {"name": child} if isinstance(child, str) else dict(child or {})
             node = node[parent]
@@ -134,6 +137,22 @@ def override(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, An
                 f"the value in the override '{assignment}' is not valid YAML; correct or quote it: {_detail(error)}"
             ) from None
     return result
+
+
+def _changed(value: Any, keys: Sequence[str], text: str) -> Any:
+    """A list with what an override into one of its entries means, ``1.weight`` or ``parts.1.weight``; else as it is."""
+    number, *rest = (keys[1:] if keys[0] == "parts" else keys) or [""]
+    if not isinstance(value, list) or not number.isdigit() or int(number) >= len(value) or len(rest) != 1:
+        return value
+    entry = by_name(value[int(number)])
+    changed = {**entry, rest[0]: yaml.load(text, _Loader)} if isinstance(entry, Mapping) else entry
+    return [changed if place == int(number) else each for place, each in enumerate(value)]
+
+
+def _as_override(key: str, value: Any) -> str:
+    """What would set the key to this value, in the quotes that a shell needs."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf, sort_keys=False)
+    return f"""{key}='{text.removesuffix(chr(10)).removesuffix(chr(10) + "...").strip()}'"""
 
 
 def parse(kind: type[R], raw: Mapping[str, Any]) -> R:

@@ -96,7 +96,8 @@ def give_up(folder: Path) -> None:
 def _refuse_other(folder: Path, identity: Identity) -> None:
     ours, theirs = (_flatten(_essence(r)) for r in (identity.recipe, read_recipe(folder)))
     for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
+        object_instead = key.partition(".")[0] == "loss" and "loss" in identity.objects  # which is compared below
+        if ours.get(key) != theirs.get(key) and not object_instead:
             raise InputError(
                 f"the run folder '{folder}' holds another recipe: {key} is {theirs.get(key)!r} there and "
                 f"{ours.get(key)!r} here; give another folder, or remove that one",
@@ -121,7 +122,8 @@ def refuse_unlike_parent(parent: Path, identity: Identity) -> None:
         )
     ours, theirs = (_flatten(_essence(r)) for r in (identity.recipe, read_recipe(parent)))
     for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key) and not key.startswith(_LONGER):
+        object_instead = key.partition(".")[0] == "loss" and "loss" in identity.objects
+        if ours.get(key) != theirs.get(key) and not key.startswith(_LONGER) and not object_instead:
             raise InputError(
                 f"a run goes on from '{parent}' with its own recipe, and {key} is {theirs.get(key)!r} there and "
                 f"{ours.get(key)!r} here; leave {key} as it is (epochs, patience, schedule and optimizer.lr may differ)"

@@ -15,12 +15,13 @@ from preceptor.losses.targets import Targets, takes_targets
 from preceptor.models.hub import is_pretrained
 from preceptor.notices import note
 from preceptor.recipe import DistillRecipe
-from preceptor.recipe.published import published_of, published_weights
+from preceptor.recipe.published import published_weights
 from preceptor.schema import SUM, Component, parts_of
 from preceptor.tasks.criterion import OFFERED, Criterion, of_loss, of_objective, positions_of
 from preceptor.tasks.teacher import Lookup, TeacherFn, leaves, of_all_classes
 from preceptor.tasks.tokens import has_tokens, tokens_alone
 from preceptor.teaching import class_weights
+from preceptor.training.sums import Parts, refuse_twice, weight_of
 
 Given = Callable[..., Tensor] | None
 _WEIGHTS = "class_weights"
@@ -28,22 +29,34 @@ _FIRST = {"loss": ("student_logits", "teacher_logits")}  # of a loss; of all oth
 _OF_LABELS = ("logits", "labels")
 
 
-def check_criterion(room: str, component: Component, given: Given = None) -> None:
+def check_criterion(room: str, component: Component | None, given: Given | Parts = None) -> None:
     """Refuse, before any data are read, a criterion that cannot be called whatever they are.
 
     Args:
         room: ``objective``, ``loss`` or ``label_loss``.
-        component: what the recipe says.
-        given: the object that stands in for it.
+        component: what the recipe says; None where it names none, as an object stands in for it.
+        given: that object, or the parts of a sum of some.
 
     Raises:
         InputError: no such function, an unknown option, or a signature that does not fit.
     """
+    if isinstance(given, list):
+        for part, _ in given:
+            named = isinstance(part, Component)
+            check_criterion(room, part if named else None, None if named else part)
+        return
     if given is not None:
         _read(room, given)
         return
+    if component is None:
+        raise InputError(
+            f"the recipe names no {room}, as an object stood in for it; give {room}=, the name of one or the object",
+            argument=room,
+        )
     if room == "loss" and component.name == SUM:
-        for part, _ in parts_of(component):
+        parts = [part for part, _ in parts_of(component)]
+        refuse_twice([part.name for part in parts])
+        for part in parts:
             check_criterion(room, part)
         return
     function = names.find(room, component.name, trust=True)
@@ -61,7 +74,7 @@ def check_criterion(room: str, component: Component, given: Given = None) -> Non
 
 
 def new_criterion(
-    room: str, component: Component, num_classes: int, given: Given = None, *, counts: Tensor | None = None
+    room: str, component: Component | None, num_classes: int, given: Given = None, *, counts: Tensor | None = None
 ) -> Criterion:
     """What a model minimises, of a recipe that is to be trained: a class is instantiated, a function gets its options.
 
@@ -77,6 +90,7 @@ def new_criterion(
     if given is not None:
         criterion = _read(room, given)
         return _tried(room, criterion, Component(name=criterion.name), num_classes)
+    assert component is not None
     function = names.find(room, component.name, trust=True)
     counted = _counted(room, component, counts)
     if isinstance(function, type):
@@ -109,9 +123,9 @@ def new_loss(component: Component, num_classes: int) -> Criterion:
 
 
 def new_losses(
-    component: Component,
+    component: Component | None,
     num_classes: int,
-    given: Given = None,
+    given: Given | Parts = None,
     *,
     counts: Tensor | None = None,
     student: str = "",
@@ -119,20 +133,20 @@ def new_losses(
     """A student's loss, or the parts of a sum with their weights: as given, else as published, else 1.
 
     Args, raises: as of `new_criterion`.
+        given: an object, or the parts of a sum of names and objects.
         student: the name of the student's model, as some losses are weighed by it.
     """
-    if given is not None or component.name != SUM:
-        return [(new_criterion("loss", component, num_classes, given, counts=counts), 1.0)]
+    made = functools.partial(new_criterion, "loss", num_classes=num_classes, counts=counts)
+    if callable(given):
+        return [(made(component, given=given), 1.0)]
+    assert component is not None or given is not None
+    if component is not None and given is None and component.name != SUM:
+        return [(made(component), 1.0)]
     losses = []
-    for part, weight in parts_of(component):
-        criterion = new_criterion("loss", part, num_classes, counts=counts)
-        published = published_of(part.name, student)
-        otherwise = 1.0 if published is None else published["distill_weight"]
-        losses.append((criterion, otherwise if weight is None else float(weight)))
-    names_of = [each.name for each, _ in losses]
-    twice = next((name for name in names_of if names_of.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"the sum has '{twice}' twice; give it once, with the weight of both")
+    for part, weight in parts_of(component) if component is not None and given is None else given or ():
+        criterion = made(part) if isinstance(part, Component) else made(None, given=part)
+        losses.append((criterion, weight_of(part, student) if weight is None else float(weight)))
+    refuse_twice([each.name for each, _ in losses])
     return losses
 
 
@@ -140,7 +154,7 @@ def say_unpublished(recipe: DistillRecipe) -> None:
     """Say where the weights are not those that the loss was published with: a recipe has another's, perhaps."""
     used = {"ce_weight": recipe.ce_weight, "distill_weight": recipe.distill_weight}
     published = published_weights(recipe.loss, recipe.model)
-    if published and used["distill_weight"] != published["distill_weight"]:
+    if recipe.loss is not None and published and used["distill_weight"] != published["distill_weight"]:
         what = "those of a sum's parts hold" if recipe.loss.name == SUM else f"'{recipe.loss.name}' was published"
         ours, theirs = (" ".join(f"{key}={weight:g}" for key, weight in each.items()) for each in (used, published))
         note(f"the weights are {ours}; {what} with {theirs}")

@@ -16,6 +16,7 @@ from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
+from preceptor.schema import Component
 from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, TeachTask
@@ -55,6 +56,7 @@ from preceptor.training.samples import Samples, cut, load_data
 from preceptor.training.selection import selection_of
 from preceptor.training.starting import refuse_started_on, start_digest
 from preceptor.training.students import Student, check_table, groups_of
+from preceptor.training.sums import Parts
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
 
 Function = Callable[..., Tensor]
@@ -108,7 +110,7 @@ def completed(
     *,
     data: Any = None,
     model: Factory | None = None,
-    loss: Function | None = None,
+    loss: Function | Parts | None = None,
     own: Own | None = None,
 ) -> dict[str, Any] | None:
     """The result of a complete run from the teachers that its recipe names; None if there is training left to do.
@@ -130,7 +132,7 @@ def distill_job(
     teacher: TeacherLike | None = None,
     data: Any = None,
     model: Factory | None = None,
-    loss: Function | None = None,
+    loss: Function | Parts | None = None,
     own: Own | None = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
@@ -321,7 +323,7 @@ def _of_student(
     folder: Path | None,
     data: Data,
     model: Factory | None,
-    loss: Function | None,
+    loss: Function | Parts | None,
     own: Own | None = None,
     teacher: TeacherFn | None = None,
 ) -> Identity:
@@ -332,8 +334,10 @@ def _of_student(
     return with_parent(Identity(recipe, (), objects, _contents(folder, data, recipe, teachers)))
 
 
-def _known_by(function: Function | None) -> Any:
+def _known_by(function: Function | Parts | None) -> Any:
     """Of a criterion with state its class: its tensors are what it has seen and learned, and are in the checkpoint."""
+    if isinstance(function, list):
+        return [(part if isinstance(part, Component) else _known_by(part), weight) for part, weight in function]
     return type(function) if isinstance(function, nn.Module) else function
 
 

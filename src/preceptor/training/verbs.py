@@ -14,11 +14,12 @@ from preceptor.names import Trust
 from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, Recipe, TeacherRef, TeachRecipe
 from preceptor.recipe.keywords import RecipeLike, make_recipe
+from preceptor.recipe.published import USUAL, WEIGHTS, note_dropped, published_weights
 from preceptor.recipe.text import parse
 from preceptor.records import RecordTeacher
 from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
-from preceptor.schema import Component
+from preceptor.schema import SUM, Component
 from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.callers import given_back
 from preceptor.training.given import load_teachers
@@ -28,6 +29,7 @@ from preceptor.training.parent import longer
 from preceptor.training.resolve import completed, distill_job, stack_job, teach_job
 from preceptor.training.samples import load_data
 from preceptor.training.students import Student
+from preceptor.training.sums import parts_given
 from preceptor.training.together import check_students, refuse_unlike, train_together
 from preceptor.training.train import train
 
@@ -39,6 +41,7 @@ Named = Component | str | Mapping[str, Any]
 R = TypeVar("R", bound=Recipe)
 _ROLES = ("model", "loss", "label_loss", "optimizer", "select")  # by name, or as an object
 _OWN = ("label_loss", "optimizer", "select")
+_BESIDE_LABELS = {"ce_weight": 1.0, "distill_weight": 1.0}  # of a sum
 _BESIDE = ("scheduler", "maximize", "callbacks")  # as an object alone
 
 
@@ -118,7 +121,7 @@ def distill(
     teacher: TeacherLike | Sequence[TeacherRef | Path | str] | TeacherRef | Path | str | None = None,
     data: Any = None,
     model: Factory | Named | None = None,
-    loss: Callable[..., Tensor] | Named | Sequence[Named] | None = None,
+    loss: Callable[..., Tensor] | Named | Sequence[Any] | None = None,
     label_loss: Callable[..., Tensor] | Named | None = None,
     teacher_model: Factory | str | None = None,
     trust: Trust = False,
@@ -136,11 +139,11 @@ def distill(
     """Train a student from a teacher: a callable from batch to logits, a module, or a weighted list of them.
 
     Args, returns and raises as `teach`; `teacher`, `loss` and `label_loss`, an objective, stand in for the recipe's. A
-    teacher may also be a run, by its folder or as ``RUN:best`` (docs/teachers.md); if it was trained with a model of
-    somebody's own that the recipe does not name, `teacher_model` makes it, or `trust` allows the run to name it (True,
-    or these names). Where inputs are the same in every epoch, the teacher is asked once for each sample
-    (``recipe.cache``). `choice`, why the recipe names this teacher (`preceptor.study.teachers.choose_teacher`), is
-    written into the result.
+    `loss` may be a list, the sum of names, mappings and objects, or of pairs of one of these and its weight. A teacher
+    may also be a run, by its folder or as ``RUN:best`` (docs/teachers.md); if it was trained with a model of somebody's
+    own that the recipe does not name, `teacher_model` makes it, or `trust` allows the run to name it (True, or these
+    names). Where inputs are the same in every epoch, the teacher is asked once for each sample (``recipe.cache``).
+    `choice`, why the recipe names this teacher (`preceptor.study.teachers.choose_teacher`), is written into the result.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -154,10 +157,10 @@ def distill(
     own: Any = None if named else teacher
     given: dict[str, Any] = {"label_loss": label_loss, "optimizer": optimizer, "select": select}
     keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss, **given)
-    made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
-    made = _weighed(made, objects["loss"], made.model_fields_set)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
     with notes_kept(), given_back(own):
+        made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
+        made = _weighed(made, objects["loss"], keywords)
         done = completed(made, _folder(folder), **objects) if own is None else None
         if done is not None:
             return done
@@ -216,7 +219,7 @@ def distill_together(
         base = make_recipe(DistillRecipe, recipe, common)
         each = {name: _sorted_apart(changes) for name, changes in students.items()}
         recipes = {
-            name: _weighed(make_recipe(DistillRecipe, base, said), own.get("loss"), {*base.model_fields_set, *said})
+            name: _weighed(make_recipe(DistillRecipe, base, said), own.get("loss"), {**common, **said})
             for name, (said, own) in each.items()
         }
         refuse_unlike(recipes)
@@ -283,12 +286,22 @@ def _recipe(kind: type[R], recipe: Any, keywords: Mapping[str, Any], more_epochs
     return longer(kind, recipe, more_epochs, keywords, trust=trust)
 
 
-def _weighed(made: DistillRecipe, loss: Any, said: Collection[str]) -> DistillRecipe:
-    """A recipe with the weights that an object's loss was published with, where nobody says others."""
-    if not isinstance(loss, FeatureLoss):
+def _weighed(made: DistillRecipe, loss: Any, keywords: Collection[str]) -> DistillRecipe:
+    """A recipe for a loss that is handed over: it names none, and has the weights that this was published with, where
+    neither a keyword says others nor the recipe, unless those are of another loss.
+    """
+    if loss is None:
         return made
-    weights = {key: value for key, value in loss.weights().items() if key not in said}
-    return parse(DistillRecipe, made.model_dump(exclude={"loss"}) | {"loss": made.loss.model_dump()} | weights)
+    name = SUM if isinstance(loss, list) else type(loss).__name__
+    ours = _BESIDE_LABELS if isinstance(loss, list) else loss.weights() if isinstance(loss, FeatureLoss) else {}
+    was = made.loss if made.loss is not None and "loss" in made.model_fields_set else None
+    said = {key for key in WEIGHTS if key in made.model_fields_set}
+    if was is not None and was.name != name and (ours or published_weights(was, made.model)):
+        dropped = {key: getattr(made, key) for key in WEIGHTS if key in said and key not in keywords}
+        note_dropped(dropped, {key: {**USUAL, **ours}[key] for key in dropped}, was.name, name)
+        said -= dropped.keys()
+    weights = {key: value for key, value in {**USUAL, **ours}.items() if key not in said}
+    return parse(DistillRecipe, made.model_dump() | {"loss": None} | weights)
 
 
 def _collated(data: Any, collate_fn: Collate | None) -> Any:
@@ -339,7 +352,10 @@ def _sorted(keywords: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dic
             "or (train, heldout, test)",
             argument="data",
         )
-    said = {role: thing for role, thing in given.items() if isinstance(thing, str | Mapping | Component)}
-    if isinstance(given.get("loss"), list | tuple):  # a sum
-        said["loss"] = given["loss"]
+    said: dict[str, Any] = {r: thing for r, thing in given.items() if isinstance(thing, str | Mapping | Component)}
+    loss = given.get("loss")
+    if isinstance(loss, list | tuple):  # a sum, which a recipe can hold if all its parts have names
+        parts = parts_given(loss)
+        said |= {"loss": loss} if parts is None else {}
+        given["loss"] = parts
     return keywords | said, {role: None if role in said else thing for role, thing in given.items()}

@@ -130,7 +130,7 @@ def test_no_gradient_flows_to_the_teacher(name):
         ([(4, 2, 8, 8), (4, 3, 4, 4)], [(4, 2, 3, 3), (4, 3, 7, 5)]),  # no size fits another
         ([(4, 2, 9, 6), (4, 3, 1, 1)], [(4, 2, 4, 3), (4, 3, 3, 3)]),
         ([(4, 2, 6, 6), (4, 3, 3, 3)], [(4, 10, 2), (4, 10, 3)]),  # tokens, the first a class token
-        ([(4, 10, 2), (4, 10, 3)], [(4, 2, 14, 14), (4, 14, 14, 3)]),  # channels last
+        ([(4, 10, 2), (4, 10, 3)], [(4, 2, 14, 14), (4, 3, 14, 14)]),
     ],
 )
 def test_unlike_shapes(name, small, wide):

@@ -57,7 +57,9 @@ def _run(study: Generations, folder: Path, progress: bool, say: Callable[[str], 
         say(f"generation 0: {start}")
         teach(study.teach_recipe(start), folder / "generation-0" / start, data=data, seeds=seeds, progress=progress)
     students = [
-        Student(seed, row * len(seeds) + i, study.distill.loss, study.distill.ce_weight, study.distill.distill_weight)
+        Student(
+            seed, row * len(seeds) + i, study.distill.named_loss, study.distill.ce_weight, study.distill.distill_weight
+        )
         for row in range(len(starts))
         for i, seed in enumerate(seeds)
     ]

@@ -60,7 +60,7 @@ def choose_teacher(
     wanted = [term for name in names for term in _expanded(str(name))]
     given: Any = {"data": data, "data_dir": data_dir, "model": model, "trust": trusting(trust, recipe)}
     candidates = read_candidates(wanted, **given, progress=progress)
-    choice = _choose(candidates, assessed_as(recipe.loss), mix=not _looks_inside(recipe.loss))
+    choice = _choose(candidates, assessed_as(recipe.named_loss), mix=not _looks_inside(recipe.named_loss))
     return _resolved(recipe, choice, {c.name: c.references for c in candidates}), choice
 
 
@@ -147,7 +147,7 @@ def _resolved(recipe: DistillRecipe, choice: Choice, references: dict[str, tuple
         for name, weight in sorted(choice.weights.items())
         for reference in references[name]
     )
-    loss, transform = student_task(recipe.loss, choice)
+    loss, transform = student_task(recipe.named_loss, choice)
     return recipe.model_copy(update={"teacher": teachers, "transform": transform, "loss": loss})
 
 
