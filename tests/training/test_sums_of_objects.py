@@ -69,12 +69,15 @@ def test_a_run_of_before_whose_recipe_says_kd_is_the_same(teacher: nn.Module, tm
     assert result["verb"] == "distill"
 
 
+SOFT = {"name": "wttm", "weight": 2.0, "temperature": 2.0}
+
+
 @pytest.mark.parametrize(
     ("mixed", "named"),
     [
         ([hint, "wttm"], [NAMED, "wttm"]),
-        ([{"name": "wttm", "weight": 2.0, "temperature": 2.0}, hint], [{"name": "wttm", "weight": 2.0, "temperature": 2.0}, NAMED]),
-        ([(hint, 7.0), (partial(kd, temperature=2.0), 0.5)], [{**NAMED, "weight": 7.0}, {"name": "kd", "temperature": 2.0, "weight": 0.5}]),
+        ([SOFT, hint], [SOFT, NAMED]),
+        ([(hint, 7.0), (partial(kd, temperature=2.0), 0.5)], [{**NAMED, "weight": 7.0}, {**SOFT, "name": "kd", "weight": 0.5}]),
     ],
 )  # fmt: skip
 def test_a_mixed_list_is_the_sum_of_its_names(mixed: list[Any], named: list[Any], teacher: nn.Module, tmp_path: Path):
