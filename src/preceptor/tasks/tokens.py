@@ -1,14 +1,13 @@
 """Rows of tokens: each position that counts is an example of its own, and its next token the label."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, overload
 
 from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.losses.targets import Targets
 
-Rows = TypeVar("Rows", Tensor, Targets)
 COUNTED = "positions that count"
 """What the batch of the positions that count brings beside them: bool (B, L), which of its rows they are."""
 
@@ -38,7 +37,13 @@ def tokens_alone(batch: Mapping[str, Any]) -> dict[str, Any]:
     return alone
 
 
-def of_tokens(rows: Rows, mask: Tensor, whose: str = "the model") -> Rows:
+@overload
+def of_tokens(rows: Tensor, mask: Tensor, whose: str = ...) -> Tensor: ...
+@overload
+def of_tokens(rows: Tensor | Targets, mask: Tensor, whose: str = ...) -> Tensor | Targets: ...
+
+
+def of_tokens(rows: Tensor | Targets, mask: Tensor, whose: str = "the model") -> Tensor | Targets:
     """What is said of the n positions that count, in their order.
 
     Args:

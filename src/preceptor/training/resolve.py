@@ -17,16 +17,15 @@ from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
 from preceptor.schema import Component
-from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.task import DistillTask, TeachTask
+from preceptor.tasks.task import DistillTask
 from preceptor.tasks.teacher import (
     Lookup,
     TeacherFn,
     TeacherLike,
 )
 from preceptor.training import probe
-from preceptor.training.asked import check_of_samples, checked, counts_of, plan_of, with_parent
+from preceptor.training.asked import check_of_samples, checked, counts_of, with_parent
 from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
@@ -43,6 +42,7 @@ from preceptor.training.criteria import (
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
+from preceptor.training.fusing import distill_task, teach_task
 from preceptor.training.given import as_given, fitted, load_teachers
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
@@ -88,7 +88,7 @@ def teach_job(
     if objective is None:
         note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
-    task = TeachTask(module, criterion, plan=plan_of(recipe, cohort))
+    task = teach_task(recipe, cohort, criterion, objective)
     check_own(recipe, own, module, accelerator.device, task.parts)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
@@ -179,7 +179,7 @@ def distill_job(
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
-    task = _distill_task(recipe, cohort, given, losses, hard)
+    task = distill_task(recipe, cohort, given, losses, hard, loss if own.label_loss is None else own.label_loss)
     check_own(recipe, own, student, accelerator.device, task.parts)
 
     def prepare() -> dict[str, Any]:
@@ -369,22 +369,3 @@ def _module(
         return Stack(models, source_of)
     except ValueError as error:
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
-
-
-def _distill_task(
-    recipe: DistillRecipe,
-    cohort: Cohort,
-    teacher: TeacherFn,
-    losses: Sequence[tuple[Criterion, float]],
-    hard: Criterion,
-) -> DistillTask:
-    return DistillTask(
-        cohort.module,
-        teacher,
-        losses,
-        ce_weight=recipe.ce_weight,
-        distill_weight=recipe.distill_weight,
-        labelled=cohort.labelled,
-        label_loss=hard,
-        plan=plan_of(recipe, cohort),
-    )
