@@ -90,7 +90,7 @@ def teach_job(
         note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     task = TeachTask(module, criterion, plan=plan_of(recipe, cohort))
-    check_own(recipe, own, module, accelerator.device, task.parts)
+    check_own(recipe, own, module, accelerator.device, task.parts, task.state)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
@@ -182,7 +182,7 @@ def distill_job(
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = _distill_task(recipe, cohort, given, losses, hard)
-    check_own(recipe, own, student, accelerator.device, task.parts)
+    check_own(recipe, own, student, accelerator.device, task.parts, task.state)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -253,7 +253,7 @@ def stack_job(
         num_samples=len(samples[0].train),
         num_classes=found.num_classes,
     )
-    check_own(recipe, own, module, device, task.parts)
+    check_own(recipe, own, module, device, task.parts, task.state)
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin
