@@ -183,8 +183,8 @@ def refuse_looking(loss: Component) -> None:
     if found is not None:
         raise ValueError(
             f"the loss '{found}' looks into the models, and the students of a study are trained as one stack, which "
-            f"has no single one; leave it out, and train its students one by one: preceptor distill RECIPE loss={found} "
-            "--teacher RUN"
+            f"has no single one; leave it out, and train its students one by one: preceptor distill RECIPE "
+            f"loss={found} --teacher RUN"
         )
 
 
