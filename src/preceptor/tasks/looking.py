@@ -306,7 +306,8 @@ class Look:
             fitting = [each.name for each in layers if each.gave is not None and _same_shape(each.gave, gave)]
             if not fitting:
                 return []
-            found.append(fitting[-1])
+            depth = min(name.count(".") for name in fitting)  # deeper are the layers of a shortcut
+            found.append([name for name in fitting if name.count(".") == depth][-1])
         return found
 
     def _nothing(self, word: str, wanted: str, instead: Sequence[str] = ()) -> InputError:
