@@ -58,6 +58,7 @@ from preceptor.training.starting import refuse_started_on, start_digest
 from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.sums import Parts
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
+from preceptor.training.token_losses import usual_for
 
 Function = Callable[..., Tensor]
 
@@ -89,7 +90,7 @@ def teach_job(
         note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
     task = teach_task(recipe, cohort, criterion, objective)
-    check_own(recipe, own, module, accelerator.device, task.parts)
+    check_own(recipe, own, module, accelerator.device, task.parts, task.state)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
@@ -122,7 +123,8 @@ def completed(
     """
     if folder is None or not (folder / "result.json").is_file():
         return None
-    return runs.open_run(folder, _of_student(recipe, folder, load_data(recipe, data, trust=True), model, loss, own))
+    found = load_data(recipe, data, trust=True)
+    return runs.open_run(folder, _of_student(usual_for(found, recipe), folder, found, model, loss, own))
 
 
 def distill_job(
@@ -150,6 +152,7 @@ def distill_job(
     accelerator = _accelerator(recipe, folder, stacked=False)
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
+    recipe = usual_for(found, recipe)
     counts = counts_of([samples])
     named = recipe.model.name if model is None and recipe.model is not None else ""
     losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts, student=named)
@@ -180,7 +183,7 @@ def distill_job(
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
     task = distill_task(recipe, cohort, given, losses, hard, loss if own.label_loss is None else own.label_loss)
-    check_own(recipe, own, student, accelerator.device, task.parts)
+    check_own(recipe, own, student, accelerator.device, task.parts, task.state)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -252,7 +255,7 @@ def stack_job(
         num_samples=len(samples[0].train),
         num_classes=found.num_classes,
     )
-    check_own(recipe, own, module, device, task.parts)
+    check_own(recipe, own, module, device, task.parts, task.state)
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin
