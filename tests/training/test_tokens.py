@@ -207,3 +207,21 @@ def test_a_teacher_that_was_trained_on_what_is_held_out_is_refused(teacher: Path
     moved = replace(data(), pools={"heldout": torch.arange(20)})
     with pytest.raises(InputError, match="was trained on 20 of the student's heldout samples"):
         distilled(str(teacher), data=moved)
+
+
+LOSSES: dict[str, Any] = {
+    "usual": "kd",
+    "said": {"name": "kd", "temperature": 1.0},
+    "four": {"name": "kd", "temperature": 4.0},
+}
+
+
+def test_the_temperature_of_a_loss_is_one_unless_another_is_given(teacher: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, loss in LOSSES.items():
+        distilled(str(teacher), tmp_path / name, loss=loss, epochs=1)
+        found[name] = read_weights(tmp_path / name / "last.safetensors").tensors["head.weight"]
+    assert torch.equal(found["usual"], found["said"])
+    assert not torch.equal(found["usual"], found["four"])
+    assert runs.read_recipe(tmp_path / "usual").loss.options == {"temperature": 1.0}  # type: ignore[union-attr]
+    assert distilled(str(teacher), tmp_path / "usual", loss="kd", epochs=1)["verb"] == "distill"  # as it is complete

@@ -1,11 +1,13 @@
 """Which task a run has: of a language model of a large vocabulary one that never makes all logits of a step."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from preceptor import losses
 from preceptor.errors import InputError
 from preceptor.losses import linear
 from preceptor.notices import note
@@ -35,7 +37,7 @@ def distill_task(
     recipe: DistillRecipe,
     cohort: Cohort,
     teacher: TeacherFn,
-    losses: Sequence[tuple[Criterion, float]],
+    criteria: Sequence[tuple[Criterion, float]],
     hard: Criterion,
     given: object = None,
 ) -> DistillTask:
@@ -55,14 +57,18 @@ def distill_task(
     elif others:
         reason = reason or f"the loss '{others[0]}' has no form from hidden states"
     if not _is_fused(recipe, cohort, reason):
-        return DistillTask(cohort.module, teacher, losses, **options)
-    fused = [(_linear(each.name, each.options), weight) for each, (_, weight) in zip(named, losses, strict=True)]
-    return FusedDistillTask(cohort.module, teacher, losses, fused=fused, **options)
+        return DistillTask(cohort.module, teacher, criteria, **options)
+    fused = [(_linear(each.name, each.options), weight) for each, (_, weight) in zip(named, criteria, strict=True)]
+    return FusedDistillTask(cohort.module, teacher, criteria, fused=fused, **options)
 
 
 def _linear(name: str, options: dict[str, Any]) -> LinearLoss:
+    """A loss from hidden states as the loss of that name is of logits, whose defaults are others."""
     loss: Callable[..., Tensor] = getattr(linear, name)
-    return functools.partial(loss, **options)
+    usual = inspect.signature(getattr(losses, name)).parameters.values()
+    taken = inspect.signature(loss).parameters
+    given = {each.name: each.default for each in usual if each.name in taken and each.default is not each.empty}
+    return functools.partial(loss, **{**given, **options})
 
 
 def _why_not(recipe: Recipe, cohort: Cohort) -> str:
