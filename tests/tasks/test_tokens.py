@@ -1,12 +1,17 @@
 """Rows of tokens in a task: a mean over the positions that count, however rows and micro-batches are cut."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preceptor.errors import InputError
-from preceptor.losses import kd, ptloss, ttm, wttm
+from preceptor.losses import dist, kd, ptloss, ttm, wttm
+from preceptor.losses.features import SP, FeatureLoss
+from preceptor.losses.features.base import Features, Setting, only
+from preceptor.losses.features.sp import sp
 from preceptor.losses.targets import DenseTargets
 from preceptor.losses.tokens import shifted
 from preceptor.tasks import DistillTask, TeachTask
@@ -135,3 +140,62 @@ def test_what_padding_says_is_nobody_s_business() -> None:
 def test_an_answer_to_other_positions_is_refused() -> None:
     with pytest.raises(InputError, match=r"the teacher answers with shape \(8, 11\) to rows of tokens \(8, 6\), 25 of"):
         DistillTask(Net(0), lambda given: torch.zeros(B, V), kd)(batch())
+
+
+def test_features_are_of_the_positions_that_count() -> None:
+    """A loss that looks into the models sees a row for each label, and padding is nobody's sample."""
+    seen: dict[str, Tensor] = {}
+
+    class Gap(FeatureLoss):
+        default_taps = ("tokens",)
+
+        def build(self, student: Features, teacher: Features, setting: Setting) -> None:
+            seen["built"] = torch.cat([only(student), only(teacher)], -1)
+
+        def forward(self, one, other, *, student_features, teacher_features) -> Tensor:
+            return (only(student_features) - only(teacher_features)).square().sum(-1)
+
+    student, teacher, whole = Net(0), Net(1), batch()
+    task = DistillTask(student, teacher, Gap(), ce_weight=0.0, distill_weight=1.0, example=batch(slice(0, 2)))
+    gaps = (student.tokens.weight - teacher.tokens.weight).square().sum(-1)
+    expected = gaps[whole["input"]["input_ids"][whole["mask"]]].mean()
+    torch.testing.assert_close(task(whole)["loss"], expected)
+    assert seen["built"].shape == (int((LENGTHS[:2] - 1).sum()), 14)
+
+
+def test_a_published_loss_of_features_weighs_a_token_as_a_sample() -> None:
+    """Not a row of 6 tokens, nor, as 4 or 256 in a row would be, an image."""
+    student, teacher, whole = Net(0), Net(1), batch()
+    whole = {**whole, "input": {name: each[:, :4] for name, each in whole["input"].items()}}
+    whole |= {"label": whole["label"][:, :4], "mask": whole["mask"][:, :4]}
+    task = DistillTask(student, teacher, SP(student="tokens"), ce_weight=0.0, distill_weight=1.0, example=whole)
+    ids = whole["input"]["input_ids"][whole["mask"]]
+    expected = sp(student.tokens.weight[ids], teacher.tokens.weight[ids])
+    torch.testing.assert_close(task(whole)["loss"], expected)
+
+
+def test_a_tap_that_is_not_of_each_position_is_refused() -> None:
+    class Pooled(Net):
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self.pool = nn.Identity()
+
+        def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+            found = self.tokens(input_ids)
+            return self.head((found + self.pool(found.mean(1))[:, None]).tanh())
+
+    with pytest.raises(InputError, match=r"the tap 'pool' of the student has shape \(8, 7\), which is not of each"):
+        DistillTask(Pooled(0), Pooled(1), SP(student="pool"), example=batch())
+
+
+@pytest.mark.parametrize("loss", [kd, partial(wttm, temperature=1.0), SP(student="tokens"), dist])
+def test_a_micro_batch_in_which_nothing_counts_adds_nothing(loss) -> None:
+    """As the last of a step may be, or another process's: rows of no token that follows."""
+    whole = batch(slice(0, 2))
+    none = {**whole, "label": torch.full_like(whole["label"], -100), "mask": torch.zeros_like(whole["mask"])}
+    student = Net(0)
+    task = DistillTask(student, Net(1), loss, ce_weight=1.0, distill_weight=1.0, example=whole)
+    found = task(none, torch.tensor(7))["loss"]
+    found.backward()
+    assert found.item() == 0.0
+    assert all(p.grad is None or bool((p.grad == 0).all()) for p in student.parameters())

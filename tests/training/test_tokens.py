@@ -16,9 +16,12 @@ from preceptor.data.dataset import Data
 from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
 from preceptor.losses.tokens import shifted
+from preceptor.notices import notes_kept
 from preceptor.outputs import fit_temperature
+from preceptor.recipe import DistillRecipe, parse
 from preceptor.runs.weights import read_weights
 from preceptor.training.posterior import posterior
+from preceptor.training.resolve import distill_job
 from training.toys import stopped_at
 
 V, L = 13, 8
@@ -179,6 +182,7 @@ def test_a_student_learns_from_an_ensemble_at_fitted_temperature(teacher: Path, 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"split": {"heldout": 0.2}}, "split.heldout is 0.2, but the data set .* give data.heldout in its place"),
+    ({"split": {"transfer": 0.2}}, "split.transfer is 0.2, but the data set .* leave split.transfer out"),
     ({"select": "macro_f1"}, "training.select is 'macro_f1', which is no score of tokens; give nll, brier or accuracy"),
     ({"objective": "SoTeacher"}, "the objective 'SoTeacher' remembers what it saw of each sample"),
     ({"sampler": "balanced"}, "leave out the key 'sampler'"),
@@ -225,3 +229,22 @@ def test_the_temperature_of_a_loss_is_one_unless_another_is_given(teacher: Path,
     assert not torch.equal(found["usual"], found["four"])
     assert runs.read_recipe(tmp_path / "usual").loss.options == {"temperature": 1.0}  # type: ignore[union-attr]
     assert distilled(str(teacher), tmp_path / "usual", loss="kd", epochs=1)["verb"] == "distill"  # as it is complete
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ({"name": "kd", "temperature": 3.0}, "kd at temperature 3 over 5001 tokens"),
+        ("wttm", None),  # T = 1, as nobody says otherwise
+        (["reverse_kl", {"name": "kd", "temperature": 2.5}], "kd at temperature 2.5 over 5001 tokens"),
+        ({"name": "kd", "temperature": 2.0}, None),
+        ("jsd", None),
+    ],
+)
+def test_a_temperature_that_is_hot_for_a_vocabulary_is_noted(loss: Any, said: str | None) -> None:
+    many = replace(data(), class_names=tuple(f"t{number}" for number in range(5001)))
+    recipe = parse(DistillRecipe, {"loss": loss, "training": {"device": "cpu"}})
+    with notes_kept() as notes:
+        distill_job(recipe, None, teacher=Net(5001), data=many, model=lambda **_: Net(5001))
+    hot = [each for each in notes if "at temperature" in each]
+    assert hot == [] if said is None else hot[0].startswith(said)

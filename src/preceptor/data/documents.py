@@ -57,6 +57,8 @@ def _of_text(path: Path, separator: str | None, document_bytes: int | None) -> l
     content = read_bytes(path)
     with blamed_on(path):
         content = _checked(content.removeprefix(b"\xef\xbb\xbf"))
+        if not content.strip():
+            return []
         if separator is not None:
             if document_bytes is not None:
                 raise InputError("both separator and document_bytes are given; leave one of the two out")

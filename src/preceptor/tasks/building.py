@@ -16,6 +16,7 @@ from preceptor.tasks.looking import Look, spread
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import Taps, check_features
 from preceptor.tasks.teacher import Function, Teacher, TeacherFn, in_eval_mode, leaves
+from preceptor.tasks.tokens import features_of_tokens, mask_of_tokens
 
 Batch = Mapping[str, Any]
 CHANNELS_FIRST = "channels first"
@@ -83,11 +84,15 @@ class Side:
     Args:
         look: one pass of it, or what it remembers.
         features: from taps to their features.
+        example: the batch that they are of.
     """
 
-    def __init__(self, look: Look | None, features: Callable[[Sequence[str]], dict[str, Tensor]], rows: int) -> None:
+    def __init__(
+        self, look: Look | None, features: Callable[[Sequence[str]], dict[str, Tensor]], example: Batch
+    ) -> None:
         self.look: Look | None = look
-        self.rows: int = rows
+        self.rows: int = _rows(example["input"])
+        self._mask = mask_of_tokens(example)
         self._features = features
 
     def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
@@ -102,6 +107,8 @@ class Side:
         if self.look is not None:
             self.look.refuse_open(taps)
             turned = self.look.turned(taps)
+        if self._mask is not None:
+            found = features_of_tokens(found, self._mask, whose)
         return {name: (channels_first(each) if name in turned else each).detach().cpu() for name, each in found.items()}
 
 
@@ -187,7 +194,7 @@ def _student_side(model: nn.Module, example: Batch, whose: str) -> Side:
             ask()
         return {name: caught[name] for name in taps}
 
-    return Side(Look(model, ask, whose), features, _rows(inputs))
+    return Side(Look(model, ask, whose), features, example)
 
 
 def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str) -> Side:
@@ -200,9 +207,9 @@ def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str)
                 source.answer(batch)
             return {name: caught[name] for name in taps}
 
-        return Side(Look(source.model, lambda: source.answer(batch), "teacher"), features, _rows(batch["input"]))
+        return Side(Look(source.model, lambda: source.answer(batch), "teacher"), features, example)
     if isinstance(source, Remembers):
-        return Side(None, lambda taps: _remembered(source, taps, example), _rows(example["input"]))
+        return Side(None, lambda taps: _remembered(source, taps, example), example)
     raise InputError(
         f"the loss '{loss}' needs features of the teacher, which only one live model can give, or a record that has "
         "them (preceptor record --features); hand over the model itself as the teacher, or of a stack or an ensemble "

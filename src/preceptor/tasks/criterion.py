@@ -50,7 +50,7 @@ class Criterion:
         if self.masks == "asked":
             return self._called(given, {"mask": given["mask"]})
         mask = given["mask"]
-        if mask.ndim == 1 and mask.all():
+        if mask.ndim == 1 and len(mask) and mask.all():
             return self._called(given, {"mask": mask} if self.masks == "any" else {})
         if not mask.any():  # of such a micro-batch nobody could make a mean
             nothing = torch.where(mask.unsqueeze(-1), given["logits"], 0).sum() * 0

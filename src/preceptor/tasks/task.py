@@ -23,7 +23,7 @@ from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import check_features
 from preceptor.tasks.teacher import Answer, TeacherFn, TeacherLike, as_teacher, of_all_classes
-from preceptor.tasks.tokens import has_tokens, of_tokens, tokens_alone
+from preceptor.tasks.tokens import features_of_tokens, has_tokens, of_tokens, tokens_alone
 from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
@@ -137,11 +137,18 @@ class Task:
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         raise NotImplementedError
 
-    def _examples(self, batch: Mapping[str, Any], logits: Tensor) -> tuple[Mapping[str, Any], Tensor]:
-        """The batch and its logits as the criteria see them: of rows of tokens the positions that count alone."""
+    def _examples(
+        self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], Tensor, Mapping[str, Any]]:
+        """The batch, its logits and what was seen of the model, as the criteria see them: of rows of tokens the
+        positions that count alone.
+        """
         if not has_tokens(batch, self.lead) or self.lead:
-            return batch, logits
-        return tokens_alone(batch), of_tokens(logits, batch["mask"], f"the {self.whose}")
+            return batch, logits, seen
+        mask = batch["mask"]
+        features = features_of_tokens(seen.get("student_features", {}), mask, self.whose)
+        logits = of_tokens(logits, mask, f"the {self.whose}")
+        return tokens_alone(batch), logits, {**seen, "student_features": features}
 
     def _whole(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch of somebody else's loop with a mask of all True, where it has none."""
@@ -218,7 +225,7 @@ class TeachTask(Task):
         self.company: Company | None = None  # models that are trained beside this one, and tell it something
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
-        batch, logits = self._examples(batch, logits)
+        batch, logits, seen = self._examples(batch, logits, seen)
         # Masked labels may be anything; the objective must not trip over them.
         labels = batch["label"].masked_fill(~batch["mask"], 0)
         given = {**batch, **seen, "logits": logits, "labels": labels}
@@ -308,8 +315,12 @@ class DistillTask(Task):
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         taught = self._asked(batch, seen[SHOWN])
         if has_tokens(batch, self.lead) and not self.lead:
-            taught = {**taught, "teacher_logits": of_tokens(taught["teacher_logits"], batch["mask"], "the teacher")}
-        batch, logits = self._examples(batch, logits)
+            taught = {
+                **taught,
+                "teacher_logits": of_tokens(taught["teacher_logits"], batch["mask"], "the teacher"),
+                "teacher_features": features_of_tokens(taught.get("teacher_features", {}), batch["mask"], "teacher"),
+            }
+        batch, logits, seen = self._examples(batch, logits, seen)
         mask, teacher = batch["mask"], taught["teacher_logits"]
         known = mask if self.labelled is None else mask & self._labelled(batch["index"])
         labels = batch["label"].masked_fill(~known, 0)

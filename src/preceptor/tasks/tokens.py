@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
@@ -21,10 +22,17 @@ def has_tokens(batch: Mapping[str, Any], lead: int = 0) -> bool:
     return batch["label"].ndim == lead + 2
 
 
+def mask_of_tokens(example: Mapping[str, Any]) -> Tensor | None:
+    """Which positions of a batch of rows of tokens count, bool (B, L); None of a batch of anything else."""
+    label = example.get("label")
+    if not isinstance(label, Tensor) or label.ndim != 2:
+        return None
+    return example.get("mask", torch.ones_like(label, dtype=torch.bool))
+
+
 def tokens_alone(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch of rows (B, L) as one of the n positions that count, each with the index of its row.
 
-    >>> import torch
     >>> batch = {"label": torch.tensor([[5, -100], [7, 8]]), "mask": torch.tensor([[True, False], [True, True]])}
     >>> alone = tokens_alone({**batch, "index": torch.tensor([3, 4])})
     >>> alone["label"], alone["index"]
@@ -63,3 +71,23 @@ def of_tokens(rows: Tensor | Targets, mask: Tensor, whose: str = "the model") ->
         f"{whose} answers with shape {tuple(rows.shape)} to rows of tokens {tuple(mask.shape)}, {count} of which "
         "count; give logits (B, L, C) of all positions, or (n, C) of those that count"
     )
+
+
+def features_of_tokens(features: Mapping[str, Tensor], mask: Tensor, whose: str) -> dict[str, Tensor]:
+    """Features of the n positions that count, (n, ...), each an example of its own as its logits are.
+
+    Args:
+        features: by tap, (B, L, ...).
+        mask: bool (B, L).
+        whose: who an error calls the model.
+
+    Raises:
+        InputError: a tap whose feature is not of each position.
+    """
+    for name, each in features.items():
+        if tuple(each.shape[:2]) != tuple(mask.shape) or each.ndim < 3:
+            raise InputError(
+                f"the tap '{name}' of the {whose} has shape {tuple(each.shape)}, which is not of each position of rows "
+                f"of tokens {tuple(mask.shape)}; name a module whose output is, such as a block"
+            )
+    return {name: each[mask.to(each.device)] for name, each in features.items()}

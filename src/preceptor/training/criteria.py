@@ -2,7 +2,8 @@
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from preceptor import names
-from preceptor.errors import InputError
+from preceptor.errors import InputError, is_number
 from preceptor.losses.targets import Targets, takes_targets
+from preceptor.losses.tokens import note_if_hot
 from preceptor.models.hub import is_pretrained
 from preceptor.notices import note
 from preceptor.recipe import DistillRecipe
@@ -115,6 +117,16 @@ def note_squared_error(component: Component, num_classes: int, model: nn.Module)
             f"mse over {num_classes} classes: its gradient all but vanishes where the true class has little "
             "probability, as everywhere at random weights; start from a model trained by cross-entropy"
         )
+
+
+def note_hot(losses: Sequence[tuple[Criterion, float]], vocabulary: int) -> None:
+    """Say that a loss has a temperature, given or its default, at which a teacher of so many tokens says little."""
+    for criterion, _ in losses:
+        function = criterion.function
+        by_default = inspect.signature(function).parameters.get("temperature")
+        found = by_default.default if by_default is not None else getattr(function, "temperature", None)
+        if is_number(found):
+            note_if_hot(criterion.name, float(found), vocabulary)
 
 
 def new_loss(component: Component, num_classes: int) -> Criterion:

@@ -12,6 +12,7 @@ from preceptor.recipe import DistillRecipe, TeacherRef
 from preceptor.runs.references import kind_of
 from preceptor.tasks.teacher import Teacher, TeacherFn, leaves
 from preceptor.training.samples import Samples
+from preceptor.training.token_leaks import changed, refuse_learned
 
 
 def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None:
@@ -39,6 +40,11 @@ def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, 
     if kind_of(reference.run) != "run":
         return nothing  # others do not say, and a record is held to the student's data first
     alike = named and runs.read_recipe(reference.run).data == recipe.data
+    if samples.are_tokens:
+        if alike and changed(reference.run, samples.data):
+            return nothing
+        if not alike:
+            refuse_learned(reference.run, runs.parts_of(reference.run, reference.member)["train"], samples)
     if not alike and not _same_samples(reference, samples):
         return nothing  # the indices are those of another data set
     return runs.parts_of(reference.run, reference.member)["train"]

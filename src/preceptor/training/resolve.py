@@ -34,6 +34,7 @@ from preceptor.training.criteria import (
     check_criterion,
     new_criterion,
     new_losses,
+    note_hot,
     note_squared_error,
     refuse_mixing,
     refuse_targets,
@@ -157,6 +158,8 @@ def distill_job(
     named = recipe.model.name if model is None and recipe.model is not None else ""
     losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts, student=named)
     say_unpublished(recipe)
+    if samples.are_tokens:
+        note_hot(losses, found.num_classes)
     hard = new_criterion("label_loss", recipe.label_loss, found.num_classes, own.label_loss, counts=counts)
     bare = loaded
     if bare is None:

@@ -142,9 +142,11 @@ def _parts_of_tokens(recipe: Recipe, pools: dict[str, Tensor], rows: int) -> dic
     """The parts that the data say: whole documents, whatever the seed."""
     asked = [name for name, size in recipe.split if size is not None]
     if asked:
+        name = asked[0]
+        remedy = f"leave split.{name} out" if name == "transfer" else f"give data.{name} in its place"
         raise InputError(
-            f"split.{asked[0]} is {getattr(recipe.split, asked[0])}, but the data set '{recipe.data_name}' tells its "
-            f"documents apart itself; give data.{asked[0]} in its place"
+            f"split.{name} is {getattr(recipe.split, name)}, but the data set '{recipe.data_name}' tells its documents "
+            f"apart itself; {remedy}"
         )
     if "heldout" not in pools:
         raise InputError("the rows of tokens have no held-out ones; give Data(pools={'heldout': rows})")
