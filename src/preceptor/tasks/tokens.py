@@ -17,9 +17,9 @@ def has_tokens(batch: Mapping[str, Any], lead: int = 0) -> bool:
     """Whether the samples of a batch have a label for each of their positions: ``label`` is (B, L).
 
     Args:
-        lead: leading axes that are models of a stack.
+        lead: leading axes that are models of a stack, whose samples have one label each.
     """
-    return batch["label"].ndim == lead + 2
+    return not lead and batch["label"].ndim == 2
 
 
 def mask_of_tokens(example: Mapping[str, Any]) -> Tensor | None:
@@ -91,3 +91,12 @@ def features_of_tokens(features: Mapping[str, Tensor], mask: Tensor, whose: str)
                 f"of tokens {tuple(mask.shape)}; name a module whose output is, such as a block"
             )
     return {name: each[mask.to(each.device)] for name, each in features.items()}
+
+
+def taught_of_tokens(taught: Mapping[str, Any], mask: Tensor) -> dict[str, Any]:
+    """A teacher's ``teacher_logits`` and ``teacher_features`` of the n positions that count, and what else there is."""
+    return {
+        **taught,
+        "teacher_logits": of_tokens(taught["teacher_logits"], mask, "the teacher"),
+        "teacher_features": features_of_tokens(taught.get("teacher_features", {}), mask, "teacher"),
+    }
