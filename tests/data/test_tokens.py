@@ -187,6 +187,13 @@ def test_a_text_is_cut_at_blank_lines() -> None:
     assert sum(each.endswith(b"\n\n") for each in found) > 5
 
 
+@pytest.mark.parametrize("count", [3, 4, 14, 19])
+def test_of_few_documents_each_part_has_one(count: int) -> None:
+    parts = split_documents([b"text"] * count, {"heldout": 0.05, "test": 0.05})
+    assert {name: len(part) for name, part in parts.items()} == {"train": count - 2, "heldout": 1, "test": 1}
+    assert not split_documents([b"text"] * count, {"heldout": 0.05, "test": 0})["test"]
+
+
 def test_a_text_without_separator_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf" + b"to be or not\n\n" * 4100)
@@ -347,6 +354,7 @@ TEXT = b"to be or not\n\n" * 50
 REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "empty": ("a.txt", b"", {}, r"a\.txt: there is no text in it; give a file with at least one document"),
     "blank": ("a.txt", b" \n\n ", {}, "there is no text in it"),
+    "empty and separated": ("a.txt", b"", {"separator": "|"}, "there is no text in it"),
     "no rows": ("a.jsonl", b"\n", {}, "the file holds no rows"),
     "not UTF-8": ("a.txt", b"abc\xff", {}, "byte 3 is not UTF-8; save the file as UTF-8"),
     "NUL": ("a.txt", b"ab\0c", {}, "byte 2 is NUL"),

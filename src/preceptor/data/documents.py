@@ -151,7 +151,8 @@ def _encoded(value: Any) -> bytes:
 def split_documents(documents: Sequence[bytes], shares: dict[str, float]) -> dict[str, list[bytes]]:
     """Documents as parts that follow one another: `train`, and then those of `shares` in their order.
 
-    A document goes where its middle is, so that each part has its share of the bytes to within about one document.
+    A document goes where its middle is, so that each part has its share of the bytes to within about one document; but a
+    part that has a share has a document, where there are enough for all.
 
     Args:
         documents: in their order.
@@ -175,6 +176,10 @@ def split_documents(documents: Sequence[bytes], shares: dict[str, float]) -> dic
     bounds = 1 - np.cumsum([0.0, *reversed(shares.values())])[::-1]  # where each of the shares begins, and the end
     places = [0, *(int(place) for place in np.searchsorted(middles, bounds[:-1])), len(documents)]
     names = ["train", *shares]
+    asked = [share > 0 for share in shares.values()]
+    if len(documents) > sum(asked):
+        for place in reversed(range(1, len(names))):
+            places[place] = min(places[place], places[place + 1] - asked[place - 1])
     parts = {name: list(documents[a:b]) for name, a, b in zip(names, places[:-1], places[1:], strict=True)}
     for name, part in parts.items():
         if not part and (name == "train" or shares[name] > 0):
