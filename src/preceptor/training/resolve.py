@@ -335,15 +335,19 @@ def _of_student(
 ) -> Identity:
     """What makes a student's run this one; `teacher` is an object in place of the recipe's."""
     more = {role: _known_by(thing) for role, thing in (own or Own()).objects().items()}
-    objects = _objects(folder, recipe, data, model=model, loss=_known_by(loss), teacher=teacher, **more)
+    objects = _objects(folder, recipe, data, model=model, loss=_parts_known_by(loss), teacher=teacher, **more)
     teachers = recipe.teacher if teacher is None else ()
     return with_parent(Identity(recipe, (), objects, _contents(folder, data, recipe, teachers)))
 
 
-def _known_by(function: Function | Parts | None) -> Any:
+def _parts_known_by(loss: Function | Parts | None) -> Any:
+    if isinstance(loss, list):
+        return [(part if isinstance(part, Component) else _known_by(part), weight) for part, weight in loss]
+    return _known_by(loss)
+
+
+def _known_by(function: Any) -> Any:
     """Of a criterion with state its class: its tensors are what it has seen and learned, and are in the checkpoint."""
-    if isinstance(function, list):
-        return [(part if isinstance(part, Component) else _known_by(part), weight) for part, weight in function]
     return type(function) if isinstance(function, nn.Module) else function
 
 
