@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import copy
+import functools
+import gc
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,3 +31,35 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: the collector of garbage need not go through it again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Against power cuts, of which no test has one: what a process wrote is there without, though it was killed.
+
+    Runs of a second were half a second of waiting. That files are brought to the disk at all, a test makes sure of
+    that lets it fail.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _digits_read_once() -> Iterator[None]:
+    """The digits, which most runs of the tests read, are unpacked from their file of text only once."""
+    import sklearn.datasets
+
+    whole = functools.cache(sklearn.datasets.load_digits)
+
+    def load_digits(*arguments: Any, **options: Any) -> Any:
+        return copy.deepcopy(whole(*arguments, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", load_digits)
+        yield

@@ -33,12 +33,13 @@ LOOKING = """
 
 `student` and `teacher` say where they look: names of modules, patterns, `NAME:input`, or the words `penultimate`,
 `last`, `stages`, `preactivations` ([what they are](extend.md#a-loss-that-looks-into-the-models)); `preceptor taps
-MODEL` lists what there is. The teacher is one live model, or its
-[record](records.md#features-of-inner-modules). Where a recipe gives no weights they are the published ones; those that
-a recipe gives for a loss of its own, as the recipes that ship do, are left out where the command line or a keyword
-names one of these instead, and a line says so. What a loss has of its own: *parameters*, trained beside the student's
-and saved with the run; a *memory* of the samples; *views* of the inputs, which both models are shown too; first
-*epochs* of a run. A loss of
+MODEL` lists what there is. Where one ReLU serves twice, as in torchvision's ResNets, `preactivations` is nothing, and
+the losses that look there take the last layers instead: `{name: OFD, student: [layer1.1.bn2, layer2.1.bn2, ...]}`.
+The teacher is one live model, or its [record](records.md#features-of-inner-modules). Where a recipe gives no weights
+they are the published ones; those that a recipe gives for a loss of its own, as the recipes that ship do, are left out
+where the command line or a keyword names one of these instead, and a line says so. What a loss has of its own:
+*parameters*, trained beside the student's and saved with the run; a *memory* of the samples; *views* of the inputs,
+which both models are shown too; first *epochs* of a run. A loss of
 [yours](extend.md#a-loss-that-looks-into-the-models) is ten lines.
 
 | loss | what it is | from | value | weight | beside labels | published in | looks at | has |

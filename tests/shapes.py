@@ -20,23 +20,22 @@ from beartype.door import is_bearable
 from jaxtyping import jaxtyped
 
 ANY_NUMBER = BeartypeConf(is_pep484_tower=True)  # an int is as good as a float
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose calls raise AssertionError where its annotations do not tell the truth."""
-    signature, hints = inspect.signature(function), hints_of(function)
+    parameters, hints = inspect.signature(function).parameters, hints_of(function)
+    positional = [name for name, each in parameters.items() if each.kind in POSITIONAL]
+    told_of = {name: hint for name, hint in hints.items() if name == "return" or parameters[name].kind not in VARIABLE}
 
     def check(args: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
-        bound = signature.bind(*args, **options).arguments
-        plain = {
-            name: value
-            for name, value in bound.items()
-            if signature.parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        }
+        given = {**dict(zip(positional, args, strict=False)), **options, "return": result}
         with jaxtyped("context"):  # one name, one length
-            for name, value in {**plain, "return": result}.items():
-                if name in hints and not is_bearable(value, hints[name], conf=ANY_NUMBER):
-                    raise AssertionError(f"{function.__qualname__}: '{name}' is {told(value)}, not {hints[name]}")
+            for name, hint in told_of.items():
+                if name in given and not is_bearable(given[name], hint, conf=ANY_NUMBER):
+                    raise AssertionError(f"{function.__qualname__}: '{name}' is {told(given[name])}, not {hint}")
 
     compiling = torch.compiler.is_compiling
 

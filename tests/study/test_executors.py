@@ -35,15 +35,13 @@ def test_every_job_runs_and_shows_its_steps(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(name in drawn.getvalue() for name in results)
 
 
-def test_nothing_is_drawn_unasked(capfd: pytest.CaptureFixture[str]) -> None:
-    assert dict(side_by_side(slow, {"three": (3,)}, 2)) == {"three": 9}
-    assert capfd.readouterr() == ("", "")
-
-
 def writes(folder: Path, name: str) -> None:
     if name == "first":
         raise InputError("the first is refused")
-    time.sleep(0.5)
+    with progress_bar("not drawn by this process", enabled=True) as on_step:
+        for step in range(1, 3):
+            on_step(step, 2, {})
+            time.sleep(0.25)
     (folder / name).touch()
 
 
@@ -57,11 +55,14 @@ def test_after_an_error_no_other_job_begins(tmp_path: Path) -> None:
     assert done < 5
 
 
-def test_a_reader_who_stops_ends_the_jobs(tmp_path: Path) -> None:
+def test_a_reader_who_stops_ends_the_jobs_and_nothing_is_drawn_unasked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     results = side_by_side(writes, {name: (tmp_path, name) for name in "abcdefgh"}, 2)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert 1 <= len(list(tmp_path.iterdir())) < 8
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_cannot_be_handed_over_is_said() -> None:
@@ -69,10 +70,10 @@ def test_what_cannot_be_handed_over_is_said() -> None:
         dict(side_by_side(slow, {"a": (lambda: 3,)}, 2))
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_an_error_comes_as_it_is(number: int) -> None:
+def test_an_error_of_this_process_comes_as_it_is() -> None:
+    """One of another process does so where no other job begins after it."""
     with pytest.raises(InputError, match="7 is refused"):
-        list(side_by_side(refuses, {"seven": (7,)}, number))
+        list(side_by_side(refuses, {"seven": (7,)}, 1))
 
 
 def test_one_worker_is_this_process() -> None:

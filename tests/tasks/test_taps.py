@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from preceptor import models
 from preceptor.errors import InputError
 from preceptor.losses import kd
-from preceptor.losses.features import AT, CRD, PKT, RKD, SP, FeatureLoss, FitNet
+from preceptor.losses.features import AB, AT, CRD, OFD, PKT, RKD, SP, FeatureLoss, FitNet, ReviewKD
 from preceptor.schema import Temperature
 from preceptor.tasks import DistillTask, Transformed, of_loss
 from preceptor.tasks.looking import Look
@@ -353,3 +353,23 @@ def test_a_word_that_stands_for_nothing_says_what_is_missing(word: str, lacks: s
     look = Look(model, lambda: model(inputs).unsqueeze(0)[0], "student")
     with pytest.raises(InputError, match=f"'{word}' stands for nothing in the student, as it has {lacks}"):
         look.resolve([word])
+
+
+@pytest.mark.parametrize("kind", [AB, OFD, ReviewKD])
+def test_preactivations_of_torchvision_name_taps_that_work(kind: type[FeatureLoss]) -> None:
+    """One ReLU of a block is called twice, and no module gives the sum that the second call is given."""
+    vision = pytest.importorskip("torchvision").models.resnet
+    torch.manual_seed(0)
+    student, teacher = (vision.ResNet(vision.BasicBlock, [1, 1, 1, 1], num_classes=3, width_per_group=64) for _ in "st")
+    images = torch.randn(2, 3, 32, 32)
+    shown = {"input": images, "label": torch.arange(2)}
+    with pytest.raises(
+        InputError, match=r"no activation at the end of 'layer1' .* such as the last layers, \["
+    ) as said:
+        DistillTask(student, teacher, kind(student="preactivations"), example=shown, num_samples=2, num_classes=3)
+    taps = str(said.value).partition("[")[2].partition("]")[0].split(", ")
+    assert taps == [f"layer{stage}.0.bn2" for stage in (1, 2, 3)]  # the last has one position
+    made = DistillTask(student, teacher, kind(student=taps), example=shown, num_samples=2, num_classes=3)
+    made.start_epoch(0, 100)
+    made(shown)["loss"].backward()
+    assert student.layer3[0].bn2.weight.grad.abs().sum() > 0

@@ -408,3 +408,20 @@ def test_parts_are_called_by_their_loss_where_several_have_some() -> None:
         distill(None, loss=Mapped(), optimizer={"rates": {"loss.mop.*": 0.1}})
     with pytest.raises(InputError, match=r"optimizer.rates names 'loss.\*', which fits no parameter"):
         distill(None, loss="kd", optimizer={"rates": {"loss.*": 0.1}})
+
+
+def test_no_decay_reaches_the_parts_of_a_loss() -> None:
+    """A regressor's biases and batch norms, as the model's."""
+
+    class Hint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.bn = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+
+    for kinds, spared in ((("norms",), {"bn.weight", "bn.bias"}), (("biases",), {"map.bias", "bn.bias"})):
+        model, hint = nn.Linear(2, 3), Hint()
+        parts = {f"loss.{name}": each for name, each in hint.named_parameters()}
+        groups = parameter_groups(model, parts, Optimizer(no_decay=kinds), nn.ModuleList([hint]))
+        bare = {id(p) for g in groups if g.get("weight_decay") == 0.0 for p in g["params"]}  # type: ignore[union-attr]
+        assert {name for name, each in hint.named_parameters() if id(each) in bare} == spared
+        assert sum(len(g["params"]) for g in groups) == 6  # type: ignore[call-overload]

@@ -47,7 +47,7 @@ def worst_moments(verb: str) -> list[list[dict[str, Any]]]:
 # A start is about a fifth of all lines: each start gets a little further, or not even that.
 AGAIN_AND_AGAIN = [{"part": part} for part in (0.3, 0.1, 0.25, 0.35, 0.2, 0.3)]
 DEATHS = {
-    ("teach", "random"): random_parts("teach", 20),
+    ("teach", "random"): random_parts("teach", 12),
     ("teach_stack", "random"): random_parts("teach_stack", 4),
     ("teach_conv", "random"): random_parts("teach_conv", 4),
     ("distill", "random"): random_parts("distill", 4),

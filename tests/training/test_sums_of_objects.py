@@ -41,6 +41,7 @@ def hint() -> FitNet:
     return FitNet(student="0", teacher="0")
 
 
+WEIGHED = {"name": "wttm", "weight": 2.0, "temperature": 2.0}
 NAMED = {"name": "FitNet", "student": "0", "teacher": "0"}
 
 
@@ -54,27 +55,28 @@ def test_a_recipe_names_no_loss_that_was_handed_over(teacher: nn.Module, tmp_pat
     with pytest.raises(InputError, match="names no loss, as an object stood in for it; give loss=, the name of one or"):
         distill(teacher, None, None, tmp_path / "r" / "recipe.yaml")
     with pytest.raises(InputError, match="was made with another loss"):
-        distill(teacher, tmp_path / "r", nn.MSELoss())
+        distill(teacher, tmp_path / "r", CRD(student="2", teacher="2"), distill_weight=100.0)
 
 
-def test_a_run_of_before_whose_recipe_says_kd_is_the_same(teacher: nn.Module, tmp_path: Path) -> None:
-    result = distill(teacher, tmp_path / "r", hint())
-    path = tmp_path / "r" / "recipe.yaml"
-    path.write_text(path.read_text().replace("loss: null", "loss:\n  name: kd"))
-    sums = tmp_path / "r" / "result.json"
-    assert sums.is_file()
-    from preceptor.runs import folder
-
-    assert folder.read_recipe(tmp_path / "r").named_loss.name == "kd"
-    assert result["verb"] == "distill"
+def test_a_run_begun_by_an_older_preceptor_goes_on(teacher: nn.Module, tmp_path: Path) -> None:
+    """Its recipe names kd, whatever was handed over."""
+    with stopped_at(1):
+        distill(teacher, tmp_path, hint())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(path.read_text().replace("loss: null\n", "loss:\n  name: kd\n"))
+    assert written(tmp_path)["loss"] == {"name": "kd"}
+    assert distill(teacher, tmp_path, hint())["verb"] == "distill"
 
 
 @pytest.mark.parametrize(
     ("mixed", "named"),
     [
         ([hint, "wttm"], [NAMED, "wttm"]),
-        ([{"name": "wttm", "weight": 2.0, "temperature": 2.0}, hint], [{"name": "wttm", "weight": 2.0, "temperature": 2.0}, NAMED]),
-        ([(hint, 7.0), (partial(kd, temperature=2.0), 0.5)], [{**NAMED, "weight": 7.0}, {"name": "kd", "temperature": 2.0, "weight": 0.5}]),
+        ([WEIGHED, hint], [WEIGHED, NAMED]),
+        (
+            [(hint, 7.0), (partial(kd, temperature=2.0), 0.5)],
+            [{**NAMED, "weight": 7.0}, {"name": "kd", "temperature": 2.0, "weight": 0.5}],
+        ),
     ],
 )  # fmt: skip
 def test_a_mixed_list_is_the_sum_of_its_names(mixed: list[Any], named: list[Any], teacher: nn.Module, tmp_path: Path):
@@ -92,7 +94,8 @@ def test_a_killed_run_of_a_mixed_list_goes_on_exactly(teacher: nn.Module, tmp_pa
         return distill(teacher, folder, loss, training={"checkpoint_every": 1})
 
     run(tmp_path / "whole")
-    stopped_at(3, lambda: run(tmp_path / "parts"))
+    with stopped_at(1):
+        run(tmp_path / "parts")
     run(tmp_path / "parts")
     assert_close(weights(tmp_path / "parts"), weights(tmp_path / "whole"), 0)
 

@@ -268,8 +268,8 @@ def test_students_of_other_last_batches_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("augmented", [False, True])
 def test_students_that_look_into_the_teacher_become_what_they_would_alone(augmented: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    teacher = resnet8(num_classes=3)
-    images = torch.randn(60, 3, 32, 32)
+    teacher = resnet8(num_classes=3, input_shape=(3, 8, 8))
+    images = torch.randn(60, 3, 8, 8)
     sets = tuple(TensorDataset(images[rows], torch.arange(20) % 3) for rows in torch.arange(60).split(20))
     students = {name: {"loss": name} for name in ("kd", "FitNet", "SP", "CRD")} | {"sum": {"loss": ["wttm", "AT"]}}
     common: Any = {"data": sets, "model": "resnet8", "epochs": 2, "batch_size": 8, "device": "cpu", "teacher": teacher}

@@ -213,11 +213,29 @@ def test_a_teacher_that_was_trained_on_what_is_held_out_is_refused(teacher: Path
         distilled(str(teacher), data=moved)
 
 
+LOSSES: dict[str, Any] = {
+    "usual": "kd",
+    "said": {"name": "kd", "temperature": 1.0},
+    "four": {"name": "kd", "temperature": 4.0},
+}
+
+
+def test_the_temperature_of_a_loss_is_one_unless_another_is_given(teacher: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, loss in LOSSES.items():
+        distilled(str(teacher), tmp_path / name, loss=loss, epochs=1)
+        found[name] = read_weights(tmp_path / name / "last.safetensors").tensors["head.weight"]
+    assert torch.equal(found["usual"], found["said"])
+    assert not torch.equal(found["usual"], found["four"])
+    assert runs.read_recipe(tmp_path / "usual").loss.options == {"temperature": 1.0}  # type: ignore[union-attr]
+    assert distilled(str(teacher), tmp_path / "usual", loss="kd", epochs=1)["verb"] == "distill"  # as it is complete
+
+
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
         ({"name": "kd", "temperature": 3.0}, "kd at temperature 3 over 5001 tokens"),
-        ("wttm", "wttm at temperature 4 over 5001 tokens"),  # as nobody says otherwise
+        ("wttm", None),  # T = 1, as nobody says otherwise
         (["reverse_kl", {"name": "kd", "temperature": 2.5}], "kd at temperature 2.5 over 5001 tokens"),
         ({"name": "kd", "temperature": 2.0}, None),
         ("jsd", None),

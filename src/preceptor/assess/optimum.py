@@ -19,6 +19,7 @@ from torch import Tensor
 from preceptor import names
 from preceptor.assess.forecasts import Array, Forecast, forecast, to_numpy
 from preceptor.errors import InputError, did_you_mean, is_number
+from preceptor.losses import features
 from preceptor.outputs.proxy import proxy_teacher
 from preceptor.schema import SUM, Component, Proxy, Transform, parts_of
 
@@ -172,6 +173,12 @@ def known(loss: LossLike) -> Component:
             '{"name": "ttm", "temperature": 4.0}.',
             argument="loss",
         ) from None
+    if isinstance(getattr(features, found.name, None), type):
+        raise InputError(
+            f"The loss {found.name!r} looks into the models and has no optimum among outputs: give kd, which judges "
+            "the teacher itself.",
+            argument="loss",
+        )
     if found.name not in OPTIMA:
         meant = did_you_mean(found.name, OPTIMA)
         if meant.startswith("known"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError, did_you_mean
 from preceptor.losses.linear import Head
-from preceptor.models.causal import hidden_and_head, uncached
+from preceptor.models.causal import head_of, hidden_and_head, inner_of, uncached
 from preceptor.models.context import keeps_apart, refuse_mixed
 from preceptor.models.hub import loaded, need_transformers, quiet, refuse_missing
 
@@ -127,12 +127,30 @@ class CausalLM(nn.Module):
         """Its head, as transformers calls it."""
         return self.model.get_output_embeddings()  # type: ignore[operator]
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    @property
+    def head(self) -> Head:
+        """What makes logits of its last hidden states, as `preceptor.losses.linear` takes it; of its tokens alone.
+
+        Raises:
+            InputError: as `preceptor.models.causal.head_of`.
+        """
+        head = head_of(inner_of(self.model))
+        if head.size == self.num_classes:
+            return head
+        bias = None if head.bias is None else head.bias[: self.num_classes]
+        return Head(head.weight[: self.num_classes], bias, head.scale, head.softcap)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, *, states: bool = False) -> Tensor:
         """Logits (B, L, num_classes) of the next token, of token numbers and positions int64 (B, L).
+
+        Args:
+            states: instead the hidden states (B, L, H) that its `head` makes them of.
 
         Raises:
             InputError: a row that is too long; positions that restart, where the model does not keep documents apart.
         """
+        if states:
+            return self.hidden_and_head(input_ids, position_ids)[0]
         self._check(input_ids, position_ids)
         return self._said(input_ids, position_ids)
 
@@ -143,11 +161,8 @@ class CausalLM(nn.Module):
             InputError: as `forward`; as `preceptor.integrations.transformers.hidden_and_head`.
         """
         self._check(input_ids, position_ids)
-        hidden, head = hidden_and_head(self.model, input_ids=input_ids, **self._placed(position_ids))
-        if head.size == self.num_classes:
-            return hidden, head
-        bias = None if head.bias is None else head.bias[: self.num_classes]
-        return hidden, Head(head.weight[: self.num_classes], bias, head.scale, head.softcap)
+        hidden, _ = hidden_and_head(self.model, input_ids=input_ids, **self._placed(position_ids))
+        return hidden, self.head
 
     def with_classes(self, num_classes: int) -> "CausalLM":
         """The same model, with as many of its head's rows for tokens.

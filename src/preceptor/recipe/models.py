@@ -69,6 +69,9 @@ class Training(Strict):
     compile: bool | Literal["auto"] = False
     """Compile the models with torch.compile and, on an NVIDIA GPU, capture a step as one graph. ``auto`` does so on a
     GPU, and says where it cannot; ``true`` refuses what cannot be compiled."""
+    fused: bool | Literal["auto"] = "auto"
+    """Of language models: take losses from hidden states and heads, so that the logits of a step never all exist.
+    ``auto`` does so from 8,192 tokens on, where model and losses can; ``true`` refuses those that cannot."""
     device: Literal["auto", "cpu"] = "auto"
     """``auto`` takes an accelerator where there is one."""
     select: AnyMetric = "brier"

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from preceptor.errors import did_you_mean
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, parse
-from preceptor.schema import NUMBER, Component, Count, Named, Strict, Whole
+from preceptor.recipe.published import published_of
+from preceptor.schema import NUMBER, Component, Count, Named, Strict, Whole, parts_of
 
 
 class TeacherEntry(Strict):
@@ -47,6 +48,11 @@ class LossEntry(Strict):
     """Of the cross-entropy to the labels."""
     distill_weight: Annotated[float, Field(ge=0), NUMBER] = 0.9
     """Of the loss to the teacher."""
+
+    @model_validator(mode="after")
+    def _of_outputs(self) -> "LossEntry":
+        refuse_looking(self.loss)
+        return self
 
 
 class Study(Strict):
@@ -143,6 +149,7 @@ class Generations(Strict):
     @model_validator(mode="after")
     def _trained_starts(self) -> "Generations":
         check_seeds(self.seeds)
+        refuse_looking(self.distill.named_loss)
         check_distinct("starts", self.starts)
         check_trained("starts", self.starts, "chains pass on last weights as they are")
         same_samples(teach=self.teach, distill=self.distill)
@@ -168,6 +175,17 @@ class Generations(Strict):
         """The recipe of a later generation."""
         model = self.models[generation - 1] if self.models else self.distill.model
         return self.distill.model_copy(update={"generation": generation, "model": model})
+
+
+def refuse_looking(loss: Component) -> None:
+    """Refuse a loss that looks into the models, which students cannot share that are trained as one stack."""
+    found = next((part.name for part, _ in parts_of(loss) if published_of(part.name) is not None), None)
+    if found is not None:
+        raise ValueError(
+            f"the loss '{found}' looks into the models, and the students of a study are trained as one stack, which "
+            f"has no single one; leave it out, and train its students one by one: preceptor distill RECIPE "
+            f"loss={found} --teacher RUN"
+        )
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

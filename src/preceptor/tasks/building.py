@@ -212,7 +212,8 @@ def _teacher_side(source: Teacher | Remembers | None, example: Batch, loss: str)
         return Side(None, lambda taps: _remembered(source, taps, example), example)
     raise InputError(
         f"the loss '{loss}' needs features of the teacher, which only one live model can give, or a record that has "
-        "them (preceptor record --features); hand over the model itself as the teacher"
+        "them (preceptor record --features); hand over the model itself as the teacher, or of a stack or an ensemble "
+        "of runs name one, such as RUN:member-0"
     )
 
 
@@ -294,6 +295,6 @@ def teacher_taps(teacher: TeacherFn, criteria: Sequence[Criterion], plan: Plan) 
     if asking:
         raise InputError(
             f"the loss '{asking[0]}' needs features of the teacher, which only one live model can give; hand over the "
-            "model itself as the teacher"
+            "model itself as the teacher, or of a stack or an ensemble of runs name one, such as RUN:member-0"
         )
     return Taps(nn.Module(), [], "teacher")

@@ -292,13 +292,28 @@ class Look:
             ]
             if not ends and not later:
                 wanted = f"activation at the end of '{stage}' that is a module of its own"
-                raise self._nothing(PREACTIVATIONS, wanted)
+                raise self._nothing(PREACTIVATIONS, wanted, self._ends())
             found.append((ends or later)[0].name + INPUT)
         return found
 
-    def _nothing(self, word: str, wanted: str) -> InputError:
+    def _ends(self) -> list[str]:
+        """Of each stage the layer that gives its last map before an activation, as far as there is one in all."""
+        found: list[str] = []
+        for stage in self.stages():
+            gave = self._at(stage)
+            inner = [each for each in self.seen if each.name.startswith(f"{stage}.") and each.calls == 1]
+            layers = [each for each in inner if isinstance(each.module, nn.modules.batchnorm._BatchNorm | nn.Conv2d)]
+            fitting = [each.name for each in layers if each.gave is not None and _same_shape(each.gave, gave)]
+            if not fitting:
+                return []
+            depth = min(name.count(".") for name in fitting)  # deeper are the layers of a shortcut
+            found.append([name for name in fitting if name.count(".") == depth][-1])
+        return found
+
+    def _nothing(self, word: str, wanted: str, instead: Sequence[str] = ()) -> InputError:
+        such = f", such as the last layers, [{', '.join(instead)}]" if instead else ""
         return InputError(
-            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules "
+            f"'{word}' stands for nothing in the {self._whose}, as it has no {wanted}; name modules{such} "
             "(preceptor taps lists them)"
         )
 
@@ -322,6 +337,10 @@ def _is_spatial(tensor: Tensor | None) -> bool:
 
 def _same_size(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape[2:] == other.shape[2:]
+
+
+def _same_shape(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape
 
 
 def _is_block(seen: Seen, parts: Sequence[Seen]) -> bool:

@@ -23,7 +23,7 @@ from preceptor.tasks.reduction import check_match, mixed, reduce
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.taps import check_features
 from preceptor.tasks.teacher import Answer, TeacherFn, TeacherLike, as_teacher, of_all_classes
-from preceptor.tasks.tokens import features_of_tokens, has_tokens, of_tokens, tokens_alone
+from preceptor.tasks.tokens import features_of_tokens, has_tokens, of_tokens, taught_of_tokens, tokens_alone
 from preceptor.tasks.views import apart, length, viewing_of, with_views
 from preceptor.teaching import cross_entropy
 
@@ -140,10 +140,8 @@ class Task:
     def _examples(
         self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], Tensor, Mapping[str, Any]]:
-        """The batch, its logits and what was seen of the model, as the criteria see them: of rows of tokens the
-        positions that count alone.
-        """
-        if not has_tokens(batch, self.lead) or self.lead:
+        """The batch, its logits and what was seen of the model, of rows of tokens the positions that count alone."""
+        if not has_tokens(batch, self.lead):
             return batch, logits, seen
         mask = batch["mask"]
         features = features_of_tokens(seen.get("student_features", {}), mask, self.whose)
@@ -314,12 +312,8 @@ class DistillTask(Task):
 
     def _losses(self, batch: Mapping[str, Any], logits: Tensor, seen: Mapping[str, Any], count: Tensor) -> Output:
         taught = self._asked(batch, seen[SHOWN])
-        if has_tokens(batch, self.lead) and not self.lead:
-            taught = {
-                **taught,
-                "teacher_logits": of_tokens(taught["teacher_logits"], batch["mask"], "the teacher"),
-                "teacher_features": features_of_tokens(taught.get("teacher_features", {}), batch["mask"], "teacher"),
-            }
+        if has_tokens(batch, self.lead):
+            taught = taught_of_tokens(taught, batch["mask"])
         batch, logits, seen = self._examples(batch, logits, seen)
         mask, teacher = batch["mask"], taught["teacher_logits"]
         known = mask if self.labelled is None else mask & self._labelled(batch["index"])

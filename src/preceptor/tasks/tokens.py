@@ -1,7 +1,7 @@
 """Rows of tokens: each position that counts is an example of its own, and its next token the label."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from preceptor.errors import InputError
 from preceptor.losses.targets import Targets
 
-Rows = TypeVar("Rows", Tensor, Targets)
 COUNTED = "positions that count"
 """What the batch of the positions that count brings beside them: bool (B, L), which of its rows they are."""
 
@@ -18,9 +17,9 @@ def has_tokens(batch: Mapping[str, Any], lead: int = 0) -> bool:
     """Whether the samples of a batch have a label for each of their positions: ``label`` is (B, L).
 
     Args:
-        lead: leading axes that are models of a stack.
+        lead: leading axes that are models of a stack, whose samples have one label each.
     """
-    return batch["label"].ndim == lead + 2
+    return not lead and batch["label"].ndim == 2
 
 
 def mask_of_tokens(example: Mapping[str, Any]) -> Tensor | None:
@@ -46,7 +45,13 @@ def tokens_alone(batch: Mapping[str, Any]) -> dict[str, Any]:
     return alone
 
 
-def of_tokens(rows: Rows, mask: Tensor, whose: str = "the model") -> Rows:
+@overload
+def of_tokens(rows: Tensor, mask: Tensor, whose: str = ...) -> Tensor: ...
+@overload
+def of_tokens(rows: Tensor | Targets, mask: Tensor, whose: str = ...) -> Tensor | Targets: ...
+
+
+def of_tokens(rows: Tensor | Targets, mask: Tensor, whose: str = "the model") -> Tensor | Targets:
     """What is said of the n positions that count, in their order.
 
     Args:
@@ -86,3 +91,12 @@ def features_of_tokens(features: Mapping[str, Tensor], mask: Tensor, whose: str)
                 f"of tokens {tuple(mask.shape)}; name a module whose output is, such as a block"
             )
     return {name: each[mask.to(each.device)] for name, each in features.items()}
+
+
+def taught_of_tokens(taught: Mapping[str, Any], mask: Tensor) -> dict[str, Any]:
+    """A teacher's ``teacher_logits`` and ``teacher_features`` of the n positions that count, and what else there is."""
+    return {
+        **taught,
+        "teacher_logits": of_tokens(taught["teacher_logits"], mask, "the teacher"),
+        "teacher_features": features_of_tokens(taught.get("teacher_features", {}), mask, "teacher"),
+    }

@@ -66,12 +66,18 @@ def _found(room: str, said: Component, own: tuple[str, ...]) -> Callable[..., An
 
 
 def check_own(
-    recipe: Recipe, own: Own, model: nn.Module, device: torch.device, parts: Mapping[str, nn.Parameter]
+    recipe: Recipe,
+    own: Own,
+    model: nn.Module,
+    device: torch.device,
+    parts: Mapping[str, nn.Parameter],
+    state: nn.Module | None,
 ) -> None:
     """Refuse an optimizer or a scheduler of somebody's own that cannot train this model, before anything is trained.
 
     Args:
         parts: the criteria's own parameters, by what a pattern calls them.
+        state: the modules that these are of.
 
     Raises:
         InputError: it fails, or a run could not be gone on with; one for a stack; a pattern that fits no parameter.
@@ -82,7 +88,7 @@ def check_own(
             "the optimizer 'sgld' draws noise, which in a stack would be another than of each model alone; train the "
             "models one by one"
         )
-    groups = parameter_groups(model, parts, recipe.optimizer)
+    groups = parameter_groups(model, parts, recipe.optimizer, state)
     found = (optimizer or scheduler or (None, ""))[1]
     if found and isinstance(model, Stack):
         raise InputError(
@@ -99,12 +105,18 @@ def check_own(
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def parameter_groups(model: nn.Module, parts: Mapping[str, nn.Parameter], recipe: AnyOptimizer | None) -> Groups:
+def parameter_groups(
+    model: nn.Module,
+    parts: Mapping[str, nn.Parameter],
+    recipe: AnyOptimizer | None,
+    state: nn.Module | None = None,
+) -> Groups:
     """The parameters of a model and of its criteria as the recipe groups them; a plain list if it does not.
 
     Args:
         model: single, or a `Stack`, whose parameters are grouped as those of one of its models.
-        parts: the criteria's, by name (``loss.map.weight``): at the whole rate unless a pattern fits, and decayed.
+        parts: the criteria's, by name (``loss.map.weight``): at the whole rate unless a pattern fits.
+        state: the modules that these are of, which tell norms and biases among them.
 
     Raises:
         InputError: a pattern that fits no parameter.
@@ -115,6 +127,8 @@ def parameter_groups(model: nn.Module, parts: Mapping[str, nn.Parameter], recipe
     own = dict(model.named_parameters())
     named = {name.replace("/", ".") if isinstance(model, Stack) else name: each for name, each in own.items()}
     spared = _without_decay(bare, recipe.no_decay)
+    plain = {} if state is None else dict(state.named_parameters())
+    spared_parts = {id(plain[name]) for name in _without_decay(state or nn.Module(), recipe.no_decay)}
     depth = layers_of(bare) if recipe.layer_decay else dict.fromkeys(named, 0)
     last = max(depth.values(), default=0)
     _refuse_idle_patterns(recipe.rates, [*named, *parts])
@@ -124,7 +138,7 @@ def parameter_groups(model: nn.Module, parts: Mapping[str, nn.Parameter], recipe
         scale = multiple(name) * (recipe.layer_decay or 1.0) ** (last - depth[name])
         groups.setdefault((scale, name in spared), []).append(parameter)
     for name, parameter in parts.items():
-        groups.setdefault((multiple(name), False), []).append(parameter)
+        groups.setdefault((multiple(name), id(parameter) in spared_parts), []).append(parameter)
     return [
         {"params": parameters, "scale": scale, **({"weight_decay": 0.0} if bare_of_decay else {})}
         for (scale, bare_of_decay), parameters in groups.items()

@@ -17,16 +17,15 @@ from preceptor.runs import Factory, Identity
 from preceptor.runs.contents import contents_of
 from preceptor.runs.identity import fingerprint
 from preceptor.schema import Component
-from preceptor.tasks.criterion import Criterion
 from preceptor.tasks.stack import Stack
-from preceptor.tasks.task import DistillTask, TeachTask
+from preceptor.tasks.task import DistillTask
 from preceptor.tasks.teacher import (
     Lookup,
     TeacherFn,
     TeacherLike,
 )
 from preceptor.training import probe
-from preceptor.training.asked import check_of_samples, checked, counts_of, plan_of, with_parent
+from preceptor.training.asked import check_of_samples, checked, counts_of, with_parent
 from preceptor.training.batches import Batches, Replay, StackedBatches
 from preceptor.training.caching import same_every_epoch, steady
 from preceptor.training.callers import moves_with, refuse_shared
@@ -44,6 +43,7 @@ from preceptor.training.criteria import (
 from preceptor.training.device import Accelerator, make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.first_look import say_what_is_odd
+from preceptor.training.fusing import distill_task, teach_task
 from preceptor.training.given import as_given, fitted, load_teachers
 from preceptor.training.job import Job
 from preceptor.training.leaks import check_class_names, refuse_leak
@@ -59,6 +59,7 @@ from preceptor.training.starting import refuse_started_on, start_digest
 from preceptor.training.students import Student, check_table, groups_of
 from preceptor.training.sums import Parts
 from preceptor.training.teacher_scores import scored_rows, scored_teacher
+from preceptor.training.token_losses import usual_for
 
 Function = Callable[..., Tensor]
 
@@ -89,8 +90,8 @@ def teach_job(
     if objective is None:
         note_squared_error(recipe.objective, found.num_classes, module)
     cohort = Cohort(module, samples, list(range(len(seeds))) if seeds else None)
-    task = TeachTask(module, criterion, plan=plan_of(recipe, cohort))
-    check_own(recipe, own, module, accelerator.device, task.parts)
+    task = teach_task(recipe, cohort, criterion, objective)
+    check_own(recipe, own, module, accelerator.device, task.parts, task.state)
     return Job(
         with_parent(Identity(recipe, [{"seed": seed} for seed in seeds], objects, _contents(folder, found, recipe))),
         cohort,
@@ -123,7 +124,8 @@ def completed(
     """
     if folder is None or not (folder / "result.json").is_file():
         return None
-    return runs.open_run(folder, _of_student(recipe, folder, load_data(recipe, data, trust=True), model, loss, own))
+    found = load_data(recipe, data, trust=True)
+    return runs.open_run(folder, _of_student(usual_for(found, recipe), folder, found, model, loss, own))
 
 
 def distill_job(
@@ -151,6 +153,7 @@ def distill_job(
     accelerator = _accelerator(recipe, folder, stacked=False)
     [samples] = _samples(recipe, data, [recipe.seed])
     found = samples.data
+    recipe = usual_for(found, recipe)
     counts = counts_of([samples])
     named = recipe.model.name if model is None and recipe.model is not None else ""
     losses = new_losses(recipe.loss, found.num_classes, loss, counts=counts, student=named)
@@ -182,8 +185,8 @@ def distill_job(
     refuse_unconverted(given, found, batch_to(two, accelerator.device))
     identity = _of_student(recipe, folder, found, model, loss, own, None if teacher is None else bare)
     cohort = Cohort(student, [samples])
-    task = _distill_task(recipe, cohort, given, losses, hard)
-    check_own(recipe, own, student, accelerator.device, task.parts)
+    task = distill_task(recipe, cohort, given, losses, hard, loss if own.label_loss is None else own.label_loss)
+    check_own(recipe, own, student, accelerator.device, task.parts, task.state)
 
     def prepare() -> dict[str, Any]:
         """Ask the teacher once for all, where its answers are the same in every epoch; say what it is worth."""
@@ -255,7 +258,7 @@ def stack_job(
         num_samples=len(samples[0].train),
         num_classes=found.num_classes,
     )
-    check_own(recipe, own, module, device, task.parts)
+    check_own(recipe, own, module, device, task.parts, task.state)
     objects = _objects(folder, recipe, found, model=model, table=table if origin is None else None)
     if origin is not None:
         objects["table"] = origin
@@ -372,22 +375,3 @@ def _module(
         return Stack(models, source_of)
     except ValueError as error:
         raise InputError(f"the model '{name}' cannot be trained as a stack: {error}") from None
-
-
-def _distill_task(
-    recipe: DistillRecipe,
-    cohort: Cohort,
-    teacher: TeacherFn,
-    losses: Sequence[tuple[Criterion, float]],
-    hard: Criterion,
-) -> DistillTask:
-    return DistillTask(
-        cohort.module,
-        teacher,
-        losses,
-        ce_weight=recipe.ce_weight,
-        distill_weight=recipe.distill_weight,
-        labelled=cohort.labelled,
-        label_loss=hard,
-        plan=plan_of(recipe, cohort),
-    )

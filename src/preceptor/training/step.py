@@ -96,7 +96,7 @@ class Stepper:
     def _made_optimizer(self, own: Own) -> tuple[torch.optim.Optimizer, bool]:
         """The optimizer, and whether it heeds the watch, as torch's fused ones do."""
         recipe = self.recipe.optimizer
-        groups = parameter_groups(self.task.model, self.task.parts, recipe)
+        groups = parameter_groups(self.task.model, self.task.parts, recipe, self.task.state)
         found = own_optimizer(self.recipe, own)
         if found is not None:
             return made_optimizer(found[0], groups, found[1]), False

@@ -21,7 +21,8 @@ from preceptor.training.selection import Selection
 TEMPERATURES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 """At which held-out NLLs are kept, to choose a temperature from."""
 SELECTABLE = ("nll", "brier", "accuracy")
-_ROWS, _NUMBERS = 16, 2**22  # rows a forward pass; logits that are scored at once, in float64
+_ROWS, _LOGITS = 16, 2**26  # rows a forward pass, at most, and about how many logits it makes
+_NUMBERS = 2**22  # logits that are scored at once, in float64
 
 
 class TokenEvaluator:
@@ -108,7 +109,8 @@ def token_scores(
     rows = dataset.dataset
     assert isinstance(rows, TokenDataset)
     found: dict[str, list[Tensor]] = {}
-    for index in indices.split(_ROWS):
+    size = max(1, min(_ROWS, _LOGITS // (rows.ids.shape[1] * (dataset.num_classes or 1))))
+    for index in indices.split(size):
         batch = batch_to(dataset[index.tolist()], device)
         mask: Tensor = batch["mask"]
         said = read_logits(of_tokens(logits_of(speaker(batch)), mask, "the model"), distribution)

@@ -1,0 +1,146 @@
+"""Language models from hidden states and heads: the same runs as from all logits, to rounding."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import preceptor
+from preceptor.data.tokens import TokenDataset
+from preceptor.errors import InputError
+from preceptor.losses import kd, linear
+from preceptor.models.causal_lm import causal_lm
+from preceptor.recipe import TeachRecipe
+from preceptor.runs.weights import read_weights
+from preceptor.tasks.criterion import of_loss, of_objective
+from preceptor.tasks.fused import FusedDistillTask
+from preceptor.tasks.teacher import Teacher
+from preceptor.teaching import cross_entropy
+from preceptor.training import fusing
+from preceptor.training.models import new_model
+from training.test_tokens import V, data
+
+MODEL = {"name": "causal_lm", "width": 8, "depth": 1, "heads": 2}
+GIVEN: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 20,
+    "optimizer": {"name": "sgd", "lr": 0.5},
+    "select": "nll",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fused") / "teacher"
+    more = {"model": MODEL | {"width": 16}, "objective": "cross_entropy", "calibrate": True}
+    preceptor.teach(data=data(), folder=folder, **(GIVEN | more | {"optimizer": {"name": "adamw", "lr": 0.02}}))
+    return folder
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in read_weights(folder / "last.safetensors").tensors.values()])
+
+
+def moved(folder: Path, fused: bool, verb: Any, **given: Any) -> torch.Tensor:
+    """How far a run's weights go from where they began, in steps that are proportional to the gradients."""
+    place = folder / str(fused)
+    verb(data=data(), model=MODEL, folder=place, fused=fused, **(GIVEN | given))
+    begin = torch.cat([tensor.flatten() for tensor in _begin().values()])
+    return weights(place) - begin
+
+
+def _begin() -> dict[str, torch.Tensor]:
+    recipe = TeachRecipe.model_validate({"model": MODEL, "objective": "cross_entropy"})
+    return new_model(recipe, data(), 0).state_dict()
+
+
+LOSSES: list[Any] = [
+    "kd",
+    {"name": "wttm", "temperature": 1.5},
+    {"name": "ptloss", "coefficients": [0.2]},
+    {"name": "jsd", "beta": 0.3},
+    ["reverse_kl", {"name": "ttm", "weight": 0.5}],
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_students_are_those_of_all_logits(loss: Any, teacher: Path, tmp_path: Path) -> None:
+    given = {"verb": preceptor.distill, "teacher": str(teacher), "loss": loss, "ce_weight": 0.3, "distill_weight": 0.7}
+    one, other = (moved(tmp_path, fused, **given) for fused in (False, True))
+    assert (one - other).norm() <= 1e-5 * one.norm()
+    assert one.norm() > 1e-3
+
+
+@pytest.mark.parametrize("whose", ["{}:calibrated", "record"])
+def test_students_of_other_teachers_too(whose: str, teacher: Path, tmp_path: Path) -> None:
+    if whose == "record":
+        preceptor.record(str(teacher), tmp_path / "record", data=data(), form="sampled", k=6)
+    given = {"verb": preceptor.distill, "loss": "kd", "accumulate": 2}
+    given["teacher"] = str(tmp_path / "record") if whose == "record" else whose.format(teacher)
+    one, other = (moved(tmp_path, fused, **given) for fused in (False, True))
+    assert (one - other).norm() <= 1e-5 * one.norm()
+
+
+def test_teachers_are_those_of_all_logits(tmp_path: Path) -> None:
+    given = {"verb": preceptor.teach, "objective": "cross_entropy"}
+    one, other = (moved(tmp_path, fused, **given) for fused in (False, True))
+    assert (one - other).norm() <= 1e-5 * one.norm()
+
+
+def test_the_logits_of_a_step_never_all_exist(teacher: Path) -> None:
+    """No tensor of all tokens by all classes is made of student or teacher."""
+    made: list[tuple[int, ...]] = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                made.append(tuple(found.shape))
+            return found
+
+    torch.manual_seed(0)
+    student, other = (causal_lm(num_classes=600, input_shape=(), width=8, depth=1, heads=2) for _ in range(2))
+    task = FusedDistillTask(
+        student,
+        Teacher(other),
+        [(of_loss(kd), 1.0)],
+        label_loss=of_objective(cross_entropy),
+        fused=[(linear.kd, 1.0)],
+    )
+    ids = torch.randint(600, (4, 256))
+    inputs = {"input_ids": ids, "position_ids": torch.arange(256).expand(4, 256)}
+    with Watched():
+        task({"input": inputs, "label": ids, "mask": torch.ones_like(ids, dtype=torch.bool)})["loss"].backward()
+    tokens = max((shape[-2] for shape in made if len(shape) > 1 and shape[-1] == 600), default=0)
+    assert 4 < tokens <= 512  # of 1024
+
+
+def test_auto_is_for_large_vocabularies(monkeypatch: pytest.MonkeyPatch, teacher: Path) -> None:
+    kinds: list[str] = []
+    plain = fusing.FusedTeachTask.__init__
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> None:
+        kinds.append("fused")
+        plain(self, *arguments, **options)
+
+    monkeypatch.setattr(fusing.FusedTeachTask, "__init__", counted)
+    given = GIVEN | {"data": data(), "model": MODEL, "objective": "cross_entropy"}
+    preceptor.teach(**given)
+    assert not kinds
+    monkeypatch.setattr(fusing, "LARGE", V)
+    preceptor.teach(**given)
+    assert kinds == ["fused"]
+    said = preceptor.teach(**(given | {"objective": {"name": "label_smoothing", "smoothing": 0.1}}))["notes"]
+    assert any("all 13 logits of each token are made, as the objective is another" in note for note in said)
+
+
+def test_what_cannot_be_is_refused(teacher: Path) -> None:
+    given = GIVEN | {"data": data(), "model": MODEL, "fused": True}
+    with pytest.raises(InputError, match="the loss 'dkd' has no form from hidden states; give training"):
+        preceptor.distill(teacher=str(teacher), loss="dkd", **given)
+    with pytest.raises(InputError, match="fused is true, but the data are no tokens"):
+        preceptor.teach(**(given | {"data": "digits", "model": "mlp", "objective": "cross_entropy", "select": "brier"}))
+    assert isinstance(data().train, TokenDataset)
