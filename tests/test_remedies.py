@@ -155,6 +155,7 @@ ELSEWHERE = {
     ("recipe/models.py", "as an object stood in for it"): "an object: training/test_sums_of_objects.py",
     ("tasks/building.py", "as it was written by an older Preceptor"): "an older record: records/test_features.py",
     ("training/fusing.py", "training.fused is true, but"): "training/test_fused_tokens.py",
+    ("records/tokens.py", "is of samples with one label each"): "records/test_tokens.py",
     ("training/samples.py", "the rows of tokens have no held-out ones"): "data of one's own: training/test_tokens.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
     ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",

@@ -16,6 +16,7 @@ from preceptor.inputs import call
 from preceptor.models import causal_lm
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.references import teacher_references
+from preceptor.serving.tapping import taps
 
 transformers = pytest.importorskip("transformers")
 
@@ -131,3 +132,8 @@ def test_packed_documents_of_models_of_transformers(place, sums):
         assert (found[:, 2:] - cached[:, 2:]).abs().max() > 1e-4
     padded = tokens(path=place / "sums.jsonl", tokenizer=str(place / "teacher"), length=16, packed=False)
     assert distill(padded, teacher=opt())["heldout"]["last"]["nll"] > 0
+
+
+def test_taps_of_a_folder_say_that_its_inputs_go_by_name(place):
+    with pytest.raises(InputError, match="a model with several inputs by name cannot be shown"):
+        taps(str(place / "teacher"))

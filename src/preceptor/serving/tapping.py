@@ -12,7 +12,9 @@ from preceptor import names
 from preceptor.errors import InputError
 from preceptor.inputs import call
 from preceptor.losses.features.base import LAST, PENULTIMATE, PREACTIVATIONS, STAGES
-from preceptor.models.classifiers import TextClassifier, classifier_of
+from preceptor.models.causal_lm import CausalLM
+from preceptor.models.classifiers import TextClassifier
+from preceptor.models.folders import pretrained_of
 from preceptor.names import Trust
 from preceptor.runs import Factory
 from preceptor.runs.references import kind_of
@@ -127,7 +129,9 @@ def _of_path(name: str, factory: Factory | str | None, trust: Trust) -> tuple[nn
     if kind_of(Path(name)) != "pretrained":
         run = served(name, model=factory, trust=trust)
         return run.model, run.weights.input_shape
-    found = classifier_of(Path(name))
+    found: Any = pretrained_of(Path(name))
+    if isinstance(found, CausalLM):
+        return found, ()  # its inputs go by name
     if isinstance(found, TextClassifier):
         return found, (len(_TEXT),)
     config = getattr(found.config, "vision_config", found.config)

@@ -124,7 +124,7 @@ def note_hot(losses: Sequence[tuple[Criterion, float]], vocabulary: int) -> None
     for criterion, _ in losses:
         function = criterion.function
         by_default = inspect.signature(function).parameters.get("temperature")
-        found = by_default.default if by_default is not None else getattr(function, "temperature", None)
+        found: Any = by_default.default if by_default is not None else getattr(function, "temperature", None)
         if is_number(found):
             note_if_hot(criterion.name, float(found), vocabulary)
 
