@@ -151,13 +151,8 @@ def _encoded(value: Any) -> bytes:
 def split_documents(documents: Sequence[bytes], shares: dict[str, float]) -> dict[str, list[bytes]]:
     """Documents as parts that follow one another: `train`, and then those of `shares` in their order.
 
-<<<<<<< HEAD
-    A document goes where its middle is, so that each part has its share of the bytes to within a document or so; but a
-    part that has a share has a document, where there are enough for all.
-=======
     A document goes where its middle is, so that each part has its share of the bytes to within about one document; but
     where there are enough for all, each part that has a share has a document.
->>>>>>> review
 
     Args:
         documents: in their order.
