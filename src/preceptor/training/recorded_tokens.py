@@ -42,8 +42,10 @@ class TokenRows:
     def __init__(self, samples: Samples, form: Form, teacher: TeacherFn, features: tuple[str, ...], few: Batch) -> None:
         if features:
             raise InputError("features are recorded of samples, and these are rows of tokens; leave features out")
-        self.samples, self.teacher = samples, teacher
-        self.states_of = hidden_states_of(teacher) if isinstance(form, Hidden) else None
+        self.samples: Samples = samples
+        self.teacher: TeacherFn = teacher
+        asked = hidden_states_of(teacher) if isinstance(form, Hidden) else None
+        self.states_of: Callable[[Batch], tuple[Tensor, Head]] | None = asked
         self.head: Head | None = None if self.states_of is None else self.states_of(few)[1]
         length, classes = samples.labels.shape[1], samples.data.num_classes
         self.batch: int = max(1, min(_MOST_ROWS, _NUMBERS // (length * classes)))

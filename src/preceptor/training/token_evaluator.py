@@ -55,6 +55,7 @@ class TokenEvaluator:
         self.accelerator: Accelerator = accelerator
         self.distribution: str = distribution
         self.dataset: Indexed
+        self.indices: Tensor
         self.dataset, self.indices = cohort.scored(part)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
