@@ -420,7 +420,7 @@ def test_students_of_a_file_are_distilled_side_by_side(teacher: Path, tmp_path: 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "preceptor", "teach", "teach-digits", "training.epochs=400", "--out", str(out)]
+    command = [sys.executable, "-m", "preceptor", "teach", "teach-digits", "training.epochs=120", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.05)
@@ -431,8 +431,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert not (out / "result.json").exists()
     assert list((out / "checkpoints").iterdir())
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
-    assert run("teach", "teach-digits", "training.epochs=400", "--out", out).exit_code == 0
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 400 > epochs
+    assert run("teach", "teach-digits", "training.epochs=120", "--out", out).exit_code == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 120 > epochs
 
 
 @pytest.mark.parametrize("verb", ["assess", "report"])

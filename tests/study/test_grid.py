@@ -324,7 +324,7 @@ def test_ctrl_c_of_a_study_with_workers_can_be_resumed(tmp_path: Path) -> None:
 
     Its teachers, trained by several workers, are those that one process trains.
     """
-    long = BASE | {"training": BASE["training"] | {"epochs": 60, "checkpoint_epochs": 30}}
+    long = BASE | {"training": BASE["training"] | {"epochs": 36, "checkpoint_epochs": 18}}
     study = tiny(teach=long, stack_teachers=False, workers=3)  # of which one is idle
     (tmp_path / "study.yaml").write_text(dump(study))
     command = [sys.executable, "-m", "preceptor", "study", str(tmp_path / "study.yaml"), "-o", str(tmp_path / "out")]
