@@ -28,10 +28,10 @@ from preceptor.notices import notes_kept
 from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.recipe.keywords import make_recipe
 from preceptor.study.text import markdown_table
-from preceptor.training.evaluate import Evaluator
 from preceptor.training.job import Job
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 from preceptor.training.resolve import distill_job, teach_job
+from preceptor.training.scoring.evaluate import Evaluator
 
 CLASSES, SIDE, HELDOUT, BATCH = 100, 32, 100, 64
 WARM_UP = 3  # steps that do not count

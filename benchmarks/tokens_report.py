@@ -18,10 +18,10 @@ from preceptor.runs.files import read_json
 from preceptor.runs.references import teacher_references
 from preceptor.study.statistics import differs
 from preceptor.study.text import facts, markdown_table, plus_minus
-from preceptor.training.device import make_accelerator
-from preceptor.training.given import fitted, load_teachers
-from preceptor.training.samples import cut, load_data
-from preceptor.training.token_evaluator import token_scores
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.scoring.token_evaluator import token_scores
+from preceptor.training.teachers.given import fitted, load_teachers
 
 SCORES = ("nll", "bits_per_byte", "entropy", "calibration_error")
 NAMES = {

@@ -9,7 +9,7 @@ from foretold.recipe import PredictionStudy
 from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.runs.files import load_tensors
-from preceptor.training.evaluate import score
+from preceptor.training.scoring.evaluate import score
 from preceptor.training.verbs import teach
 
 

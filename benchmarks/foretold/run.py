@@ -29,10 +29,10 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.run import optimum_of
 from preceptor.study.recipe import LossEntry
 from preceptor.study.teachers.auto import student_task
-from preceptor.training.criteria import new_loss, new_objective
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import predict
-from preceptor.training.samples import Samples, cut, stack_of
+from preceptor.training.data.samples import Samples, cut, stack_of
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.objects.criteria import new_loss, new_objective
+from preceptor.training.scoring.evaluate import predict
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]

@@ -16,7 +16,7 @@ from preceptor.data.dataset import Data
 from preceptor.errors import InputError
 from preceptor.integrations import Distillation
 from preceptor.integrations.timm import timm_teacher
-from preceptor.training.preprocessing import with_own_inputs
+from preceptor.training.teachers.preprocessing import with_own_inputs
 
 
 def outputs(*shape: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from losses.oracles import EPS, LOSSES, random_batch, value_and_grad
 from preceptor.losses import _closed, _common, dist, dkd, kd, ptloss, ttm, wttm
 from preceptor.outputs import transformed
 from preceptor.schema import VectorScaling
-from preceptor.training.preprocessing import conversion
+from preceptor.training.teachers.preprocessing import conversion
 
 CLOSED = ["kd", "ttm", "wttm", "ptloss", "reverse_kl", "jsd", "skew_kl", "tvd"]
 every_loss = pytest.mark.parametrize("name", CLOSED)

@@ -24,7 +24,7 @@ from preceptor.runs import load_model
 from preceptor.runs.files import load_tensors
 from preceptor.tasks.stack import Stack
 from preceptor.training import distill, teach
-from preceptor.training.averaging import average_weights
+from preceptor.training.optim.averaging import average_weights
 from training.toys import metrics, snapshot, stopped_at, weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported

@@ -11,7 +11,7 @@ import torch
 import pairs
 from preceptor.names import call
 from preceptor.recipe import Recipe
-from preceptor.training.schedule import multiplier
+from preceptor.training.optim.schedule import multiplier
 
 
 def recipes(form: str) -> list[Recipe]:

@@ -7,7 +7,7 @@ import pytest
 import preceptor
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, load
 from preceptor.study.recipe import Generations, Study
-from preceptor.training.criteria import new_loss, new_objective
+from preceptor.training.objects.criteria import new_loss, new_objective
 
 RECIPES = sorted((Path(preceptor.__file__).parent / "recipes").glob("*.yaml"))
 KINDS = {

@@ -17,7 +17,7 @@ from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL
 from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, override, parse
 from preceptor.records import Dense, Manifest, Record, RecordWriter
-from preceptor.training.batches import Batch, Batches
+from preceptor.training.data.batches import Batch, Batches
 from preceptor.training.job import Job
 from preceptor.training.resolve import distill_job
 

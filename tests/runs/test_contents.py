@@ -26,7 +26,7 @@ from preceptor.study.generations import run_generations
 from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
 from preceptor.study.teachers import assess_teachers, choose_teacher, keep_teaching, read_candidates
-from preceptor.training.samples import load_data
+from preceptor.training.data.samples import load_data
 from training.toys import assert_close, weights
 
 QUICK: dict[str, Any] = {

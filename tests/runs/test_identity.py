@@ -28,7 +28,7 @@ from preceptor.tasks.teacher import Function, Mixture, Teacher, Transformed
 from preceptor.teaching import cross_entropy, mse
 from preceptor.teaching.soteacher import SoTeacher
 from preceptor.training import Lookup, Student, distill, distill_stack, load_model, load_teacher, teach
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 from training.toys import distill_recipe, stopped_at, teach_recipe, weights
 
 QUICK = "training.epochs=1"

@@ -20,7 +20,7 @@ STUCK = """
 import sys, time
 from pathlib import Path
 from preceptor.training import teach
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 from training.toys import teach_recipe
 
 def stepping(self, batches, step=Loop._step):

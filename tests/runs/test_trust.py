@@ -24,7 +24,7 @@ from preceptor.study.grid import run_study
 from preceptor.study.recipe import Study
 from preceptor.study.teachers import assess_teachers, choose_teacher, keep_teaching, read_candidates
 from preceptor.training import Student, distill_stack
-from preceptor.training.samples import load_data
+from preceptor.training.data.samples import load_data
 
 # Whoever imports it leaves a mark beside it.
 TRAP = """

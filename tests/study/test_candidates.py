@@ -18,7 +18,7 @@ from preceptor.runs.files import load_tensors
 from preceptor.runs.references import teacher_references
 from preceptor.study.teachers import Candidate, read_candidates, reading
 from preceptor.training import as_teacher, load_teacher, teach
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
 from training.toys import teach_recipe
 
 KEPT = ["training.epochs=3", "training.keep=all", "split.transfer=40"]

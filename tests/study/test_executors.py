@@ -11,7 +11,7 @@ from rich.progress import Progress
 from preceptor.errors import InputError
 from preceptor.study import executors
 from preceptor.study.executors import side_by_side
-from preceptor.training.progress import progress_bar
+from preceptor.training.engine.progress import progress_bar
 
 
 def slow(number: int) -> int:

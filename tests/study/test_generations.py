@@ -17,7 +17,7 @@ from preceptor.study.generations import markdown, run_generations, table
 from preceptor.study.recipe import Generations
 from preceptor.study.teachers import read_candidates
 from preceptor.training import distill
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
 from training.toys import RECIPE, distill_recipe
 
 CHAIN: dict[str, Any] = {

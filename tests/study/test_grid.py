@@ -25,7 +25,7 @@ from preceptor.study.grid import run_study
 from preceptor.study.recipe import Generations, Study
 from preceptor.tasks.stack import member_state
 from preceptor.training import distill, load_model, teach
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
 from training.toys import assert_close, snapshot, weights
 
 BASE: dict[str, Any] = {

@@ -25,7 +25,7 @@ from torch import nn
 import preceptor.runs.checkpoint as checkpoint
 import preceptor.runs.files as files
 import preceptor.runs.metrics as metrics
-import preceptor.training.loop as loop
+import preceptor.training.loop.loop as loop
 from preceptor.recipe import Component
 from preceptor.training import Student, distill, distill_stack, teach
 from training.toys import distill_recipe, teach_recipe

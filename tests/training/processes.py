@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.losses.features import AT, CRD, SP, VID, FitNet
 from preceptor.training import distill, teach
-from preceptor.training.loop import Interrupted, Loop
+from preceptor.training.loop.loop import Interrupted, Loop
 from training.toys import distill_recipe, stopped_at, teach_recipe
 
 SOTEACHER = ("objective=SoTeacher", "training.epochs=3", "average.decay=0.9", "optimizer.lr=0.05")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from preceptor.errors import InputError
-from preceptor.training.averaging import average_weights
+from preceptor.training.optim.averaging import average_weights
 
 
 class Stacked(nn.Module):

@@ -23,7 +23,7 @@ from preceptor.recipe import TeacherRef, TeachRecipe, override, parse
 from preceptor.runs import checkpoint, files
 from preceptor.teaching import cross_entropy
 from preceptor.training import distill, load_model, load_teacher, read_recipe, read_result, read_splits, teach
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 from training.toys import RECIPE, distill_recipe, snapshot, stopped_at, teach_recipe
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from preceptor.data.augment import crop_flip
 from preceptor.data.dataset import ArrayDataset, Indexed
 from preceptor.training import distill, teach
-from preceptor.training.batches import Batches, Shard, StackedBatches, shares
-from preceptor.training.streams import STREAMS, Streams
+from preceptor.training.data.batches import Batches, Shard, StackedBatches, shares
+from preceptor.training.data.streams import STREAMS, Streams
 from training.toys import assert_close, distill_recipe, snapshot, teach_recipe, weights
 
 

@@ -15,9 +15,9 @@ from preceptor.errors import InputError
 from preceptor.runs.metrics import MetricsLog
 from preceptor.tasks import TeachTask
 from preceptor.teaching import soteacher
-from preceptor.training import step as stepping
-from preceptor.training.compiling import CannotCapture, Captured, Compiled, why_not_captured
-from preceptor.training.step import Stepper
+from preceptor.training.engine.compiling import CannotCapture, Captured, Compiled, why_not_captured
+from preceptor.training.loop import step as stepping
+from preceptor.training.loop.step import Stepper
 from training.toys import assert_close, distill_recipe, snapshot, stopped_at, teach_recipe, weights
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

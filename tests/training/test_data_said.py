@@ -13,7 +13,7 @@ from preceptor import notices
 from preceptor.data.dataset import ArrayDataset
 from preceptor.errors import InputError
 from preceptor.schema import Component
-from preceptor.training.criteria import note_squared_error
+from preceptor.training.objects.criteria import note_squared_error
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 32, "lr": 0.05, "device": "cpu"}
 

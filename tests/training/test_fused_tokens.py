@@ -18,8 +18,8 @@ from preceptor.tasks.criterion import of_loss, of_objective
 from preceptor.tasks.fused import FusedDistillTask
 from preceptor.tasks.teacher import Teacher
 from preceptor.teaching import cross_entropy
-from preceptor.training import fusing
-from preceptor.training.models import new_model
+from preceptor.training.objects import fusing
+from preceptor.training.objects.models import new_model
 from training.test_tokens import V, data
 
 MODEL = {"name": "causal_lm", "width": 8, "depth": 1, "heads": 2}

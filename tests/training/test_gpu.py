@@ -12,7 +12,7 @@ from preceptor.data.dataset import ArrayDataset, Data, Indexed
 from preceptor.data.normalize import Normalize
 from preceptor.errors import InputError
 from preceptor.models import resnet8
-from preceptor.training.resident import resident
+from preceptor.training.data.resident import resident
 from training.toys import snapshot, stopped_at, weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")]

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 import preceptor
 from preceptor.errors import InputError
-from preceptor.training import limits
-from preceptor.training.batches import useful_workers
-from preceptor.training.device import fast_precision
+from preceptor.training.data.batches import useful_workers
+from preceptor.training.engine import limits
+from preceptor.training.engine.device import fast_precision
 from training.toys import teach_recipe, weights
 
 

@@ -17,8 +17,8 @@ from preceptor import interrupts
 from preceptor.recipe import TeachRecipe
 from preceptor.teaching import cross_entropy
 from preceptor.training import distill, read_recipe, read_result, read_splits, teach
-from preceptor.training.loop import Interrupted, Loop
-from preceptor.training.step import Stepper
+from preceptor.training.loop.loop import Interrupted, Loop
+from preceptor.training.loop.step import Stepper
 from training.toys import (
     assert_close,
     distill_recipe,
@@ -246,7 +246,7 @@ def test_transfer_labels_are_never_looked_at(tmp_path: Path, monkeypatch: pytest
     """Whatever they are, the student is the same."""
     from preceptor.data import digits
     from preceptor.data.dataset import ArrayDataset, Data
-    from preceptor.training import samples
+    from preceptor.training.data import samples
 
     data: Any = digits()
     recipe = distill_recipe("split.transfer=100", "ce_weight=0.5")
@@ -370,7 +370,7 @@ def test_the_time_of_all_starts_is_counted(tmp_path: Path, monkeypatch: pytest.M
         whole(self, batches)
 
     monkeypatch.setattr(Loop, "_step", stepping)
-    monkeypatch.setattr("preceptor.training.loop.time.perf_counter", lambda: now)
+    monkeypatch.setattr("preceptor.training.loop.loop.time.perf_counter", lambda: now)
     recipe = teach_recipe("training.checkpoint_every=2")
     with stopped_at(5):
         teach(recipe, tmp_path / "run")
@@ -404,7 +404,7 @@ def test_a_device_without_float64(seeds: tuple[int, ...], tmp_path: Path, monkey
     """
     recipe = teach_recipe(*SOTEACHER[:2], "average.decay=0.9", "training.checkpoint_every=2", "training.clip_norm=1.0")
     teach(recipe, tmp_path / "whole", seeds=seeds)
-    monkeypatch.setattr("preceptor.training.device._HAVE_FLOAT64", {"cuda"})
+    monkeypatch.setattr("preceptor.training.engine.device._HAVE_FLOAT64", {"cuda"})
     for owner, name in ((Loop, "_step"), (Loop, "save"), (Loop, "_resume"), (Stepper, "means")):
         monkeypatch.setattr(owner, name, without_float64(getattr(owner, name)))
     with stopped_at(5):

@@ -15,9 +15,9 @@ from preceptor.data.mixing import OWN_SHARE, PARTNER, PARTNER_LABEL, cutmix, mix
 from preceptor.errors import InputError
 from preceptor.tasks import DistillTask, Lookup, TeachTask
 from preceptor.teaching import confidence_penalty, cross_entropy, label_smoothing, mse, tolerant
-from preceptor.training.batches import Batches, Shard
-from preceptor.training.evaluate import refuse_input_not_finite
-from preceptor.training.streams import Streams
+from preceptor.training.data.batches import Batches, Shard
+from preceptor.training.data.streams import Streams
+from preceptor.training.scoring.evaluate import refuse_input_not_finite
 from training.toys import distill_recipe, snapshot, stopped_at, teach_recipe
 
 

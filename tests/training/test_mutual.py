@@ -20,11 +20,11 @@ from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
 from preceptor.study.teachers import read_candidates
 from preceptor.tasks.mutual import Company
-from preceptor.training.loop import Loop
-from preceptor.training.models import new_model
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.data.streams import Streams
+from preceptor.training.loop.loop import Loop
 from preceptor.training.mutual import common_moment
-from preceptor.training.samples import cut, load_data
-from preceptor.training.streams import Streams
+from preceptor.training.objects.models import new_model
 from training.killed import conv
 from training.toys import RECIPE, metrics, snapshot, stopped_at, teach_recipe, weights
 

@@ -19,8 +19,8 @@ from preceptor.errors import InputError
 from preceptor.losses import kd
 from preceptor.recipe import Optimizer
 from preceptor.tasks import DistillTask, Stack
-from preceptor.training.optimizers import layers_of, parameter_groups, scaled
-from preceptor.training.schedule import make_optimizer
+from preceptor.training.optim.optimizers import layers_of, parameter_groups, scaled
+from preceptor.training.optim.schedule import make_optimizer
 from training.test_students_side import QUICK, TEACHER, assert_same, distill, make_student, refused
 from training.toys import RECIPE, metrics, snapshot, stopped_at, teach_recipe, weights
 

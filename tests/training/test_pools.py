@@ -17,7 +17,7 @@ from preceptor.runs import parts_of
 from preceptor.runs.files import load_tensors
 from preceptor.study.teachers import read_candidates
 from preceptor.training import distill, teach
-from preceptor.training.samples import cut
+from preceptor.training.data.samples import cut
 from training.test_streams_of_samples import Digits
 from training.toys import RECIPE, snapshot, stopped_at
 

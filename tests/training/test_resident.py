@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from preceptor.data.dataset import ArrayDataset, Indexed
-from preceptor.training import resident as module
-from preceptor.training.resident import resident
+from preceptor.training.data import resident as module
+from preceptor.training.data.resident import resident
 
 GPU = torch.device("cuda")  # as accelerate calls the only one, without a number
 

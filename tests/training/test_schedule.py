@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, lr_scheduler
 
 from preceptor.recipe import Optimizer, Schedule
-from preceptor.training.schedule import make_optimizer, multiplier, set_lr
+from preceptor.training.optim.schedule import make_optimizer, multiplier, set_lr
 
 STEPS, EPOCHS = 7, 6
 TOTAL = STEPS * EPOCHS

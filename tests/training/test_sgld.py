@@ -11,8 +11,8 @@ from preceptor.errors import InputError
 from preceptor.notices import notes_kept
 from preceptor.recipe import Optimizer
 from preceptor.training import teach
-from preceptor.training.schedule import make_optimizer
-from preceptor.training.sgld import SGLD
+from preceptor.training.optim.schedule import make_optimizer
+from preceptor.training.optim.sgld import SGLD
 from training.toys import snapshot, stopped_at, teach_recipe, weights
 
 NOISY = ["optimizer={name: sgld, lr: 0.05}", "training.epochs=3"]

@@ -18,7 +18,7 @@ from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.data.ids import ids_of
 from preceptor.errors import InputError
 from preceptor.training import Lookup, distill
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
 from training.toys import distill_recipe, snapshot, weights
 
 N, C = 60, 3

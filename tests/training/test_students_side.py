@@ -19,9 +19,9 @@ from preceptor.data.dataset import Indexed
 from preceptor.errors import InputError
 from preceptor.tasks import DistillTask
 from preceptor.teaching import class_weights, cross_entropy, focal, label_smoothing
-from preceptor.training.batches import Batches, Shard
-from preceptor.training.sampling import Sampler
-from preceptor.training.streams import Streams
+from preceptor.training.data.batches import Batches, Shard
+from preceptor.training.data.sampling import Sampler
+from preceptor.training.data.streams import Streams
 from training.toys import metrics, snapshot, stopped_at, weights
 
 COUNTS = (60, 25, 11)

@@ -19,10 +19,10 @@ from preceptor.runs.references import teacher_references
 from preceptor.runs.verify import verify
 from preceptor.study.teachers import choose_teacher, read_candidates
 from preceptor.training import distill, posterior, record, teach
-from preceptor.training.device import make_accelerator
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.optim.swag import swag
 from preceptor.training.posterior import estimate_statistics
-from preceptor.training.samples import cut, load_data
-from preceptor.training.swag import swag
 from training.killed import conv
 from training.toys import distill_recipe, teach_recipe
 

@@ -15,8 +15,8 @@ from preceptor.errors import InputError
 from preceptor.recipe import DistillRecipe, TeacherRef, parse
 from preceptor.tasks.teacher import Teacher
 from preceptor.training import Lookup, Mixture, as_teacher, distill, load_model, load_teacher, teach
-from preceptor.training.loop import Loop
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.loop.loop import Loop
 from training.toys import RECIPE, assert_close, distill_recipe, metrics, teach_recipe, weights
 
 

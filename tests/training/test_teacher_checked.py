@@ -22,10 +22,10 @@ from preceptor.recipe.keywords import make_recipe
 from preceptor.schema import Component
 from preceptor.tasks import Lookup, Mixture, Teacher, as_teacher
 from preceptor.training import Student, distill, distill_stack, load_teacher, teach
-from preceptor.training.caching import same_every_epoch, steady
-from preceptor.training.callers import given_back, modules_in
-from preceptor.training.preprocessing import conversion, cut_texts
+from preceptor.training.checks.caching import same_every_epoch, steady
+from preceptor.training.checks.callers import given_back, modules_in
 from preceptor.training.resolve import distill_job
+from preceptor.training.teachers.preprocessing import conversion, cut_texts
 
 SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 32, "device": "cpu", "lr": 0.1}
 

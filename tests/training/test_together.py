@@ -14,8 +14,8 @@ import preceptor
 from preceptor.errors import InputError
 from preceptor.interrupts import Interrupted
 from preceptor.models import resnet8
-from preceptor.training.batches import WHOLE
-from preceptor.training.loop import Loop
+from preceptor.training.data.batches import WHOLE
+from preceptor.training.loop.loop import Loop
 from preceptor.training.together import SharedBatches
 from training.toys import RECIPE, snapshot, teach_recipe, weights
 

@@ -14,7 +14,7 @@ from preceptor.data.token_rows import rows_of
 from preceptor.data.tokenizers import tokenizer_of
 from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
-from preceptor.training.token_leaks import passages
+from preceptor.training.checks.token_leaks import passages
 
 
 class Net(nn.Module):

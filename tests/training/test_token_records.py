@@ -26,8 +26,8 @@ from preceptor.records.tokens import read_tokens
 from preceptor.runs import integrity
 from preceptor.runs.verify import verify
 from preceptor.tasks import DistillTask
-from preceptor.training import recorded_tokens
 from preceptor.training.resolve import distill_job
+from preceptor.training.teachers import recorded_tokens
 
 V, L = 257, 10
 TEXT = "to be|or not to be, that is|the question|whether it is nobler|in the mind|to bear|slings and arrows|of fortune"

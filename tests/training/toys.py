@@ -12,7 +12,7 @@ from torch import Tensor
 
 from preceptor.recipe import DistillRecipe, TeachRecipe, override, parse
 from preceptor.runs.files import load_tensors
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 
 RECIPE: dict[str, Any] = {
     "data": "digits",

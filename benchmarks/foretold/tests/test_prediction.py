@@ -30,8 +30,8 @@ from preceptor.recipe import load, parse
 from preceptor.runs import read_result, write_result
 from preceptor.runs.files import load_tensors
 from preceptor.study.folder import read_complete
-from preceptor.training.criteria import new_loss, new_objective
-from preceptor.training.samples import cut
+from preceptor.training.data.samples import cut
+from preceptor.training.objects.criteria import new_loss, new_objective
 
 BENCHMARKS = Path(__file__).parents[2]
 RECIPE = BENCHMARKS / "recipes" / "quick.yaml"

@@ -144,14 +144,14 @@ def distill(
 
 def _check(room: str, component: "Component | None") -> None:
     """Refuse what the run would refuse of its criterion before it reads any data."""
-    from preceptor.training.criteria import check_criterion
+    from preceptor.training.objects.criteria import check_criterion
 
     check_criterion(room, component)
 
 
 def _longer(kind: "type[R]", run: str, epochs: int, assignments: list[str], *, trust: bool) -> "tuple[Path, R]":
     """The recipe of a finished run for more epochs, and where the new run goes if nobody says so."""
-    from preceptor.training.parent import longer
+    from preceptor.training.loop.parent import longer
 
     recipe = longer(kind, run, epochs, assignments=assignments, trust=trust)
     return Path(f"{Path(run).name}-{recipe.training.epochs}.yaml"), recipe

@@ -18,7 +18,7 @@ from preceptor.schema import Component
 from preceptor.tasks import Criterion, TeacherLike, as_teacher
 from preceptor.tasks.reduction import check_match, reduce
 from preceptor.tasks.teacher import Answer, TeacherFn, moved
-from preceptor.training.criteria import new_criterion
+from preceptor.training.objects.criteria import new_criterion
 
 Named: TypeAlias = str | Mapping[str, Any] | Callable[..., Tensor]
 """A name, a mapping of a name and its options, or the function or module itself."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.integrations.distillation import Distillation, Named, check_weights
 from preceptor.tasks import Teacher, TeacherLike
-from preceptor.training.preprocessing import conversion
+from preceptor.training.teachers.preprocessing import conversion
 
 if TYPE_CHECKING:
     from timm.task import TrainingTask  # pyright: ignore[reportMissingImports]

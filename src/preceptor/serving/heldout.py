@@ -15,7 +15,7 @@ from preceptor.names import Trust
 from preceptor.outputs import read_logits
 from preceptor.schema import Component
 from preceptor.serving.served import Served, Whole
-from preceptor.training.samples import load_data
+from preceptor.training.data.samples import load_data
 
 _STORED = ("last", "best", "average")
 _MOST = 512  # samples: enough to see a wrong one, and quick

@@ -18,7 +18,7 @@ import torch
 
 from preceptor.errors import InputError
 from preceptor.interrupts import NUMBERS, Interrupted, listening
-from preceptor.training.progress import bars, show_elsewhere
+from preceptor.training.engine.progress import bars, show_elsewhere
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")

@@ -13,9 +13,9 @@ from preceptor.recipe import Recipe
 from preceptor.runs import Weights
 from preceptor.runs.contents import contents_of
 from preceptor.runs.folder import read_contents, refuse_other_contents
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import predict
-from preceptor.training.samples import cut, load_data
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.scoring.evaluate import predict
 
 
 def data_with_test(recipe: Recipe, seed: int) -> Data:

@@ -30,7 +30,7 @@ __getattr__: Finder = renamed(
     __name__,
     {
         "average_probabilities": "preceptor.outputs",
-        "average_weights": "preceptor.training.averaging",
+        "average_weights": "preceptor.training.optim.averaging",
         "clip_distribution": "preceptor.outputs",
         "fit_temperature": "preceptor.outputs",
     },

@@ -2,9 +2,9 @@
 
 from typing import TypeAlias
 
-from preceptor.training.evaluate import Evaluator
 from preceptor.training.job import Job
-from preceptor.training.token_evaluator import TokenEvaluator
+from preceptor.training.scoring.evaluate import Evaluator
+from preceptor.training.scoring.token_evaluator import TokenEvaluator
 
 AnyEvaluator: TypeAlias = Evaluator | TokenEvaluator
 

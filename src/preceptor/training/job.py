@@ -9,11 +9,11 @@ from preceptor.recipe import DistillRecipe, TeachRecipe
 from preceptor.runs import Identity
 from preceptor.schema import Component
 from preceptor.tasks.task import Task
-from preceptor.training.batches import Batches, StackedBatches
-from preceptor.training.cohort import Cohort
-from preceptor.training.device import Accelerator
-from preceptor.training.own import Own
-from preceptor.training.selection import Selection
+from preceptor.training.data.batches import Batches, StackedBatches
+from preceptor.training.data.cohort import Cohort
+from preceptor.training.engine.device import Accelerator
+from preceptor.training.objects.own import Own
+from preceptor.training.scoring.selection import Selection
 
 
 @dataclass(frozen=True, eq=False)

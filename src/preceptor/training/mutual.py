@@ -16,13 +16,13 @@ from preceptor.recipe.keywords import RecipeLike, make_recipe
 from preceptor.runs import checkpoint, files
 from preceptor.tasks.mutual import Company
 from preceptor.tasks.task import TeachTask
+from preceptor.training.data.samples import load_data
+from preceptor.training.engine.progress import progress_bar
 from preceptor.training.job import Job
-from preceptor.training.loop import Loop, lent_generator
+from preceptor.training.loop.loop import Loop, lent_generator
+from preceptor.training.loop.step import is_channels_last
 from preceptor.training.outcome import Result
-from preceptor.training.progress import progress_bar
 from preceptor.training.resolve import teach_job
-from preceptor.training.samples import load_data
-from preceptor.training.step import is_channels_last
 from preceptor.training.together import SharedBatches, check_students, refuse_apart, refuse_unlike
 from preceptor.training.train import opened, scored_on_heldout, written_down
 from preceptor.training.verbs import _collated, _folder, _sorted_apart

@@ -12,11 +12,11 @@ from preceptor.models.hub import is_pretrained, save_pretrained
 from preceptor.outputs import fit_temperature
 from preceptor.runs.files import atomic_path, remove, save_tensors
 from preceptor.runs.token_scores import TokenScores
-from preceptor.training.evaluate import score
 from preceptor.training.evaluators import evaluator_of
 from preceptor.training.job import Job
-from preceptor.training.loop import Loop
-from preceptor.training.token_evaluator import TokenEvaluator
+from preceptor.training.loop.loop import Loop
+from preceptor.training.scoring.evaluate import score
+from preceptor.training.scoring.token_evaluator import TokenEvaluator
 
 Result = dict[str, Any]
 

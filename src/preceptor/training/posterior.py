@@ -21,13 +21,13 @@ from preceptor.runs import Factory, Identity, checkpoint, files
 from preceptor.runs.contents import contents_of
 from preceptor.runs.folder import refuse_other_contents
 from preceptor.schema import Component
-from preceptor.training.cohort import Cohort
-from preceptor.training.device import Accelerator, make_accelerator
-from preceptor.training.evaluate import Evaluator, score
+from preceptor.training.data.cohort import Cohort
+from preceptor.training.data.samples import cut, load_data
+from preceptor.training.engine.device import Accelerator, make_accelerator
+from preceptor.training.engine.progress import progress_bar
+from preceptor.training.optim.swag import swag
 from preceptor.training.outcome import Result
-from preceptor.training.progress import progress_bar
-from preceptor.training.samples import cut, load_data
-from preceptor.training.swag import swag
+from preceptor.training.scoring.evaluate import Evaluator, score
 
 
 def posterior(

@@ -27,20 +27,20 @@ from preceptor.runs.contents import weights_digest
 from preceptor.runs.identity import fingerprint
 from preceptor.runs.references import kind_of, name_of, teacher_references
 from preceptor.tasks.teacher import Lookup, TeacherFn, TeacherLike, leaves, of_all_classes
-from preceptor.training import probe
-from preceptor.training.batches import Batches, Replay
-from preceptor.training.callers import given_back
-from preceptor.training.criteria import refuse_mixing
-from preceptor.training.device import Accelerator, make_accelerator
-from preceptor.training.given import as_given, fitted, load_teachers
-from preceptor.training.leaks import check_class_names, refuse_leak
-from preceptor.training.preprocessing import refuse_unconverted
-from preceptor.training.progress import OnStep, progress_bar
-from preceptor.training.recorded_features import DTYPES, Features
-from preceptor.training.recorded_tokens import TokenRows
-from preceptor.training.replay import batches_of, described, record_of
-from preceptor.training.samples import Samples, cut, load_data
-from preceptor.training.streams import Streams
+from preceptor.training.checks import probe
+from preceptor.training.checks.callers import given_back
+from preceptor.training.checks.leaks import check_class_names, refuse_leak
+from preceptor.training.data.batches import Batches, Replay
+from preceptor.training.data.samples import Samples, cut, load_data
+from preceptor.training.data.streams import Streams
+from preceptor.training.engine.device import Accelerator, make_accelerator
+from preceptor.training.engine.progress import OnStep, progress_bar
+from preceptor.training.objects.criteria import refuse_mixing
+from preceptor.training.teachers.given import as_given, fitted, load_teachers
+from preceptor.training.teachers.preprocessing import refuse_unconverted
+from preceptor.training.teachers.recorded_features import DTYPES, Features
+from preceptor.training.teachers.recorded_tokens import TokenRows
+from preceptor.training.teachers.replay import batches_of, described, record_of
 
 FORMS: dict[str, type[Form]] = {"dense": Dense, "top_k": TopK, "sampled": Sampled, "hidden": Hidden}
 _OF_ALL = ("dense", "hidden")

@@ -24,13 +24,19 @@ from preceptor.tasks.teacher import (
     TeacherFn,
     TeacherLike,
 )
-from preceptor.training import probe
-from preceptor.training.asked import check_of_samples, checked, counts_of, with_parent
-from preceptor.training.batches import Batches, Replay, StackedBatches
-from preceptor.training.caching import same_every_epoch, steady
-from preceptor.training.callers import moves_with, refuse_shared
-from preceptor.training.cohort import Cohort
-from preceptor.training.criteria import (
+from preceptor.training.checks import probe
+from preceptor.training.checks.caching import same_every_epoch, steady
+from preceptor.training.checks.callers import moves_with, refuse_shared
+from preceptor.training.checks.first_look import say_what_is_odd
+from preceptor.training.checks.leaks import check_class_names, refuse_leak
+from preceptor.training.data.batches import Batches, Replay, StackedBatches
+from preceptor.training.data.cohort import Cohort
+from preceptor.training.data.samples import Samples, cut, load_data
+from preceptor.training.engine.device import Accelerator, make_accelerator
+from preceptor.training.job import Job
+from preceptor.training.loop.parent import parent_digest
+from preceptor.training.objects.asked import check_of_samples, checked, counts_of, with_parent
+from preceptor.training.objects.criteria import (
     check_criterion,
     new_criterion,
     new_losses,
@@ -40,26 +46,20 @@ from preceptor.training.criteria import (
     refuse_targets,
     say_unpublished,
 )
-from preceptor.training.device import Accelerator, make_accelerator
-from preceptor.training.evaluate import tabulate
-from preceptor.training.first_look import say_what_is_odd
-from preceptor.training.fusing import distill_task, teach_task
-from preceptor.training.given import as_given, fitted, load_teachers
-from preceptor.training.job import Job
-from preceptor.training.leaks import check_class_names, refuse_leak
-from preceptor.training.models import model_name, new_model
-from preceptor.training.optimizers import check_own
-from preceptor.training.own import Own
-from preceptor.training.parent import parent_digest
-from preceptor.training.preprocessing import refuse_unconverted
-from preceptor.training.replay import replay_of, told_records
-from preceptor.training.samples import Samples, cut, load_data
-from preceptor.training.selection import selection_of
-from preceptor.training.starting import refuse_started_on, start_digest
-from preceptor.training.students import Student, check_table, groups_of
-from preceptor.training.sums import Parts
-from preceptor.training.teacher_scores import scored_rows, scored_teacher
-from preceptor.training.token_losses import usual_for
+from preceptor.training.objects.fusing import distill_task, teach_task
+from preceptor.training.objects.models import model_name, new_model
+from preceptor.training.objects.own import Own
+from preceptor.training.objects.starting import refuse_started_on, start_digest
+from preceptor.training.objects.students import Student, check_table, groups_of
+from preceptor.training.objects.sums import Parts
+from preceptor.training.objects.token_losses import usual_for
+from preceptor.training.optim.optimizers import check_own
+from preceptor.training.scoring.evaluate import tabulate
+from preceptor.training.scoring.selection import selection_of
+from preceptor.training.teachers.given import as_given, fitted, load_teachers
+from preceptor.training.teachers.preprocessing import refuse_unconverted
+from preceptor.training.teachers.replay import replay_of, told_records
+from preceptor.training.teachers.teacher_scores import scored_rows, scored_teacher
 
 Function = Callable[..., Tensor]
 

@@ -16,13 +16,13 @@ from preceptor.tasks.building import Recalled, looked_into
 from preceptor.tasks.taps import Taps
 from preceptor.tasks.task import ANSWER, ANSWERED_FEATURES, DistillTask
 from preceptor.tasks.teacher import Lookup, Teacher
-from preceptor.training.batches import WHOLE, Batch, Batches, Shard, StackedBatches, step_sizes
-from preceptor.training.compiling import Answers
+from preceptor.training.data.batches import WHOLE, Batch, Batches, Shard, StackedBatches, step_sizes
+from preceptor.training.engine.compiling import Answers
+from preceptor.training.engine.progress import progress_bar
 from preceptor.training.job import Job
-from preceptor.training.loop import Loop, lent_generator
+from preceptor.training.loop.loop import Loop, lent_generator
+from preceptor.training.loop.step import Stepper, is_channels_last
 from preceptor.training.outcome import Result
-from preceptor.training.progress import progress_bar
-from preceptor.training.step import Stepper, is_channels_last
 from preceptor.training.train import loop_of, opened, scored_on_heldout, written_down
 
 # What decides which batches a student sees and what its teacher says to them.

@@ -14,13 +14,13 @@ from preceptor.notices import kept_notes
 from preceptor.recipe import Recipe
 from preceptor.runs.files import finite, locked, make_folder
 from preceptor.tasks.stack import Stack
-from preceptor.training.batches import Source
-from preceptor.training.device import Accelerator
+from preceptor.training.data.batches import Source
+from preceptor.training.engine.device import Accelerator
+from preceptor.training.engine.progress import OnStep, progress_bar
 from preceptor.training.evaluators import AnyEvaluator, evaluator_of
 from preceptor.training.job import Job
-from preceptor.training.loop import Loop
+from preceptor.training.loop.loop import Loop
 from preceptor.training.outcome import Result, finish
-from preceptor.training.progress import OnStep, progress_bar
 
 
 def train(job: Job, *, progress: bool = False) -> Result:

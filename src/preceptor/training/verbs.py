@@ -21,15 +21,15 @@ from preceptor.runs import Factory
 from preceptor.runs.references import teacher_references
 from preceptor.schema import SUM, Component
 from preceptor.tasks.teacher import TeacherLike
-from preceptor.training.callers import given_back
-from preceptor.training.given import load_teachers
+from preceptor.training.checks.callers import given_back
+from preceptor.training.data.samples import load_data
+from preceptor.training.loop.parent import longer
+from preceptor.training.objects.own import MakeOptimizer, MakeScheduler, Own
+from preceptor.training.objects.students import Student
+from preceptor.training.objects.sums import parts_given
 from preceptor.training.outcome import Result
-from preceptor.training.own import MakeOptimizer, MakeScheduler, Own
-from preceptor.training.parent import longer
 from preceptor.training.resolve import completed, distill_job, stack_job, teach_job
-from preceptor.training.samples import load_data
-from preceptor.training.students import Student
-from preceptor.training.sums import parts_given
+from preceptor.training.teachers.given import load_teachers
 from preceptor.training.together import check_students, refuse_unlike, train_together
 from preceptor.training.train import train
 

@@ -17,8 +17,8 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.generations.report import SCHEMA
 from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import Generations
-from preceptor.training.device import make_accelerator
-from preceptor.training.samples import cut
+from preceptor.training.data.samples import cut
+from preceptor.training.engine.device import make_accelerator
 from preceptor.training.verbs import Student, distill_stack, teach
 
 

@@ -19,10 +19,10 @@ from preceptor.study.folder import Clock, completed
 from preceptor.study.grid.statistics import SCHEMA, SCORES
 from preceptor.study.outputs import data_with_test, refuse_other_data, table_of
 from preceptor.study.recipe import LossEntry, Study, TeacherEntry
-from preceptor.training.cohort import Cohort
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import Evaluator, score
-from preceptor.training.samples import Samples, cut
+from preceptor.training.data.cohort import Cohort
+from preceptor.training.data.samples import Samples, cut
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.scoring.evaluate import Evaluator, score
 from preceptor.training.verbs import Student, distill_stack, teach
 
 Say = Callable[[str], None]

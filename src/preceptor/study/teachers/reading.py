@@ -23,10 +23,10 @@ from preceptor.schema import Component
 from preceptor.study.teachers.candidates import Candidate, Predictions
 from preceptor.study.teachers.ensembles import ensemble
 from preceptor.study.teachers.recorded import read_record
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import predict, refuse_not_finite
-from preceptor.training.progress import progress_bar
-from preceptor.training.samples import load_data
+from preceptor.training.data.samples import load_data
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.engine.progress import progress_bar
+from preceptor.training.scoring.evaluate import predict, refuse_not_finite
 
 __all__ = ["read_candidates"]
 

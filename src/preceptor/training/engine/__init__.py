@@ -1,0 +1,1 @@
+"""The machine underneath: devices, compiled steps, memory, progress bars."""

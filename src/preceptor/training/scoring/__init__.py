@@ -1,0 +1,1 @@
+"""What a model is worth on held-out and on test samples."""
