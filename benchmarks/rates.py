@@ -1,0 +1,201 @@
+"""The learning rates of the fast form, chosen on held-out images: networks of every family at each rate of one grid.
+
+python benchmarks/rates.py --data-dir DATA --out runs/rates --processes 2              # two CPU cores
+python benchmarks/rates.py --size gpu --data-dir DATA --out runs/rates --budget 480    # in pieces
+
+Networks learn 100 classes of Tiny-ImageNet at 32 pixels, which have the shape of CIFAR-100, from labels alone, by the
+recipe `teach-cifar100-fast` and at one seed, and are scored on 5,000 images that are held out of the training set. The
+test images are not looked at. Epochs of the CPU form are few: a longer run may want another rate, so its table says
+where training diverges or stalls, and which way the rate should go. Stopped, or out of its budget, the same command
+goes on. DATA holds what benchmarks/images.py reads.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from foretold.command import command
+from images import TINY, tinyimagenet_data
+from pairs import LIGHT, RATES, settings
+from pieces import Clock, OutOfTime, side_by_side
+from preceptor.data.dataset import ArrayDataset, Data
+from preceptor.errors import InputError
+from preceptor.interrupts import Interrupted
+from preceptor.recipe import TeachRecipe, find_recipe, load
+from preceptor.runs import circumstances, read_result
+from preceptor.runs.files import write_text
+from preceptor.study.text import facts, markdown_table
+from preceptor.training import teach
+
+SEED = 100  # of no table
+DIVERGED = "diverged.txt"
+RESNETS, LIGHTER = (0.1, 0.2, 0.4, 0.8), (0.04, 0.08, 0.16, 0.32)  # four rates each, the recipe's among them
+
+
+class Size(NamedTuple):
+    """One form of the table: the rates of each network, and training that differs from the recipe's."""
+
+    networks: dict[str, tuple[float, ...]]
+    overrides: tuple[str, ...]
+
+
+SIZES = {
+    # Depthwise convolutions train faster in fp32 on a CPU, even where it computes in bf16; ShuffleNets take hours.
+    "cpu": Size(
+        {"resnet8": RESNETS, "mobilenet_v2": LIGHTER, "resnet20": RESNETS},
+        ("training.epochs=4", "schedule.warmup_epochs=0.8", "training.compile=false"),
+    ),
+    "gpu": Size(
+        dict.fromkeys(("resnet20", "resnet8x4", "wrn_16_2", "wrn_40_2", "vgg8", "vgg13", "resnet32x4"), RESNETS)
+        | dict.fromkeys(LIGHT, LIGHTER),
+        (),
+    ),
+    "quick": Size(
+        {"resnet8": (0.1, 0.4), "mobilenet_v2": (0.1,)},
+        ("training.epochs=1", "schedule.warmup_epochs=0.2", "training.batch_size=32", "split.heldout=40"),
+    ),
+}
+
+
+def train(size: Size, networks: Sequence[str], arguments: argparse.Namespace) -> None:
+    """The runs of some networks, as far as the budget goes."""
+    clock = Clock(arguments.budget, arguments.out / f"times-{networks[0]}.json")
+    data = tiny() if arguments.quick else tinyimagenet_data(arguments.data_dir, arguments.out / "images")
+    try:
+        for network in networks:
+            for rate in size.networks[network]:
+                place = folder(arguments.out, network, rate)
+                if outcome(place) is None:
+                    with clock.run(network):
+                        run(network, rate, size, data, place, arguments.device)
+    except Interrupted as stopped:
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
+    except OutOfTime:
+        print("the budget allows no further run; the same command goes on", file=sys.stderr)
+
+
+def run(network: str, rate: float, size: Size, data: Data, place: Path, device: str) -> None:
+    """Train one network at one rate; one that diverges leaves its sentence in place of a result."""
+    precision = "fp32" if network in LIGHT and size is SIZES["cpu"] else "auto"
+    own = [f"optimizer.lr={rate}", f"training.device={device}", f"training.precision={precision}"]
+    try:
+        recipe = load(
+            TeachRecipe, find_recipe("teach-cifar100-fast"), [*settings(network, "fast", SEED), *size.overrides, *own]
+        )
+        teach(recipe, place, data=data, progress=sys.stderr.isatty())
+    except InputError as error:
+        if "not finite" not in str(error):
+            raise
+        write_text(place / DIVERGED, f"{error}\n")
+
+
+def folder(out: Path, network: str, rate: float) -> Path:
+    """Where a run is."""
+    return out / network / f"rate-{rate:g}"
+
+
+def outcome(place: Path) -> float | None:
+    """The held-out accuracy of the last epoch, 0 where training has diverged; None of a run that is not complete."""
+    if (place / DIVERGED).is_file():
+        return 0.0
+    return read_result(place)["heldout"]["last"]["accuracy"] if (place / "result.json").is_file() else None
+
+
+def tiny() -> Data:
+    """Images of noise, of four classes that differ in their mean colour."""
+    labels = torch.arange(160) % 4
+    colours = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [120, 120, 120]])
+    noise = torch.randint(-50, 50, (160, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    images = (colours[labels][:, :, None, None] + noise).to(torch.uint8)
+    part = ArrayDataset(images, labels, num_classes=4, transform=TINY)
+    return Data(part, part, tuple("abcd"), TINY.as_json())
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def collect(out: Path, size: Size) -> dict[str, dict[str, float]]:
+    """Of each network that is complete the held-out accuracy at each rate."""
+    complete: dict[str, dict[str, float]] = {}
+    for network, rates in size.networks.items():
+        scores = {f"{rate:g}": outcome(folder(out, network, rate)) for rate in rates}
+        known = {rate: score for rate, score in scores.items() if score is not None}
+        if len(known) == len(rates):
+            complete[network] = known
+    return complete
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The accuracies in per cent, the best of each network in bold, beside the recipe's own rate."""
+    rates = sorted({rate for scores in result["networks"].values() for rate in scores}, key=float)
+    rows = []
+    for network, scores in result["networks"].items():
+        best = max(scores.values())
+        shown = {
+            rate: f"**{100 * score:.1f}**" if score == best else f"{100 * score:.1f}" for rate, score in scores.items()
+        }
+        rows.append([network, *(shown.get(rate, "") for rate in rates), f"{RATES['fast'][network in LIGHT]:g}"])
+    table = markdown_table(["network", *rates, "the recipe's"], rows)
+    made = "; ".join(f"{name} {value}" for name, value in facts({**result, "time_total": None}).items())
+    note = (
+        f"Held-out accuracy in per cent, by learning rate; 0: diverged. Made by `{result['command']}`"
+        f"{'; ' if result['overrides'] else ''}{', '.join(result['overrides'])}; {made}."
+    )
+    return f"{table}\n\n{note}\n"
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Train what is not trained yet and the budget allows; write `rates.json` and `rates.md`."""
+    arguments = parsed(given)
+    size = SIZES["quick" if arguments.quick else arguments.size]
+    networks = arguments.networks or list(size.networks)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.processes > 1:
+        words = sys.argv[1:] if given is None else given
+        side_by_side(__file__, "--networks", networks, arguments.processes, words)
+    else:
+        train(size, networks, arguments)
+    result = {
+        "size": "quick" if arguments.quick else arguments.size,
+        "networks": collect(arguments.out, size),
+        "overrides": size.overrides,
+        "seeds": [SEED],
+        "command": command(),
+        "circumstances": circumstances("cuda" if arguments.device == "auto" and torch.cuda.is_available() else "cpu"),
+    }
+    write_text(arguments.out / "rates.json", json.dumps(result, indent=2) + "\n")
+    table = markdown(result)
+    write_text(arguments.out / "rates.md", table)
+    print(table)
+
+
+def parsed(given: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=[name for name in SIZES if name != "quick"], default="cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and tables")
+    parser.add_argument("--data-dir", type=Path, help="folder with the files of benchmarks/images.py")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no run that would not end in time")
+    parser.add_argument("--networks", nargs="+", help="by default those of the size")
+    parser.add_argument("--processes", type=int, default=1, help="share the networks and the cores among so many")
+    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
+    arguments = parser.parse_args(given)
+    if arguments.data_dir is None and not arguments.quick:
+        parser.error("--data-dir must be given, or --quick for data made on the spot")
+    return arguments
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
