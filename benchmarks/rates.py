@@ -13,7 +13,7 @@ goes on. DATA holds what benchmarks/images.py reads.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,25 +34,25 @@ from preceptor.training import teach
 
 SEED = 100  # of no table
 DIVERGED = "diverged.txt"
-RESNETS, LIGHTER = (0.1, 0.2, 0.4, 0.8), (0.04, 0.08, 0.16, 0.32)  # four rates each, the recipe's among them
+WIDE = ("resnet20", "resnet8x4", "wrn_16_2", "wrn_40_2", "vgg8", "vgg13", "resnet32x4")
+HIGH, LOW = (0.1, 0.2, 0.4, 0.8), (0.04, 0.08, 0.16, 0.32)  # four rates each, the recipe's among them
 
 
 class Size(NamedTuple):
     """One form of the table: the rates of each network, and training that differs from the recipe's."""
 
-    networks: dict[str, tuple[float, ...]]
+    networks: Mapping[str, tuple[float, ...]]
     overrides: tuple[str, ...]
 
 
 SIZES = {
     # Depthwise convolutions train faster in fp32 on a CPU, even where it computes in bf16; ShuffleNets take hours.
     "cpu": Size(
-        {"resnet8": RESNETS, "mobilenet_v2": LIGHTER, "resnet20": RESNETS},
+        {"resnet8": HIGH, "mobilenet_v2": LOW, "resnet20": HIGH},
         ("training.epochs=4", "schedule.warmup_epochs=0.8", "training.compile=false"),
     ),
     "gpu": Size(
-        dict.fromkeys(("resnet20", "resnet8x4", "wrn_16_2", "wrn_40_2", "vgg8", "vgg13", "resnet32x4"), RESNETS)
-        | dict.fromkeys(LIGHT, LIGHTER),
+        {**dict.fromkeys(WIDE, HIGH), **dict.fromkeys(LIGHT, LOW)},
         (),
     ),
     "quick": Size(

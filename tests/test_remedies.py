@@ -156,7 +156,10 @@ ELSEWHERE = {
     ("tasks/building.py", "as it was written by an older Preceptor"): "an older record: records/test_features.py",
     ("training/objects/fusing.py", "training.fused is true, but"): "training/test_fused_tokens.py",
     ("records/tokens.py", "is of samples with one label each"): "records/test_tokens.py",
-    ("training/data/samples.py", "the rows of tokens have no held-out ones"): "data of one's own: training/test_tokens.py",
+    (
+        "training/data/samples.py",
+        "the rows of tokens have no held-out ones",
+    ): "data of one's own: training/test_tokens.py",
     ("data/fashion_mnist.py", "is in none of"): "needs a network",
     ("training/mutual.py", "start as the same network"): "two models: training/test_mutual.py",
     ("tasks/building.py", "the record has no features of"): "a record: records/test_features.py",

@@ -57,6 +57,26 @@ def test_a_compiled_run_is_the_same_to_rounding_and_resumes_to_the_bit(tmp_path:
     assert snapshot(tmp_path / "stopped") == snapshot(tmp_path / "compiled")
 
 
+@needs_compiler
+def test_a_model_whose_backward_pass_alone_cannot_be_compiled_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no backward of it")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_backward", fail)
+    model = nn.Linear(3, 2)
+    made = Compiled(model, 4, "the model", required=False)
+    made(torch.ones(4, 3)).sum().backward()
+    gradient = model.weight.grad
+    assert gradient is not None
+    assert torch.equal(gradient, torch.full((2, 3), 4.0))
+    assert "the model cannot be compiled (BackendCompilerFailed: " in capfd.readouterr().err
+    with pytest.raises(InputError, match=r"no backward of it.*set training.compile to false"):
+        Compiled(nn.Linear(3, 2), 4, "the model", required=True)(torch.ones(4, 3))
+
+
 def test_auto_compiles_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch, "compile", refusing)
     preceptor.teach(teach_recipe("training.compile=auto"), tmp_path / "auto")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from preceptor.data.generators import next_draws
 from preceptor.errors import InputError
@@ -58,7 +59,7 @@ class Compiled(nn.Module):
         if self._proven:
             return self._fast(input)
         try:
-            with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED):
+            with _compiling():
                 said = self._fast(input)
         except torch.OutOfMemoryError:
             raise
@@ -74,6 +75,20 @@ class Compiled(nn.Module):
         if self.required:
             raise InputError(f"{reason}; set training.compile to false") from error
         note(f"{reason} and runs as it is")
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Let torch compile more than its own limit of models, and the backward pass along with the forward pass.
+
+    By itself it would compile the former when gradients are first asked for, where nobody expects an error. Older torch
+    has no such setting.
+    """
+    with contextlib.ExitStack() as settings:
+        settings.enter_context(torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED))
+        if hasattr(functorch_config, "force_non_lazy_backward_lowering"):
+            settings.enter_context(functorch_config.patch(force_non_lazy_backward_lowering=True))
+        yield
 
 
 def compile_task(task: Task, batch_size: int, *, required: bool) -> None:
@@ -275,4 +290,6 @@ def why_not_captured(task: Task, *, micro_batches: int, processes: int, scaled: 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    """What an error says first; of the compiler's own "backend='inductor' raised:" also what it has raised."""
+    first, _, rest = str(error).strip().partition("\n")
+    return f"{first} {rest.strip().splitlines()[0]}" if first.endswith(":") and rest.strip() else first
