@@ -57,17 +57,3 @@ def borrowed(loss: FeatureLoss, teacher: Features, setting: Setting) -> tuple[Bo
         f"{tuple(feature.shape)} as at '{next(iter(teacher))}', for which it gives no logits of "
         f"{setting.num_classes} classes; leave out the teacher's tap, or name the vector that the classifier is given"
     )
-
-
-def single(loss: FeatureLoss, *sides: Features) -> None:
-    """Refuse several features of a model, where a loss looks at one.
-
-    Raises:
-        InputError: there are several.
-    """
-    for features in sides:
-        if len(features) != 1:
-            raise InputError(
-                f"the loss '{type(loss).__name__}' looks at one feature of each model, and here are "
-                f"{len(features)} ({', '.join(features)}); name one"
-            )

@@ -9,20 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preceptor.errors import InputError
-from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Setting, as_map
+from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Setting, as_map, working
 
 Pair = tuple[Float[Tensor, "batch student_channels h w"], Float[Tensor, "batch teacher_channels i j"]]
 """A student's map and a teacher's."""
 
 
-def precise(feature: Tensor) -> Tensor:
-    """The feature in float32 at least: sums of squares of half precision overflow."""
-    return feature.to(torch.promote_types(feature.dtype, torch.float32))
-
-
 def maps(feature: Tensor) -> Float[Tensor, "batch channels h w"]:
     """A feature as maps in working precision; a vector (B, D) is a map of one position."""
-    return precise(feature[:, :, None, None] if feature.ndim == 2 else as_map(feature))
+    return working(feature[:, :, None, None] if feature.ndim == 2 else as_map(feature))
 
 
 def size(feature: Tensor) -> tuple[int, int]:

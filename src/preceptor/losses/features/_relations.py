@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.losses.features.base import as_vector, flat
+from preceptor.losses.features.base import as_vector, flat, working
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -25,11 +25,6 @@ def full_precision(function: Callable[_Arguments, _Result]) -> Callable[_Argumen
             return function(*args, **options)
 
     return run
-
-
-def working(feature: Tensor) -> Tensor:
-    """In at least single precision."""
-    return feature.to(torch.promote_types(feature.dtype, torch.float32))
 
 
 def rows(student: Tensor, teacher: Tensor) -> tuple[Float[Tensor, "batch s"], Float[Tensor, "batch t"]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
@@ -154,6 +155,11 @@ def taps(given: str | Sequence[str] | None, otherwise: tuple[str, ...]) -> tuple
         quoted = f", in quotes: '{given}'" if isinstance(given, int) else ""
         raise InputError(f"the taps are {given!r}; give one name of a module or several{quoted}")
     return names
+
+
+def working(feature: Tensor) -> Tensor:
+    """In float32 at least: sums of squares of half precision overflow."""
+    return feature.to(torch.promote_types(feature.dtype, torch.float32))
 
 
 def only(features: Features) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from preceptor.losses.features._relations import embedded, full_precision, nothing, working
+from preceptor.losses.features._relations import embedded, full_precision, nothing
 from preceptor.losses.features.base import (
     FeatureLoss,
     Features,
@@ -15,6 +15,7 @@ from preceptor.losses.features.base import (
     count,
     gradient_free,
     only,
+    working,
 )
 
 

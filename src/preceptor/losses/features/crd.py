@@ -5,19 +5,15 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from preceptor.losses.features._memory import Memory, OtherClasses
+from preceptor.losses.features._contrast import Contrast
 from preceptor.losses.features._relations import embedded, full_precision
 from preceptor.losses.features.base import (
-    FeatureLoss,
     Features,
     Gather,
     Published,
-    Setting,
-    as_vector,
-    count,
     expect,
     gradient_free,
     only,
@@ -49,7 +45,7 @@ def noise_contrast(
     return softplus(log_noise - positive) + of_negatives.sum(1)
 
 
-class CRD(FeatureLoss):
+class CRD(Contrast):
     """Contrastive representation distillation: one value per example, less is better.
 
     Tian, Krishnan and Isola, "Contrastive Representation Distillation" (ICLR 2020, arXiv 1910.10699). Linear
@@ -81,10 +77,6 @@ class CRD(FeatureLoss):
 
     published: ClassVar[Published] = Published(distill_weight=0.8, source="the code of CRD, arXiv 1910.10699")
 
-    embed_student: nn.Linear
-    embed_teacher: nn.Linear
-    memory: Memory
-    others: OtherClasses
     log_constants: Tensor
 
     def __init__(
@@ -97,25 +89,11 @@ class CRD(FeatureLoss):
         student: str | None = None,
         teacher: str | None = None,
     ) -> None:
-        super().__init__(student=student, teacher=teacher)
-        count("dim", dim, 1)
-        count("negatives", negatives, 1)
+        super().__init__(dim=dim, negatives=negatives, momentum=momentum, student=student, teacher=teacher)
         expect("temperature", temperature, 0 < temperature < math.inf, "a positive finite number")
-        expect("momentum", momentum, 0 <= momentum < 1, "a share from 0 to less than 1")
-        self.dim: int = dim
-        self.negatives: int = negatives
         self.temperature: float = temperature
-        self.momentum: float = momentum
         self._first: list[Tensor] = []
         self.register_buffer("log_constants", torch.full((2,), math.inf))
-
-    def build(self, student: Features, teacher: Features, setting: Setting) -> None:
-        """Make the embeddings, and the memory at random."""
-        self.others = OtherClasses(setting.labels, setting.num_samples)
-        self.embed_student, self.embed_teacher = (
-            nn.Linear(as_vector(only(features)).shape[1], self.dim) for features in (student, teacher)
-        )
-        self.memory = Memory(setting.num_samples, self.dim, self.momentum)
 
     @full_precision
     def forward(
@@ -131,7 +109,7 @@ class CRD(FeatureLoss):
         self.memory.check(index)
         student = normalize(embedded(self.embed_student, only(student_features)))
         teacher = normalize(embedded(self.embed_teacher, only(gradient_free(teacher_features))))
-        places = torch.cat([index.unsqueeze(1), self.others(index, self.negatives)], 1)
+        places = self.places(index)
         # With all places, and then those wanted: B x N numbers, where the rows of all places would be B x m x dim.
         scores = torch.stack(
             [

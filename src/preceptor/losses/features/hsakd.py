@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from preceptor.errors import InputError
 from preceptor.losses.features._adapters import Norm
 from preceptor.losses.features._alone import is_alone
-from preceptor.losses.features._maps import maps, precise, size
-from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, count, expect
+from preceptor.losses.features._maps import maps, size
+from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, count, expect, working
 from preceptor.losses.kd import kd
 
 ROTATIONS = 4
@@ -193,7 +193,7 @@ def _said(heads: nn.ModuleList, features: Features, views: Features, *, detached
     for head, name in zip(heads, features, strict=True):
         read = _all(features[name], views[name])
         given = maps(read.detach() if detached else read)
-        found.append(precise(head(given)).to(given.dtype))
+        found.append(working(head(given)).to(given.dtype))
     return found
 
 

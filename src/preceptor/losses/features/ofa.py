@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from preceptor.losses.features._maps import maps, precise
+from preceptor.losses.features._maps import maps
 from preceptor.losses.features._projectors import MapProjector, TokenProjector
-from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, expect
+from preceptor.losses.features.base import STAGES, FeatureLoss, Features, Published, Setting, expect, working
 
 
 def ofa(
@@ -36,7 +36,7 @@ def ofa(
     >>> ofa(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([1]), gamma=2.0)
     tensor([1.0397])
     """
-    student, teacher = precise(student), precise(teacher.detach())
+    student, teacher = working(student), working(teacher.detach())
     p = (teacher / temperature).softmax(-1)
     at_label = torch.zeros_like(p).scatter(-1, labels.long().unsqueeze(-1), 1.0)
     target = (p + at_label) ** gamma - at_label
@@ -118,7 +118,7 @@ class OFA(FeatureLoss):
 
 def _read(feature: Tensor) -> Tensor:
     """Tokens as they are; all else as maps."""
-    return precise(feature) if feature.ndim == 3 else maps(feature)
+    return working(feature) if feature.ndim == 3 else maps(feature)
 
 
 def _width_of_teacher(setting: Setting) -> int:

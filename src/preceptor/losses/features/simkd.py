@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from preceptor.errors import InputError
-from preceptor.losses.features._heads import single
 from preceptor.losses.features._maps import maps, of_one_size
 from preceptor.losses.features.base import LAST, FeatureLoss, Features, Published, Setting, only
 
@@ -35,7 +34,7 @@ class SimKD(FeatureLoss):
         Raises:
             InputError: the student has no place for it, or the teacher no linear one of its last maps' channels.
         """
-        single(self, student, teacher)
+        only(student)  # is refused if there are several, though nobody looks at it yet
         channels, head = maps(only(teacher)).shape[1], setting.teacher_head
         if not isinstance(head, nn.Linear) or head.in_features != channels:
             found = "none that is known" if head is None else f"{head}"

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from preceptor.losses.features._adapters import connector
-from preceptor.losses.features._heads import Borrowed, borrowed, single
-from preceptor.losses.features._maps import maps, precise
+from preceptor.losses.features._heads import Borrowed, borrowed
+from preceptor.losses.features._maps import maps
 from preceptor.losses.features.base import (
     LAST,
     PENULTIMATE,
@@ -19,6 +19,7 @@ from preceptor.losses.features.base import (
     Setting,
     expect,
     only,
+    working,
 )
 
 
@@ -66,7 +67,6 @@ class SRRL(FeatureLoss):
         Raises:
             InputError: the teacher has none, or it is not given one vector a sample; several features on a side.
         """
-        single(self, student, teacher)
         self.head, wanted = borrowed(self, teacher, setting)
         self.connector = nn.Sequential(connector(_grid(only(student)).shape[1], wanted), nn.ReLU())
 
@@ -83,8 +83,8 @@ class SRRL(FeatureLoss):
         """
         grid = _grid(only(student_features))
         vectors = self.connector(grid).mean((-2, -1)).to(grid.dtype)
-        losses: Any = self.alpha * srrl(vectors, precise(only(teacher_features)))
-        return losses + self.beta * srrl(self.head(vectors), precise(teacher_logits))
+        losses: Any = self.alpha * srrl(vectors, working(only(teacher_features)))
+        return losses + self.beta * srrl(self.head(vectors), working(teacher_logits))
 
 
 def srrl(student: Float[Tensor, "batch width"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
@@ -99,4 +99,4 @@ def srrl(student: Float[Tensor, "batch width"], teacher: Float[Tensor, "batch wi
 
 def _grid(feature: Tensor) -> Tensor:
     """Maps; of tokens all, in a row."""
-    return precise(feature.transpose(1, 2)[..., None]) if feature.ndim == 3 else maps(feature)
+    return working(feature.transpose(1, 2)[..., None]) if feature.ndim == 3 else maps(feature)

@@ -10,8 +10,18 @@ from torch.nn.functional import cross_entropy, normalize
 
 from preceptor.errors import InputError
 from preceptor.losses.features._alone import is_alone
-from preceptor.losses.features._relations import full_precision, nothing, working
-from preceptor.losses.features.base import FeatureLoss, Features, Published, Setting, as_vector, count, expect, only
+from preceptor.losses.features._relations import full_precision, nothing
+from preceptor.losses.features.base import (
+    FeatureLoss,
+    Features,
+    Published,
+    Setting,
+    as_vector,
+    count,
+    expect,
+    only,
+    working,
+)
 from preceptor.losses.kd import kd
 
 

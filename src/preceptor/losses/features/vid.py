@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
-from preceptor.losses.features._relations import full_precision, working
+from preceptor.losses.features._relations import full_precision
 from preceptor.losses.features.base import (
     STAGES,
     FeatureLoss,
@@ -18,6 +18,7 @@ from preceptor.losses.features.base import (
     as_map,
     expect,
     gradient_free,
+    working,
 )
 
 _LEAST_VARIANCE = 1e-5

@@ -4,20 +4,17 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from preceptor.losses.features._memory import Memory, OtherClasses
+from preceptor.losses.features._contrast import Contrast
 from preceptor.losses.features._relations import embedded, full_precision
 from preceptor.losses.features.base import (
-    FeatureLoss,
     Features,
     Gather,
     Published,
     Setting,
-    as_vector,
-    count,
     expect,
     gradient_free,
     only,
@@ -50,7 +47,7 @@ def transport_cost(cost: Float[Tensor, "n m"], *, entropy: float = 0.05, iterati
     return (plan * cost).sum()
 
 
-class WCoRD(FeatureLoss):
+class WCoRD(Contrast):
     """Wasserstein contrastive representation distillation: a scalar, less is better.
 
     Chen et al., "Wasserstein Contrastive Representation Distillation" (CVPR 2021, arXiv 2012.08674):
@@ -83,11 +80,6 @@ class WCoRD(FeatureLoss):
     published: ClassVar[Published] = Published(distill_weight=1.0, source="arXiv 2012.08674, weights of ours")
     batch_level: ClassVar[bool] = True
 
-    embed_student: nn.Linear
-    embed_teacher: nn.Linear
-    memory: Memory
-    others: OtherClasses
-
     def __init__(
         self,
         *,
@@ -100,29 +92,19 @@ class WCoRD(FeatureLoss):
         student: str | None = None,
         teacher: str | None = None,
     ) -> None:
-        super().__init__(student=student, teacher=teacher)
+        super().__init__(dim=dim, negatives=negatives, momentum=momentum, student=student, teacher=teacher)
         expect("global_weight", global_weight, global_weight >= 0, "a weight of at least 0")
         expect("local_weight", local_weight, local_weight >= 0, "a weight of at least 0")
-        count("dim", dim, 1)
-        count("negatives", negatives, 1)
-        expect("momentum", momentum, 0 <= momentum < 1, "a share from 0 to less than 1")
         expect("entropy", entropy, entropy > 0, "a number above 0")
         self.global_weight: float = global_weight
         self.local_weight: float = local_weight
-        self.dim: int = dim
-        self.negatives: int = negatives
-        self.momentum: float = momentum
         self.entropy: float = entropy
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:
-        """Make the embeddings, and the memory at random."""
-        self.others = OtherClasses(setting.labels, setting.num_samples)
-        self.embed_student, self.embed_teacher = (
-            nn.Linear(as_vector(only(features)).shape[1], self.dim) for features in (student, teacher)
-        )
+        """Make the embeddings, of spectral norm 1, and the memory at random."""
+        super().build(student, teacher, setting)
         for each in (self.embed_student, self.embed_teacher):
             spectral_norm(each)
-        self.memory = Memory(setting.num_samples, self.dim, self.momentum)
 
     @full_precision
     def forward(
@@ -140,7 +122,7 @@ class WCoRD(FeatureLoss):
         teacher = _cut(embedded(self.embed_teacher, only(gradient_free(teacher_features))))
         if not len(index):
             return (student.sum() + teacher.sum()) * 0
-        places = torch.cat([index.unsqueeze(1), self.others(index, self.negatives)], 1)
+        places = self.places(index)
         apart = _apart(student, self.memory.teacher, places) + _apart(teacher, self.memory.student, places)
         if self.training:
             self.memory.hold(index, normalize(student), normalize(teacher))
