@@ -138,9 +138,10 @@ def rand_augment(
     # A list of one number fills all channels, as a number does; torchvision would take it for one of three.
     filled: Any = fill if fill is None else list(numbers(fill)) if len(numbers(fill)) > 1 else numbers(fill)[0]
     modes = transforms.InterpolationMode
-    return transforms.RandAugment(
+    made = transforms.RandAugment(
         num_ops, magnitude, num_magnitude_bins, interpolation=modes(interpolation), fill=filled
     )
+    return made.forward  # not the module, which would be a part of whoever holds it
 
 
 def seeds(count: int, generator: torch.Generator) -> Tensor:

@@ -95,8 +95,7 @@ def rand_augment(
 
     They change pixels of 8 bits: what inputs were made of is computed from them, changed, and made inputs again as
     the data set does it. Usual is `[crop_flip, rand_augment, cutout]`; what `crop_flip` has filled in is the mean pixel
-    then, rounded. Images of 32 x 32 take about half a millisecond each on a core of a CPU, also where the inputs are on a
-    GPU.
+    then, rounded. Images of 32 x 32 take about half a millisecond each on a core of a CPU, wherever the inputs are.
 
     Args:
         num_ops: how many operations, drawn with replacement.

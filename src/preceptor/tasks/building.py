@@ -1,7 +1,7 @@
 """Criteria that look into the models, made ready for these: what their taps stand for, and parts of their shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -69,6 +69,7 @@ class Plan:
         num_samples, num_classes: of the data set.
         labels: int64 (N,) of its samples, -1 where there is none that may be looked at.
         seed: of the parts' initial values.
+        preprocessing: how raw values became inputs (`Data.preprocessing`); empty where it is not known.
     """
 
     example: Batch | None = None
@@ -76,6 +77,7 @@ class Plan:
     num_classes: int = 0
     labels: Tensor | None = None
     seed: int = 0
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Side:
@@ -177,7 +179,13 @@ def _setting(plan: Plan, model: nn.Module, source: Teacher | Remembers | None, t
     head = None if taught is None or taught.look is None or taught.look.head is None else taught.look.head.module
     teacher = source.model if isinstance(source, Teacher) else None
     return Setting(
-        plan.num_samples, plan.num_classes, labels=plan.labels, teacher_head=head, student=model, teacher=teacher
+        plan.num_samples,
+        plan.num_classes,
+        labels=plan.labels,
+        teacher_head=head,
+        student=model,
+        teacher=teacher,
+        preprocessing=plan.preprocessing,
     )
 
 

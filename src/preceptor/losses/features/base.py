@@ -52,6 +52,7 @@ class Setting:
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
         student, teacher: the models themselves; no teacher where its features come from a record.
+        preprocessing: how raw values became inputs (`Data.preprocessing`); empty where it is not known.
     """
 
     num_samples: int
@@ -60,6 +61,7 @@ class Setting:
     teacher_head: nn.Module | None = None
     student: nn.Module | None = None
     teacher: nn.Module | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 Gather = Callable[[Tensor], Tensor]
