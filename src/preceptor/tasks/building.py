@@ -94,8 +94,15 @@ class Side:
     ) -> None:
         self.look: Look | None = look
         self.rows: int = _rows(example["input"])
+        self._input: Any = example["input"]
         self._mask = mask_of_tokens(example)
         self._features = features
+
+    @property
+    def image(self) -> tuple[int, int] | None:
+        """Height and width of what the model is given, if it is an image; of a record those of the data's."""
+        given = self._input if self.look is None else self.look.image
+        return (given.shape[2], given.shape[3]) if isinstance(given, Tensor) and given.ndim == 4 else None
 
     def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
         """On the CPU, as they will be read: maps with their channels first.
@@ -142,6 +149,8 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
         pairs = _resolved(criterion, student, taught, source)
         if criterion.taps("student") or taught is not None:
             loss.student_taps, loss.teacher_taps = pairs
+        if hasattr(loss, "student_image"):
+            loss.student_image, loss.teacher_image = student.image, None if taught is None else taught.image
         seen = student.features(pairs[0], whose)
         theirs = {} if taught is None else taught.features(pairs[1], "teacher")
         with torch.random.fork_rng(devices=[]):
