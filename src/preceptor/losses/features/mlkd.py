@@ -80,6 +80,8 @@ class MLKD(FeatureLoss):
         self.temperatures: tuple[float, ...] = tuple(temperatures)
         self.twice: tuple[float, ...] = tuple(twice)
         self.strong_temperatures: tuple[float, ...] = tuple(strong_temperatures)
+        self.num_ops: int = num_ops
+        self.magnitude: int = magnitude
         self.cutout: float = cutout
         self.mean: float | Sequence[float] | None = mean
         self.std: float | Sequence[float] | None = std
