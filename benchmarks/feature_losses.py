@@ -79,10 +79,11 @@ def step_of(name: str, batch_size: int) -> tuple[Callable[[], None], DistillTask
     shape: dict[str, Any] = {"num_classes": CLASSES, "input_shape": (3, 32, 32)}
     teacher = models.resnet20(**shape)
     student = models.reused_head(of="resnet8", channels=64, **shape) if name == REUSED else models.resnet8(**shape)
-    inputs, labels = torch.randn(batch_size, 3, 32, 32), torch.arange(batch_size) % CLASSES
+    pixels = {"divide_by": 255.0, "mean": [0.5], "std": [0.25]}
+    inputs, labels = (torch.rand(batch_size, 3, 32, 32) - 0.5) / 0.25, torch.arange(batch_size) % CLASSES
     batch = {"input": inputs, "label": labels, "index": torch.arange(batch_size)}
     example = {key: value[:2] for key, value in batch.items()}
-    plan = Plan(example, SAMPLES, CLASSES, torch.arange(SAMPLES) % CLASSES)
+    plan = Plan(example, SAMPLES, CLASSES, torch.arange(SAMPLES) % CLASSES, preprocessing=pixels)
     task = DistillTask(student, teacher, kd if name == "kd" else kinds()[name](), plan=plan)
     alone = getattr(task.losses[0][0].function, "init_epochs", None)
     # Of losses with epochs of their own the step is one of these where nothing is left of the loss behind them.

@@ -106,7 +106,7 @@ def _of_looking(kind: type[FeatureLoss], cost: dict[str, Any]) -> list[str]:
         f"{weights.distill_weight:g}{f' ({unlike})' if unlike else ''}",
         f"{weights.ce_weight:g}",
         weights.source or "no weight published",
-        ", ".join(f"`{tap}`" for tap in kind.default_taps),
+        ", ".join(f"`{tap}`" for tap in kind.default_taps) or "the outputs",
         ", ".join(name for name, there in has.items() if there) or "nothing",
     ]
 

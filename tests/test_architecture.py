@@ -26,6 +26,7 @@ FLOORS = [
     ["data", "models", "tensors"],
     ["recipe"],
     ["losses", "schema", "inputs", "hub"],
+    ["pixels"],
     ["errors", "interrupts", "notices", "_renamed"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

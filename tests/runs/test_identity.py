@@ -1,5 +1,6 @@
 """A run folder knows the Python objects that it was made with, and weights know whose model they are."""
 
+import copy
 import functools
 import inspect
 import json
@@ -22,7 +23,7 @@ from preceptor.errors import InputError
 from preceptor.losses import kd, ttm
 from preceptor.recipe import Component, Proxy, TeacherRef, Temperature
 from preceptor.runs import read_objects
-from preceptor.runs.identity import fingerprint
+from preceptor.runs.identity import criterion_fingerprint, fingerprint
 from preceptor.tasks import teacher as teacher_module
 from preceptor.tasks.teacher import Function, Mixture, Teacher, Transformed
 from preceptor.teaching import cross_entropy, mse
@@ -331,3 +332,105 @@ def test_a_very_large_array_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("preceptor.runs.identity._MOST_BYTES", 8)
     assert fingerprint(torch.tensor([1.0, 2.0, 3.0])) == fingerprint(torch.tensor([1.0, 2.0, 4.0]))
     assert fingerprint(torch.tensor([1.0, 2.0])) != fingerprint(torch.tensor([1.0, 3.0]))
+
+
+# -- losses as objects -------------------------------------------------------------------------------------------------
+
+
+class Gap(nn.Module):
+    """A loss with an option, a tensor of its own, and one that is made and trained in a run."""
+
+    def __init__(self, power: float = 2.0, scale: float = 1.0, names: tuple[str, ...] = ("a",)) -> None:
+        super().__init__()
+        self.power, self.names, self.student_taps, self.teacher_taps = power, names, ("1",), ("1",)
+        self.register_buffer("scale", torch.tensor(scale))
+        self.inner = nn.HuberLoss(delta=scale, reduction="none")
+        self.alone = False
+
+    def build(self, student: Any, teacher: Any, setting: Any) -> None:
+        self.map = nn.Linear(student["1"].shape[1], 10)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        self.epoch = epoch
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, *, student_features: Any, mask: Tensor) -> Tensor:
+        self.seen += 1
+        values = (self.map(student_features["1"]) - teacher_logits).abs() ** self.power * self.scale
+        return values.mean(-1).masked_fill(~mask, 0)
+
+
+UNLIKE: list[Callable[[], Any]] = [
+    lambda: Gap(power=1.0),
+    lambda: Gap(names=("a", "b")),
+    lambda: Gap(scale=2.0),
+]
+
+
+def sum_of(loss: Any) -> list[Any]:
+    return [("wttm", 1.0), (loss, 0.5)]
+
+
+@pytest.mark.parametrize("wrapped", [lambda loss: loss, sum_of], ids=["alone", "in a sum"])
+@pytest.mark.parametrize("other", UNLIKE)
+def test_two_losses_of_a_class_are_told_apart(
+    other: Callable[[], Any], wrapped: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lambda loss: learned(loss=wrapped(loss))(tmp_path / "run")  # noqa: E731
+    found = run(Gap())
+    monkeypatch.setattr(Loop, "run", lambda self: pytest.fail("trained again"))
+    assert run(Gap()) == found
+    for _ in ("complete", "not complete"):
+        with pytest.raises(InputError, match=r"was made with another loss: .* there and .* here; give the same"):
+            run(other())
+        (tmp_path / "run" / "result.json").unlink(missing_ok=True)
+
+
+def test_the_object_that_a_run_has_trained_goes_on_until_somebody_changes_it(tmp_path: Path) -> None:
+    """What it has built, learned and counted is no identity; an option that is set later is."""
+    loss, quick = Gap(), distill_recipe("training.epochs=2", "training.checkpoint_every=1")
+    with stopped_at(2):
+        distill(quick, tmp_path / "run", teacher=ask, loss=loss)
+    assert loss.seen > 0
+    result = distill(quick, tmp_path / "run", teacher=ask, loss=loss)
+    assert distill(quick, tmp_path / "run", teacher=ask, loss=loss) == result
+    assert distill(quick, tmp_path / "run", teacher=ask, loss=Gap()) == result
+    distill(quick, tmp_path / "whole", teacher=ask, loss=Gap())
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "run")[name])
+    loss.power = 1.0
+    with pytest.raises(InputError, match="made with another loss"):
+        distill(quick, tmp_path / "run", teacher=ask, loss=loss)
+
+
+def test_objectives_and_losses_to_the_labels_too(tmp_path: Path) -> None:
+    teach(teach_recipe(QUICK), tmp_path / "teacher", objective=SoTeacher())
+    with pytest.raises(InputError, match="made with another objective"):
+        teach(teach_recipe(QUICK), tmp_path / "teacher", objective=SoTeacher(consistency=0.5))
+    learned(label_loss=Labels(0.1))(tmp_path / "student")
+    learned(label_loss=Labels(0.1))(tmp_path / "student")
+    with pytest.raises(InputError, match="made with another label_loss"):
+        learned(label_loss=Labels(0.2))(tmp_path / "student")
+
+
+class Labels(nn.Module):
+    def __init__(self, smoothing: float) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.HuberLoss(delta=1.0), nn.HuberLoss(delta=2.0)),
+        (nn.CrossEntropyLoss(weight=torch.ones(2)), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))),
+        (nn.Sequential(nn.HuberLoss(delta=1.0)), nn.Sequential(nn.HuberLoss(delta=2.0))),
+        (nn.MSELoss(), nn.L1Loss()),
+    ],
+)
+def test_fingerprints_of_criteria_tell_apart(one: nn.Module, other: nn.Module) -> None:
+    assert criterion_fingerprint(one) != criterion_fingerprint(other)
+    assert criterion_fingerprint(one) == criterion_fingerprint(copy.deepcopy(one).eval())

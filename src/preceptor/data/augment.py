@@ -2,7 +2,8 @@
 
 An augmentation has two methods: `draw(num_samples, generator)` makes a row of parameters for every sample of
 the data set, and `apply(inputs, parameters)` is a pure function of a batch and its rows. What happens to a
-sample depends on the epoch's generator and the sample's index alone: not on batch size, order, or processes.
+sample depends on the epoch's generator and the sample's index alone: not on batch size, order, or processes. One that
+must know the data set may have a third, `made_for(data)`, which gives the augmentation for its inputs.
 
 Images may be of any dtype, on any device, contiguous or channels_last, which they stay.
 """
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preceptor.data.dataset import Data
+from preceptor.data.rand_augment import rand_augment
 from preceptor.errors import InputError, did_you_mean
 
-__all__ = ["compose", "crop_flip", "cutout", "random_erasing"]
+__all__ = ["compose", "crop_flip", "cutout", "rand_augment", "random_erasing"]
 
 
 class Augmentation(Protocol):
@@ -133,6 +136,20 @@ class Composed:
         for step, row, (shape, dtype) in zip(self.steps, rows, self._kinds, strict=True):
             inputs = step.apply(inputs, row.reshape(-1, *shape).to(dtype))
         return inputs
+
+    def made_for(self, data: Data) -> "Composed":
+        """The same for inputs of this data set, whose steps may ask how they were made."""
+        return Composed([made_for(step, data) for step in self.steps])
+
+
+def made_for(augmentation: Augmentation, data: Data) -> Augmentation:
+    """An augmentation for the inputs of a data set: itself, unless it asks to know that.
+
+    Raises:
+        InputError: it is not for such inputs.
+    """
+    found = getattr(augmentation, "made_for", None)
+    return augmentation if found is None else found(data)
 
 
 def _require_images(inputs: Tensor, name: str) -> None:

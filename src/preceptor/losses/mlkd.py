@@ -27,8 +27,8 @@ def mlkd(
     KL is the mean over the batch, a the share of examples whose teacher is no surer than its median, and b that of
     classes to which it gives no more than their median. (The paper masks those examples out; the code's mask comes
     after the mean, and only scales it.) The KL at the temperatures `twice` counts once more, with weight 1. Published
-    is 0.9 times this loss and 0.9 times `kd` at 4, 3 and 5 of a strongly augmented view, which no function of one
-    view's logits can add, beside cross-entropies of weight 0.1 of both views. Leading dimensions are one batch; it
+    is 0.9 times this loss and 0.9 times `kd` at 4, 3 and 5 of a strongly augmented view, beside
+    cross-entropies of weight 0.1 of both views: `MLKD`, which looks at both. Leading dimensions are one batch; it
     holds matrices of B x B and C x C.
 
     Args:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sized
+from enum import Enum
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
@@ -19,6 +21,8 @@ from preceptor.tasks.teacher import Function, Lookup, Mixture, Teacher, Transfor
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
 _KEPT = Tensor | np.ndarray | nn.Module | FunctionType
+_BY_WORDS = (np.generic, torch.dtype, torch.device, Enum)
+_OF_MODULES = vars(nn.Module()).keys()  # hooks, tensors, parts, and the mode
 _ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
 
 
@@ -44,6 +48,23 @@ def fingerprint(thing: Any) -> str:
     for part in found:
         _feed(sha, part)
     return f"{qualified_name(thing)} sha256:{sha.hexdigest()}"
+
+
+def criterion_fingerprint(module: nn.Module) -> str:
+    """The same of a module that is a loss or an objective: also of the attributes of it and of its parts, whose plain
+    values are options such as a temperature; whether it is in training mode is none.
+
+    >>> one, other = (criterion_fingerprint(nn.HuberLoss(delta=delta)) for delta in (1.0, 2.0))
+    >>> one.partition(" ")[0], one == other, one == criterion_fingerprint(nn.HuberLoss())
+    ('torch.nn.modules.loss:HuberLoss', False, True)
+    """
+    sha = hashlib.sha256()
+    for name, part in module.named_modules():
+        own = {key: value for key, value in vars(part).items() if key not in _OF_MODULES}
+        words = {key: repr(value) if isinstance(value, _BY_WORDS) else value for key, value in own.items()}
+        _feed(sha, [name, qualified_name(part), words])
+    _feed(sha, {name: value for name, value in module.state_dict().items() if not is_lazy(value)})
+    return f"{qualified_name(module)} sha256:{sha.hexdigest()}"
 
 
 def qualified_name(thing: Any) -> str:

@@ -1,7 +1,7 @@
 """Criteria that look into the models, made ready for these: what their taps stand for, and parts of their shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -69,6 +69,7 @@ class Plan:
         num_samples, num_classes: of the data set.
         labels: int64 (N,) of its samples, -1 where there is none that may be looked at.
         seed: of the parts' initial values.
+        preprocessing: how raw values became inputs (`Data.preprocessing`); empty where it is not known.
     """
 
     example: Batch | None = None
@@ -76,6 +77,7 @@ class Plan:
     num_classes: int = 0
     labels: Tensor | None = None
     seed: int = 0
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Side:
@@ -92,8 +94,15 @@ class Side:
     ) -> None:
         self.look: Look | None = look
         self.rows: int = _rows(example["input"])
+        self._input: Any = example["input"]
         self._mask = mask_of_tokens(example)
         self._features = features
+
+    @property
+    def image(self) -> tuple[int, int] | None:
+        """Height and width of what the model is given, if it is an image; of a record those of the data's."""
+        given = self._input if self.look is None else self.look.image
+        return (given.shape[2], given.shape[3]) if isinstance(given, Tensor) and given.ndim == 4 else None
 
     def features(self, taps: Sequence[str], whose: str) -> dict[str, Tensor]:
         """On the CPU, as they will be read: maps with their channels first.
@@ -140,6 +149,8 @@ def build(criteria: Sequence[Criterion], model: nn.Module, teacher: TeacherFn | 
         pairs = _resolved(criterion, student, taught, source)
         if criterion.taps("student") or taught is not None:
             loss.student_taps, loss.teacher_taps = pairs
+        if hasattr(loss, "student_image"):
+            loss.student_image, loss.teacher_image = student.image, None if taught is None else taught.image
         seen = student.features(pairs[0], whose)
         theirs = {} if taught is None else taught.features(pairs[1], "teacher")
         with torch.random.fork_rng(devices=[]):
@@ -177,7 +188,13 @@ def _setting(plan: Plan, model: nn.Module, source: Teacher | Remembers | None, t
     head = None if taught is None or taught.look is None or taught.look.head is None else taught.look.head.module
     teacher = source.model if isinstance(source, Teacher) else None
     return Setting(
-        plan.num_samples, plan.num_classes, labels=plan.labels, teacher_head=head, student=model, teacher=teacher
+        plan.num_samples,
+        plan.num_classes,
+        labels=plan.labels,
+        teacher_head=head,
+        student=model,
+        teacher=teacher,
+        preprocessing=plan.preprocessing,
     )
 
 

@@ -71,6 +71,7 @@ class SFTN(nn.Module):
         self.temperature: float = temperature
         self.student_taps = (at,) if isinstance(at, str) else tuple(at)  # of the model that is trained: the teacher
         self.teacher_taps = ()
+        self.student_image: tuple[int, int] | None = None
         self.branches = nn.ModuleList()
 
     def build(self, student: Features, teacher: Features, setting: Setting) -> None:
@@ -82,7 +83,7 @@ class SFTN(nn.Module):
             setting: for the number of classes.
         """
         taken = _parts(self.student, setting.num_classes)
-        maps = [as_map(feature) for feature in student.values() if feature.ndim > 2]
+        maps = [as_map(feature, self.student_image) for feature in student.values() if feature.ndim > 2]
         count = min(len(maps), len(taken)) - 1
         if count < 1:
             raise InputError(
@@ -124,7 +125,8 @@ class SFTN(nn.Module):
     def _values(self, logits: Tensor, labels: Tensor, student_features: Features) -> Tensor:
         log_teacher = (logits.float() / self.temperature).log_softmax(-1)
         hard, soft = torch.zeros_like(log_teacher[:, 0]), torch.zeros_like(log_teacher[:, 0])
-        maps = (as_map(feature) for feature in student_features.values() if feature.ndim > 2)
+        features = (feature for feature in student_features.values() if feature.ndim > 2)
+        maps = (as_map(feature, self.student_image) for feature in features)
         for branch, feature in zip(self.branches, maps, strict=False):  # there is none after the last stage
             said = branch(feature)
             hard = hard + cross_entropy(said, labels)

@@ -47,6 +47,7 @@ from preceptor.training.objects.criteria import (
     say_unpublished,
 )
 from preceptor.training.objects.fusing import distill_task, teach_task
+from preceptor.training.objects.known import known_by
 from preceptor.training.objects.models import model_name, new_model
 from preceptor.training.objects.own import Own
 from preceptor.training.objects.starting import refuse_started_on, start_digest
@@ -80,7 +81,7 @@ def teach_job(
     accelerator = _accelerator(recipe, folder, stacked=bool(seeds))
     samples = _samples(recipe, data, seeds or [recipe.seed])
     found = samples[0].data
-    objects = _objects(folder, recipe, found, model=model, objective=_known_by(objective), **own.objects())
+    objects = _objects(folder, recipe, found, model=model, objective=known_by(objective), **own.objects())
     counts = counts_of(samples)
     criterion = new_criterion("objective", recipe.objective, found.num_classes, objective, counts=counts)
     if recipe.mixing:
@@ -307,12 +308,15 @@ def _batches(
 
 
 def _objects(folder: Path | None, recipe: Recipe, data: Data, **given: Any) -> dict[str, str]:
-    """The fingerprints of what stands in for the recipe's own, by role, for the run folder or to know a parent by."""
+    """The fingerprints of what stands in for the recipe's own, by role, for the run folder or to know a parent by; of
+    some criteria they are `given` (`known_by`).
+    """
     if folder is None and recipe.parent is None:
         return {}
     if recipe.data is None or data.origin != recipe.data.model_dump(mode="json"):
         given["data"] = data
-    return {role: fingerprint(thing) for role, thing in given.items() if thing is not None}
+    there = {role: thing for role, thing in given.items() if thing is not None}
+    return {role: thing if isinstance(thing, str) else fingerprint(thing) for role, thing in there.items()}
 
 
 def _contents(
@@ -334,7 +338,7 @@ def _of_student(
     teacher: TeacherFn | None = None,
 ) -> Identity:
     """What makes a student's run this one; `teacher` is an object in place of the recipe's."""
-    more = {role: _known_by(thing) for role, thing in (own or Own()).objects().items()}
+    more = {role: known_by(thing) for role, thing in (own or Own()).objects().items()}
     objects = _objects(folder, recipe, data, model=model, loss=_parts_known_by(loss), teacher=teacher, **more)
     teachers = recipe.teacher if teacher is None else ()
     return with_parent(Identity(recipe, (), objects, _contents(folder, data, recipe, teachers)))
@@ -342,13 +346,8 @@ def _of_student(
 
 def _parts_known_by(loss: Function | Parts | None) -> Any:
     if isinstance(loss, list):
-        return [(part if isinstance(part, Component) else _known_by(part), weight) for part, weight in loss]
-    return _known_by(loss)
-
-
-def _known_by(function: Any) -> Any:
-    """Of a criterion with state its class: its tensors are what it has seen and learned, and are in the checkpoint."""
-    return type(function) if isinstance(function, nn.Module) else function
+        return [(part if isinstance(part, Component) else known_by(part), weight) for part, weight in loss]
+    return known_by(loss)
 
 
 def _module(

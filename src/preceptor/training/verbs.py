@@ -24,6 +24,7 @@ from preceptor.tasks.teacher import TeacherLike
 from preceptor.training.checks.callers import given_back
 from preceptor.training.data.samples import load_data
 from preceptor.training.loop.parent import longer
+from preceptor.training.objects.known import known_as_given
 from preceptor.training.objects.own import MakeOptimizer, MakeScheduler, Own
 from preceptor.training.objects.students import Student
 from preceptor.training.objects.sums import parts_given
@@ -110,7 +111,7 @@ def teach(
     keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, **given)
     made = _recipe(TeachRecipe, recipe, keywords, more_epochs, trust)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
-    with notes_kept():
+    with notes_kept(), known_as_given(objects):
         return train(teach_job(made, _folder(folder), **objects, seeds=seeds), progress=progress)
 
 
@@ -158,7 +159,7 @@ def distill(
     given: dict[str, Any] = {"label_loss": label_loss, "optimizer": optimizer, "select": select}
     keywords, objects = _sorted(keywords, data=_collated(data, collate_fn), model=model, loss=loss, **given)
     objects |= _own(objects, scheduler=scheduler, maximize=maximize, callbacks=callbacks)
-    with notes_kept(), given_back(own):
+    with notes_kept(), given_back(own), known_as_given(objects):
         made = _recipe(DistillRecipe, recipe, keywords, more_epochs, trust)
         made = _weighed(made, objects["loss"], keywords)
         done = completed(made, _folder(folder), **objects) if own is None else None
@@ -225,17 +226,20 @@ def distill_together(
         refuse_unlike(recipes)
         shared: dict[str, Any] = {"data": load_data(base, objects.pop("data", None), trust=True)}
         places = {name: None if place is None else place / name for name in recipes}
-        if own is None:
-            done = {n: completed(made, places[n], **shared, **(objects | each[n][1])) for n, made in recipes.items()}
-            complete = {name: result for name, result in done.items() if result is not None}
-            if len(complete) == len(recipes):
-                return complete
-            shared["loaded"] = load_teachers(base, teacher_model, trust)
-        jobs = {
-            name: distill_job(made, places[name], teacher=own, **shared, **(objects | each[name][1]))
-            for name, made in recipes.items()
-        }
-        return train_together(jobs, progress=progress)
+        with known_as_given(objects, *(changed for _, changed in each.values())):
+            if own is None:
+                done = {
+                    n: completed(made, places[n], **shared, **(objects | each[n][1])) for n, made in recipes.items()
+                }
+                complete = {name: result for name, result in done.items() if result is not None}
+                if len(complete) == len(recipes):
+                    return complete
+                shared["loaded"] = load_teachers(base, teacher_model, trust)
+            jobs = {
+                name: distill_job(made, places[name], teacher=own, **shared, **(objects | each[name][1]))
+                for name, made in recipes.items()
+            }
+            return train_together(jobs, progress=progress)
 
 
 def distill_stack(

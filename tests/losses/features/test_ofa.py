@@ -88,7 +88,7 @@ def test_patches_are_merged_to_a_grid_of_seven_and_the_class_token_is_read():
 
 
 def test_merged_are_neighbours():
-    merge = Merge(1, 4, active=False)
+    merge = Merge((4, 4), 1, 4, active=False)
     merge.norm = nn.Identity()
     merge.reduction.weight.data = torch.eye(4)
     grid = torch.arange(16.0).view(4, 4)

@@ -15,6 +15,7 @@ from preceptor.losses.features.ft import FT as FT
 from preceptor.losses.features.hsakd import HSAKD as HSAKD
 from preceptor.losses.features.itrd import ITRD as ITRD
 from preceptor.losses.features.mgd import MGD as MGD
+from preceptor.losses.features.mlkd import MLKD as MLKD
 from preceptor.losses.features.nst import NST as NST
 from preceptor.losses.features.ofa import OFA as OFA
 from preceptor.losses.features.ofd import OFD as OFD

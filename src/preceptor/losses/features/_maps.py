@@ -15,9 +15,11 @@ Pair = tuple[Float[Tensor, "batch student_channels h w"], Float[Tensor, "batch t
 """A student's map and a teacher's."""
 
 
-def maps(feature: Tensor) -> Float[Tensor, "batch channels h w"]:
-    """A feature as maps in working precision; a vector (B, D) is a map of one position."""
-    return working(feature[:, :, None, None] if feature.ndim == 2 else as_map(feature))
+def maps(feature: Tensor, image: tuple[int, int] | None = None) -> Float[Tensor, "batch channels h w"]:
+    """A feature as maps in working precision, tokens by the `image` that they are of; a vector (B, D) is a map of one
+    position.
+    """
+    return working(feature[:, :, None, None] if feature.ndim == 2 else as_map(feature, image))
 
 
 def size(feature: Tensor) -> tuple[int, int]:
@@ -59,7 +61,10 @@ class MapLoss(FeatureLoss):
     def pairs(self, student: Features, teacher: Features) -> list[Pair]:
         """The maps to compare; no gradient flows to the teacher's."""
         both = zip(student.values(), teacher.values(), strict=True)
-        return [(maps(of_student), maps(of_teacher.detach())) for of_student, of_teacher in both]
+        return [
+            (maps(of_student, self.student_image), maps(of_teacher.detach(), self.teacher_image))
+            for of_student, of_teacher in both
+        ]
 
     def compare(self, level: int, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of one pair: (B,), or a scalar of the batch."""

@@ -1,13 +1,13 @@
 """From a stage of a student to logits: what OFA-KD trains beside it."""
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from preceptor.losses.features._adapters import Norm
+from preceptor.losses.features.base import patch_grid
 
 FINAL_GRID = 7  # of patches, when all are merged
 
@@ -49,18 +49,18 @@ class MapProjector(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four neighbouring patches to one: tokens (B, G G, D) to (B, G G / 4, width)."""
+    """Four neighbouring patches to one: tokens (B, G H, D) of a grid (G, H) to (B, G H / 4, width)."""
 
-    def __init__(self, width: int, out: int, *, active: bool) -> None:
+    def __init__(self, grid: tuple[int, int], width: int, out: int, *, active: bool) -> None:
         super().__init__()
+        self.grid: tuple[int, int] = grid
         self.norm: nn.LayerNorm = nn.LayerNorm(4 * width)
         self.reduction: nn.Linear = nn.Linear(4 * width, out, bias=False)
         self.act: nn.Module = nn.GELU() if active else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, count, width = tokens.shape
-        side = math.isqrt(count)
-        grid = tokens.reshape(batch, side // 2, 2, side // 2, 2, width)
+        grid = tokens.reshape(batch, self.grid[0] // 2, 2, self.grid[1] // 2, 2, width)
         four = grid.permute(0, 1, 3, 4, 2, 5).reshape(batch, count // 4, 4 * width)
         return self.act(self.reduction(self.norm(four)))
 
@@ -68,7 +68,7 @@ class Merge(nn.Module):
 class TokenProjector(nn.Module):
     """Tokens (B, T, D) to logits: patches merged, transformer blocks, the first token or the mean, a linear layer.
 
-    Tokens before the square of patches (class, registers) are kept beside the merged ones; the first of them is read
+    Tokens before the patches (class, registers) are kept beside the merged ones; the first of them is read
     in the end, the mean of the patches where there is none.
 
     Args:
@@ -76,17 +76,29 @@ class TokenProjector(nn.Module):
         width: of the student's last stage, which all blocks have.
         following: how many stages follow; there are as many blocks, and at least one.
         num_classes: width of the logits.
+        image: height and width of the images that the tokens are of; None are squares.
     """
 
-    def __init__(self, shape: Sequence[int], width: int, following: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int,
+        following: int,
+        num_classes: int,
+        image: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         _, count, given = shape
-        side = math.isqrt(count)
-        self.extra: int = count - side * side
-        times = 0
-        while side % 2 == 0 and side >= 2 * FINAL_GRID:
-            times, side = times + 1, side // 2
-        merges = [Merge(width if n else given, width, active=n == 0 or n < times - 1) for n in range(times)]
+        down, across = patch_grid(count, image)
+        self.extra: int = count - down * across
+        grids: list[tuple[int, int]] = []
+        while down % 2 == across % 2 == 0 and min(down, across) >= 2 * FINAL_GRID:
+            grids.append((down, across))
+            down, across = down // 2, across // 2
+        merges = [
+            Merge(grid, width if n else given, width, active=n == 0 or n < len(grids) - 1)
+            for n, grid in enumerate(grids)
+        ]
         self.merge: nn.Module = nn.Sequential(*merges) if merges else _widened(given, width)
         self.beside: nn.Module = _widened(given, width)
         self.blocks: nn.Sequential = nn.Sequential(*(_block(width) for _ in range(max(following, 1))))

@@ -1,5 +1,6 @@
 """What losses have in common that look into the models: where they look, parts of their own, how features are read."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Setting:
         labels: int64 (N,) of that data set, where they are known: -1 is a sample without a label that may be looked at.
         teacher_head: the teacher's classifier, the module whose output are its logits; None where there is none.
         student, teacher: the models themselves; no teacher where its features come from a record.
+        preprocessing: how raw values became inputs (`Data.preprocessing`); empty where it is not known.
     """
 
     num_samples: int
@@ -61,7 +63,10 @@ class Setting:
     teacher_head: nn.Module | None = None
     student: nn.Module | None = None
     teacher: nn.Module | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
+
+_BESIDE_PATCHES = 8  # tokens of a class and registers: DINOv2 has five
 
 Gather = Callable[[Tensor], Tensor]
 """From a tensor (n, ...) to those of all processes, one after the other: (processes * n, ...)."""
@@ -88,6 +93,8 @@ class FeatureLoss(nn.Module):
 
     Attributes:
         student_taps, teacher_taps: the same; where the models are known, what they stand for there.
+        student_image, teacher_image: height and width of the images that the models see, as far as they are known: how
+            their tokens are laid out as maps (`as_map`).
         alone: whether the loss to the labels waits for now, as while parts are trained before the student is.
     """
 
@@ -98,6 +105,8 @@ class FeatureLoss(nn.Module):
 
     student_taps: tuple[str, ...]
     teacher_taps: tuple[str, ...]
+    student_image: tuple[int, int] | None = None
+    teacher_image: tuple[int, int] | None = None
     alone: bool
 
     def __init__(
@@ -177,28 +186,71 @@ def only(features: Features) -> Tensor:
     return found
 
 
-def as_map(feature: Tensor) -> Tensor:
-    """A feature as maps (B, C, H, W): tokens that tile a square are laid out, without the class's and registers.
+def as_map(feature: Tensor, image: tuple[int, int] | None = None) -> Tensor:
+    """A feature as maps (B, C, H, W): tokens that tile an image are laid out, without the class's and registers.
 
     What has four axes is taken as it is: a task, and a record, catch the maps of channels-last models with their
     channels first (`preceptor taps` says which those are), as a shape alone would not tell.
 
+    Args:
+        image: height and width of the images that the tokens are of; None are squares.
+
     Raises:
-        InputError: it is neither maps nor tokens.
+        InputError: it is neither maps nor tokens, or tokens that do not tile such images.
 
     >>> import torch
     >>> as_map(torch.zeros(2, 50, 192)).shape, as_map(torch.zeros(2, 16, 16, 24)).shape
     (torch.Size([2, 192, 7, 7]), torch.Size([2, 16, 16, 24]))
+    >>> as_map(torch.zeros(2, 33, 192), (32, 64)).shape
+    torch.Size([2, 192, 4, 8])
     """
     if feature.ndim == 4:
         return feature
-    if feature.ndim == 3:
+    if feature.ndim == 3 and feature.shape[1]:
         batch, tokens, channels = feature.shape
-        side = math.isqrt(tokens)
-        if side:
-            grid = feature[:, tokens - side * side :]
-            return grid.transpose(1, 2).reshape(batch, channels, side, side)
+        height, width = patch_grid(tokens, image)
+        grid = feature[:, tokens - height * width :]
+        return grid.transpose(1, 2).reshape(batch, channels, height, width)
     raise InputError(f"a feature of shape {tuple(feature.shape)} is neither maps (B, C, H, W) nor tokens (B, T, D)")
+
+
+@functools.lru_cache(maxsize=1024)
+def patch_grid(tokens: int, image: tuple[int, int] | None) -> tuple[int, int]:
+    """How many patches tokens have, down and across; those before them are the class's and registers.
+
+    Of a square image, and of one that is not known, they are the largest square. Of another the patches are squares of
+    pixels that tile it, the smallest of which there are enough tokens, with at most 8 beside them; or, where the last
+    row or column is cut or padded and there are none beside, the one grid that there is.
+
+    Args:
+        tokens: one at least.
+        image: height and width.
+
+    Raises:
+        InputError: no such patches.
+
+    >>> patch_grid(50, None), patch_grid(33, (32, 64)), patch_grid(37, (64, 32)), patch_grid(15, (20, 36))
+    ((7, 7), (4, 8), (8, 4), (3, 5))
+    """
+    if image is None or image[0] == image[1]:
+        side = math.isqrt(tokens)
+        return side, side
+    height, width = image
+    sizes = range(1, min(image) + 1)
+    whole = [(height // size, width // size) for size in sizes if height % size == width % size == 0]
+    for down, across in whole:  # the smallest patches first
+        if 0 <= tokens - down * across <= _BESIDE_PATCHES:
+            return down, across
+    cut = {(height // size, width // size) for size in sizes} | {
+        (-(-height // size), -(-width // size)) for size in sizes
+    }
+    found = [grid for grid in cut if grid[0] * grid[1] == tokens]
+    if len(found) != 1:
+        raise InputError(
+            f"a feature has {tokens} tokens, which are no patches of an image of {height} x {width} pixels, to be laid "
+            "out as a map; name modules whose outputs are maps (B, C, H, W), or take a loss of vectors, such as RKD"
+        )
+    return found[0]
 
 
 def as_vector(feature: Tensor) -> Tensor:
@@ -267,6 +319,7 @@ __all__ = [
     "flat",
     "gradient_free",
     "only",
+    "patch_grid",
     "taps",
     "widths",
 ]

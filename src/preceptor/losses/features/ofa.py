@@ -91,7 +91,9 @@ class OFA(FeatureLoss):
         for place, feature in enumerate(found):
             following = len(found) - 1 - place
             if feature.ndim == 3:
-                projectors.append(TokenProjector(feature.shape, own, following, setting.num_classes))
+                projectors.append(
+                    TokenProjector(feature.shape, own, following, setting.num_classes, self.student_image)
+                )
             else:
                 wide = max(own, _width_of_teacher(setting))
                 projectors.append(MapProjector(feature.shape[1], wide, following, setting.num_classes))

@@ -35,7 +35,7 @@ class SimKD(FeatureLoss):
             InputError: the student has no place for it, or the teacher no linear one of its last maps' channels.
         """
         only(student)  # is refused if there are several, though nobody looks at it yet
-        channels, head = maps(only(teacher)).shape[1], setting.teacher_head
+        channels, head = maps(only(teacher), self.teacher_image).shape[1], setting.teacher_head
         if not isinstance(head, nn.Linear) or head.in_features != channels:
             found = "none that is known" if head is None else f"{head}"
             raise InputError(
@@ -70,6 +70,9 @@ class SimKD(FeatureLoss):
             student_features: the projector's maps (B, C, H, W).
             teacher_features: maps of as many channels, or tokens (B, T, C); no gradient flows to them.
         """
-        student, teacher = of_one_size(maps(only(student_features)), maps(only(teacher_features).detach()))
+        student, teacher = of_one_size(
+            maps(only(student_features), self.student_image),
+            maps(only(teacher_features).detach(), self.teacher_image),
+        )
         losses: Any = F.mse_loss(student, teacher, reduction="none").flatten(1).mean(1)
         return losses

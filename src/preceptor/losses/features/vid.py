@@ -88,7 +88,7 @@ class VID(FeatureLoss):
         """Make a regression for each pair of layers."""
         self.check_pairs(student, teacher)
         self.layers = nn.ModuleList(
-            Gaussian(_map(s).shape[1], _map(t).shape[1], self.variance)
+            Gaussian(_map(s, None).shape[1], _map(t, None).shape[1], self.variance)
             for s, t in zip(student.values(), teacher.values(), strict=True)
         )
 
@@ -99,9 +99,13 @@ class VID(FeatureLoss):
         """The loss of each sample; logits are not looked at."""
         teachers = gradient_free(teacher_features)
         pairs = zip(self.layers, student_features.values(), teachers.values(), strict=True)
-        return torch.stack([layer(_map(student), _map(teacher)) for layer, student, teacher in pairs]).sum(0)
+        values = [
+            layer(_map(student, self.student_image), _map(teacher, self.teacher_image))
+            for layer, student, teacher in pairs
+        ]
+        return torch.stack(values).sum(0)
 
 
-def _map(feature: Tensor) -> Tensor:
+def _map(feature: Tensor, image: tuple[int, int] | None) -> Tensor:
     """Vectors are maps of one place."""
-    return feature[:, :, None, None] if feature.ndim == 2 else as_map(feature)
+    return feature[:, :, None, None] if feature.ndim == 2 else as_map(feature, image)

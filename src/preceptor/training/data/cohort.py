@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from preceptor.data.augment import Augmentation
+from preceptor.data.augment import Augmentation, made_for
 from preceptor.data.dataset import Data, Indexed
 from preceptor.data.mixing import Mixing
 from preceptor.errors import InputError
@@ -111,7 +111,7 @@ class Cohort:
                 f"{key} changes inputs of one tensor, and those of the data go by name; set {key} to null and let the "
                 "data set change its samples"
             )
-        augmentation, mixing = changes_of(recipe)
+        augmentation, mixing = changes_of(recipe, self.data)
         smallest = self._smallest_step(recipe, len(indices[0]), recipe.training.accumulate * processes)
         streams = [
             Batches(
@@ -161,7 +161,9 @@ class Cohort:
         return rows[0] if self.source_of is None else torch.stack(list(rows))
 
 
-def changes_of(recipe: Recipe) -> tuple[Augmentation | None, Mixing | None]:
-    """What a recipe that is to be trained does to its samples; what it names is imported."""
-    augmentation = call("augmentation", recipe.augmentation, trust=True) if recipe.augmentation else None
+def changes_of(recipe: Recipe, data: Data) -> tuple[Augmentation | None, Mixing | None]:
+    """What a recipe that is to be trained does to the samples of `data`; what it names is imported."""
+    augmentation = None
+    if recipe.augmentation:
+        augmentation = made_for(call("augmentation", recipe.augmentation, trust=True), data)
     return augmentation, call("mixing", recipe.mixing, trust=True) if recipe.mixing else None

@@ -119,14 +119,17 @@ def _why_not_compiled(task: Task) -> str | None:
         return "the models of a stack are computed as one already"
     if task.model is not task.bare:
         return "there are several processes"
-    looking = _looking(task)
-    return None if looking is None else f"'{looking}' looks into the models"
+    return _looking(task)
 
 
 def _looking(task: Task) -> str | None:
-    """The name of a criterion that looks into the models, or makes views of their inputs."""
-    found = (each.name for each in task.criteria if each.taps("student") or each.taps("teacher") or each.has("views"))
-    return next(found, None)
+    """That a criterion looks into the models, or makes views of their inputs, if one does."""
+    for each in task.criteria:
+        if each.taps("student") or each.taps("teacher"):
+            return f"'{each.name}' looks into the models"
+        if each.has("views"):
+            return f"'{each.name}' makes views of the inputs"
+    return None
 
 
 class Captured:
@@ -279,7 +282,7 @@ def why_not_captured(task: Task, *, micro_batches: int, processes: int, scaled: 
     if changing:
         return f"'{changing[0]}' changes along the run"
     if (looking := _looking(task)) is not None:
-        return f"'{looking}' looks into the models"
+        return looking
     if isinstance(task, TeachTask) and task.company is not None:
         return "the models teach each other"
     if micro_batches > 1:

@@ -77,4 +77,5 @@ def plan_of(recipe: Recipe, cohort: Cohort) -> Plan:
         num_classes=cohort.data.num_classes,
         labels=samples.learned_labels,
         seed=Streams(recipe.seed, recipe.streams).seed("initialization", -1),  # models have no such generation
+        preprocessing=cohort.data.preprocessing,
     )

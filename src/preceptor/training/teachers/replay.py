@@ -102,7 +102,7 @@ def batches_of(
     num_workers: int | Literal["auto"],
 ) -> Batches:
     """The samples of a record as its teacher is, or was, shown them."""
-    augmentation, mixing = changes_of(recipe)
+    augmentation, mixing = changes_of(recipe, samples.data)
     return Batches(
         samples.train,
         replay.indices,
