@@ -9,24 +9,43 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
-import shapes
+LONGEST = (
+    "benchmarks/foretold/",
+    "tests/assess/",
+    "tests/integrations/test_transformers_gradient.py",
+    "tests/study/",
+    "tests/test_commands.py",
+    "tests/test_examples.py",
+    "tests/training/test_processes.py",
+    "tests/training/test_resume.py",
+)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Before a test is imported: from here on calls of these rooms are held to their annotations."""
-    packages = ("losses", "losses.linear", "teaching", "assess", "outputs")
-    shapes.check_packages(*(f"preceptor.{package}" for package in packages))
     os.environ.pop("COLUMNS", None)  # xdist gives its workers the width of a terminal, which piped output has not
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network, and where there is none, trying takes long
     if hasattr(signal, "SIGHUP"):  # under nohup it is ignored, and would be so in the processes that tests start
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # it only waits for its workers, who wait until it is ready: it need not import torch
+    import shapes
+
+    packages = ("losses", "losses.linear", "teaching", "assess", "outputs")
+    shapes.check_packages(*(f"preceptor.{package}" for package in packages))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with the longest tests first: at the end, no worker then waits for what another has just begun."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Nets this small run faster, and bit for bit the same, on one thread."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -10,6 +10,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from preceptor.cli import app
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -51,19 +54,21 @@ def launched(first: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_commands_run_as_they_are_written(script: Path, tmp_path: Path) -> None:
-    """With the program of this Python in front, as where somebody has installed it."""
+def test_commands_run_as_they_are_written(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell says what it would start, word by word; that is then run here, where the packages are imported."""
     program = tmp_path / "bin" / "preceptor"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m preceptor "$@"\n')
+    program.write_text(f"#!/bin/sh\n{{ printf '%s\\n' \"$@\"; echo; }} >>'{tmp_path}/commands'\n")
     program.chmod(0o755)
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        ["bash", str(script)], cwd=tmp_path, env=environment, timeout=300, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    assert "Assessed on tokens" in done.stdout
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["bash", str(script)], cwd=tmp_path, env=environment, timeout=60, check=True)
+    monkeypatch.chdir(tmp_path)
+    shown = ""
+    for command in (tmp_path / "commands").read_text().removesuffix("\n\n").split("\n\n"):
+        done = CliRunner().invoke(app, command.splitlines(), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        shown += done.stdout
+    assert shown.count("Assessed on tokens") == script.read_text(encoding="utf-8").count("\npreceptor assess ")
     assert len(script.read_text(encoding="utf-8").splitlines()) < 60
 
 

@@ -1,9 +1,9 @@
 """Signals that ask to stop, Ctrl-C, TERM and HUP: a training hears them between two steps, all else at once."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -54,7 +54,7 @@ def listening() -> Iterator[None]:
 
     A process that was started by another one to work for it hears of the same wish from several sides, and only once.
     """
-    heard = Interruption(alone=multiprocessing.parent_process() is None)
+    heard = Interruption(alone=not _is_worker())
 
     def handle(number: int, frame: Any) -> None:
         if heard.is_first(number):
@@ -64,6 +64,12 @@ def listening() -> Iterator[None]:
 
     with handled(handle):
         yield
+
+
+def _is_worker() -> bool:
+    """Whether another process started this one to work for it; else what would tell need not even be imported."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 class Interruption:

@@ -57,7 +57,8 @@ def test_a_teacher_that_is_only_too_sure_is_better_than_a_calibrated_poor_one(lo
     noisy = logits + 0.7 * np.random.default_rng(6).normal(size=logits.shape)
     teachers = {"sure": 4 * logits, "noisy": noisy}
     assert brier(forecast(teachers["noisy"]), labels).mean() < brier(forecast(teachers["sure"]), labels).mean()
-    choice = choose(teachers, labels, loss=loss, temperature=temperature)
+    families = ["temperature", "vector"]
+    choice = choose(teachers, labels, loss=loss, temperature=temperature, families=families)
     assert choice.weights == {"sure": 1.0}
     assert (choice.transform.kind if choice.transform else None) == kind
     best = compare(teachers, labels, loss=loss, temperature=temperature).teachers[0].scores["brier"].value
@@ -78,11 +79,12 @@ def test_the_score_of_the_choice_is_that_of_new_samples() -> None:
 
 def test_of_two_transforms_that_do_as_well_the_simple_one_is_taken() -> None:
     logits, labels = calibrated(3000, 4, 10)
-    choice = choose({"sure": 3 * logits}, labels)
+    families = ["temperature", "vector", "proxy-classwise"]
+    choice = choose({"sure": 3 * logits}, labels, families=families)
     gains = {step.name: step.gain for step in choice.steps}
     assert gains["vector"].low > 0
     assert choice.transform.kind == "temperature"
-    biased = choose({"biased": 3 * logits + np.array([2.0, -2.0, 0.0, 0.0])}, labels)
+    biased = choose({"biased": 3 * logits + np.array([2.0, -2.0, 0.0, 0.0])}, labels, families=families)
     assert biased.transform.kind == "vector"
 
 

@@ -165,12 +165,12 @@ def test_equally_good_teachers_are_tied():
     """Under the null, with correlated teachers, a false verdict is rare."""
     rng = np.random.default_rng(3)
     verdicts = 0
-    for seed in range(120):
+    for seed in range(60):
         truth = rng.normal(size=(200, 3))
         labels = (truth + rng.gumbel(size=truth.shape)).argmax(-1)
         teachers = {str(i): truth + 0.7 * rng.normal(size=truth.shape) for i in range(5)}
         verdicts += len(compare(teachers, labels, resamples=300, seed=seed).tie_groups) > 1
-    assert verdicts <= 12
+    assert verdicts <= 6
 
 
 def test_what_is_scored_is_what_the_loss_makes_the_students_optimum(drawn):

@@ -46,16 +46,15 @@ def test_whole_weights_are_repeats() -> None:
 
 def test_intervals_of_repeated_items_cover_by_group() -> None:
     """60 items, 10 ratings of each: without groups the intervals are far too narrow."""
-    covered = {True: 0, False: 0}
+    flips = 0.3  # of each item, so that a's expected difference to b is known from many items
+    covered, expected = {True: 0, False: 0}, _expected(flips)
     for seed in range(60):
         generator = np.random.default_rng(seed)
         logits = generator.normal(size=(60, 2)) * 2
         other = logits + generator.normal(size=(60, 2))
         teachers = {"a": logits.repeat(10, 0), "b": other.repeat(10, 0)}
         # The truth of an item is one class, whatever the teachers say: its ratings are alike.
-        labels = (logits.argmax(-1) ^ (generator.random(60) < 0.3)).repeat(10)
-        flips = 0.3  # of each item, so that a's expected difference to b is known from many items
-        expected = _expected(flips)
+        labels = (logits.argmax(-1) ^ (generator.random(60) < flips)).repeat(10)
         for grouped in covered:
             groups = np.arange(60).repeat(10) if grouped else None
             [difference] = compare(teachers, labels, groups=groups, resamples=200).differences

@@ -121,9 +121,9 @@ def test_crossfitted_outputs_are_those_of_the_gain_and_know_nothing_of_their_own
 
 def test_a_calibrated_teacher_is_left_alone_in_nine_of_ten_draws() -> None:
     draws = [
-        choose({"truth": logits}, labels).transform for logits, labels in (calibrated(150, 3, s) for s in range(20))
+        choose({"truth": logits}, labels).transform for logits, labels in (calibrated(150, 3, s) for s in range(10))
     ]
-    assert sum(transform is None for transform in draws) >= 18
+    assert sum(transform is None for transform in draws) >= 9
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1000.0])

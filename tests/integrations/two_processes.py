@@ -1,7 +1,11 @@
-"""What each of two processes does: started by torchrun, `python -m integrations.two_processes FOLDER`."""
+"""What each of two processes does: `python -m integrations.two_processes FOLDER` imports all that, then forks them."""
 
 import json
+import os
+import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +52,35 @@ def main() -> None:
                 (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history[0]))
 
 
+def forked(rank: int, port: int) -> int:
+    """Start one of the two, in the surroundings that torchrun would give it; its number."""
+    if number := os.fork():
+        return number
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    try:
+        main()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def both() -> None:
+    """Start both and wait for them; one that fails takes the other with it, which would wait for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = {forked(rank, port) for rank in (0, 1)}
+    while running:
+        number, status = os.wait()
+        running.remove(number)
+        if status:
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+            sys.exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    both()

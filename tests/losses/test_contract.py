@@ -134,17 +134,17 @@ def test_any_leading_shape(name):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
 @FEW
 @given(data=st.data())
-def test_huge_logits_stay_finite(name, dtype, data):
+def test_huge_logits_stay_finite(name, data):
     rows, classes = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))
     huge = st.sampled_from([-1e4, 0.0, 1.0, 1e4])
     flat = data.draw(st.lists(huge, min_size=2 * rows * classes, max_size=2 * rows * classes))
-    student, teacher = torch.tensor(flat, dtype=dtype).view(2, rows, classes)
-    value, grad = value_and_grad(LOSSES[name], student, teacher, torch.arange(rows) % classes)
-    assert value.isfinite().all()
-    assert grad.isfinite().all()
+    for dtype in HALF_AND_SINGLE:
+        student, teacher = torch.tensor(flat, dtype=dtype).view(2, rows, classes)
+        value, grad = value_and_grad(LOSSES[name], student, teacher, torch.arange(rows) % classes)
+        assert value.isfinite().all(), dtype
+        assert grad.isfinite().all(), dtype
 
 
 @every_loss

@@ -314,7 +314,10 @@ def test_a_study_stopped_amid_an_epoch_goes_on(made, result, folder, tmp_path) -
     assert again["candidates"] == result["candidates"]
 
 
-@pytest.mark.parametrize("name", ["known_truth seeds=[0,2]", "human_text", "human_images --gpu"])
+ONE_LOSS = 'losses={"kd":{"loss":"kd"}}'
+
+
+@pytest.mark.parametrize("name", ["known_truth seeds=[0,2]", f"human_text {ONE_LOSS}", "human_images --gpu"])
 def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> None:
     script, *flags = name.split()
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *flags, "--quick", "--out", str(tmp_path)]
@@ -322,7 +325,7 @@ def test_the_quick_form_of_every_benchmark_runs(name: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "oracle gap closed by `auto`" in done.stdout
     results = [json.loads(path.read_text()) for path in tmp_path.glob("*/prediction.json")]
-    assert len(results) == (2 if name == "human_text" else 1)
+    assert len(results) == (2 if script == "human_text" else 1)
     assert results[0]["seeds"] == ([0, 2] if "seeds" in name else [0, 1])
 
 
