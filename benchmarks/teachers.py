@@ -5,11 +5,11 @@ python benchmarks/teachers.py --size gpu --data-dir DATA --out runs/teachers-gpu
 
 DATA holds what benchmarks/images.py reads. Each kind, and learning from the labels alone, has a grid of three settings
 (`GRIDS`). At a seed that is not reported every setting's teacher gets a student, and of each kind the setting is taken
-whose student is the most accurate on held-out images; all kinds but cross-entropy's begin with the rate that was chosen
-for it, all students learn at that of the labels alone. Then each kind teaches with that setting at every seed: split, the student's initialisation and the order of its
-batches are those of the seed, so that students are paired. All students learn by KD at T = 4 with its published weights,
-nothing of which is tuned. The test images are scored once, at the end of each run. Every run is a run folder: the same
-command, stopped or out of its budget, goes on.
+whose student is the most accurate on held-out images. All kinds but cross-entropy's begin with the rate that was chosen
+for it, and all students learn at the one that was chosen for the labels alone. Then each kind teaches with its setting
+at every seed: split, the student's initialisation and the order of its batches are those of the seed, so that students
+are paired. They learn by KD at T = 4 with its published weights, which is not tuned. The test images are scored once,
+at the end of each run. Every run is a run folder: the same command, stopped or out of its budget, goes on.
 """
 
 import json
@@ -40,7 +40,7 @@ from teachers_report import FAMILIES, GRIDS, TUNING, best_setting, collect, comp
 
 # The settings of rates are multiples of the size's, of `swag` of the rate that was chosen for cross-entropy.
 KD = {"loss": {"name": "kd", "temperature": 4.0}, "ce_weight": 0.1, "distill_weight": 0.9}
-SAMPLES = 4  # of a posterior
+SAMPLES = 3  # of a posterior
 
 
 class Size(NamedTuple):
@@ -79,8 +79,8 @@ class Size(NamedTuple):
 
 SIZES = {
     "cpu": Size(
-        data=cifar10_data, teacher="resnet20", assistant="resnet14", student="resnet8", images=5000, heldout=2500,
-        shrunk=2, seeds=3, lr=0.1, epochs=6, continued=4, longer=4, training={"batch_size": 64, "precision": "auto"},
+        data=cifar10_data, teacher="resnet20", assistant="resnet14", student="resnet8", images=3000, heldout=2500,
+        shrunk=2, seeds=3, lr=0.1, epochs=6, continued=3, longer=4, training={"batch_size": 64, "precision": "auto"},
     ),
     "gpu": Size(
         data=tinyimagenet_data, teacher="resnet32x4", assistant="wrn_40_2", student="resnet8x4", images=45_000,
@@ -95,7 +95,7 @@ SIZES = {
 
 
 class Teacher(NamedTuple):
-    """A teacher by name, the temperature that its logits are divided by, and the runs that had to be trained for it."""
+    """A teacher by name, the runs that had to be trained for it, the temperature that its logits are divided by."""
 
     name: str
     runs: list[Path]
@@ -119,6 +119,9 @@ class Teachers:
         if what == "tune":
             for kind in FAMILIES[family]:
                 self.student(kind, self.size.grids[kind][int(number)], TUNING)
+            return
+        if what == "teach":
+            self.teacher(family, self.size.grids[family][int(number)], TUNING)
             return
         for kind in FAMILIES[family]:
             setting = self.chosen(kind)
@@ -152,7 +155,7 @@ class Teachers:
         return folder
 
     def judge(self, kind: str, setting: float, seed: int) -> None:
-        """Write down what `assess` says of a teacher, beside its student: held-out scores, the test accuracy, its cost."""
+        """Write down what `assess` says of a teacher, its test accuracy and its runs, beside its student."""
         path = place(self.out, seed, kind, setting).with_suffix(".json")
         if not path.is_file():
             teacher = self.teacher(kind, setting, seed)
@@ -266,11 +269,11 @@ class Teachers:
                 pair = {"large": {}, small.name: {"model": {"name": self.size.student}}}
                 recipe = self.recipe(self.size.teacher, seed)
                 teach_together(recipe, pair, folder, weight=weight, **self.given)
-        return Teacher(str(folder / "large"), [folder / "large", small])
+        return Teacher(str(folder / "large"), [folder / "large"])  # whose seconds are those of both
 
     def mutual_both(self, weight: float, seed: int) -> Teacher:
-        both = self.mutual(weight, seed)
-        return both._replace(name="+".join(map(str, both.runs)))
+        large = self.mutual(weight, seed)
+        return large._replace(name=f"{large.name}+{place(self.out, seed, 'mutual_small', weight)}")
 
     def assistant(self, temperature: float, seed: int) -> Teacher:
         base, folder = self.base(seed), self.folder(seed, "assistant", temperature)
@@ -366,7 +369,7 @@ def parts(size: Size) -> list[list[str]]:
     places, seeds = range(size.settings), range(size.seeds)
     # What others begin with comes before them; `stopped` and `longer` have no grid of their own.
     return [
-        [f"tune/alone/{n}" for n in places],
+        [f"{what}/{n}" for what in ("teach/cross_entropy", "tune/alone") for n in places],
         [f"tune/cross_entropy/{n}" for n in places],
         [*(f"score/cross_entropy/{s}" for s in seeds), *(f"tune/{family}/{n}" for family in kinds for n in places)],
         [f"score/{family}/{s}" for family in [*kinds, *base[1:]] for s in seeds],

@@ -1,4 +1,4 @@
-"""What the runs of benchmarks/teachers.py say: students of each kind of teacher, against cross-entropy's and baselines."""
+"""What the runs of benchmarks/teachers.py say: students of each kind of teacher, and what foretells them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def place(out: Path, seed: int, kind: str, setting: float) -> Path:
 
 
 def best_setting(out: Path, kind: str, grids: Mapping[str, Sequence[float]]) -> float | None:
-    """The setting whose student of the tuning seed is the most accurate on held-out images, of equal ones the lower NLL.
+    """The setting whose student of `TUNING` is the most accurate on held-out images, of equal ones that of lower NLL.
 
     None if some of the grid's students are not complete.
     """
