@@ -36,7 +36,7 @@ from preceptor.training import distill, teach, teach_together
 from preceptor.training.evaluate import tabulate
 from preceptor.training.given import fitted, load_teachers
 from preceptor.training.samples import cut
-from teachers_report import FAMILIES, GRIDS, TUNING, best_setting, collect, complete, markdown, place
+from teachers_report import FAMILIES, GRIDS, TUNING, best_setting, collect, complete, judgement, markdown, place
 
 # The settings of rates are multiples of the size's, of `swag` of the rate that was chosen for cross-entropy.
 KD = {"loss": {"name": "kd", "temperature": 4.0}, "ce_weight": 0.1, "distill_weight": 0.9}
@@ -156,7 +156,7 @@ class Teachers:
 
     def judge(self, kind: str, setting: float, seed: int) -> None:
         """Write down what `assess` says of a teacher, its test accuracy and its runs, beside its student."""
-        path = place(self.out, seed, kind, setting).with_suffix(".json")
+        path = judgement(place(self.out, seed, kind, setting))
         if not path.is_file():
             teacher = self.teacher(kind, setting, seed)
             with self.clock.run("score"):
