@@ -16,29 +16,25 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-
 from arena import tiny
-from images import cifar10_data, tinyimagenet_data
+from images import cifar10_data, reduced, tinyimagenet_data
 from pieces import Clock, OutOfTime, command_line, in_phases, main_of, parsed, write_tables
 from preceptor import assess, posterior
-from preceptor.data.dataset import ArrayDataset, Data, labels_of
+from preceptor.data.dataset import Data, labels_of
 from preceptor.recipe import DistillRecipe
 from preceptor.recipe.keywords import make_recipe
 from preceptor.runs.files import write_text
 from preceptor.runs.references import teacher_references
 from preceptor.training import distill, teach, teach_together
+from preceptor.training.device import make_accelerator
 from preceptor.training.evaluate import tabulate
 from preceptor.training.given import fitted, load_teachers
 from preceptor.training.samples import cut
 from teachers_report import FAMILIES, GRIDS, TUNING, best_setting, collect, complete, judgement, markdown, place
 
-# The settings of rates are multiples of the size's, of `swag` of the rate that was chosen for cross-entropy.
 KD = {"loss": {"name": "kd", "temperature": 4.0}, "ce_weight": 0.1, "distill_weight": 0.9}
 SAMPLES = 3  # of a posterior
 
@@ -47,13 +43,12 @@ class Size(NamedTuple):
     """One form of the table.
 
     Args:
-        data: by the folder with the files, and one for what has been decoded.
+        data: by the folder with the files, and that of what has been decoded.
         images: to train on, of the first ones.
         shrunk: how many pixels, each way, become one.
         continued: epochs that a posterior, or a fine-tuned teacher, goes on for.
-        longer: epochs of the longer-trained student for each epoch of the others: so that it costs as much as a teacher
-            and its student.
-        settings: how many of each grid.
+        longer: epochs of the longer-trained student for each of the others, so that it costs as much as both of them.
+        tuned: the kinds whose settings are chosen; of the others the first one is taken.
     """
 
     data: Callable[[Path, Path], Data]
@@ -69,12 +64,12 @@ class Size(NamedTuple):
     continued: int
     longer: int
     training: dict[str, Any]
-    settings: int = 3
+    tuned: tuple[str, ...] = tuple(GRIDS)
 
     @property
     def grids(self) -> dict[str, tuple[float, ...]]:
         """The settings of each kind that are tried."""
-        return {kind: values[: self.settings] for kind, values in GRIDS.items()}
+        return {kind: values if kind in self.tuned else values[:1] for kind, values in GRIDS.items()}
 
 
 SIZES = {
@@ -89,7 +84,8 @@ SIZES = {
     ),
     "quick": Size(
         data=tiny, teacher="resnet14", assistant="resnet8", student="resnet8", images=180, heldout=60, shrunk=1,
-        seeds=2, lr=0.1, epochs=2, continued=2, longer=2, training={"batch_size": 60}, settings=1,
+        seeds=1, lr=0.1, epochs=2, continued=2, longer=2, training={"batch_size": 60},
+        tuned=("cross_entropy", "temperature", "alone"),
     ),
 }  # fmt: skip
 
@@ -159,10 +155,10 @@ class Teachers:
         path = judgement(place(self.out, seed, kind, setting))
         if not path.is_file():
             teacher = self.teacher(kind, setting, seed)
+            runs = [str(run.relative_to(self.out / f"seed-{seed}")) for run in teacher.runs]
             with self.clock.run("score"):
                 found = worth(teacher, self.recipe(self.size.student, seed), self.data)
-            runs = [str(run.relative_to(self.out / f"seed-{seed}")) for run in teacher.runs]
-            write_text(path, json.dumps(found | {"runs": runs}) + "\n")
+                write_text(path, json.dumps(found | {"runs": runs}) + "\n")
 
     # -- teachers ------------------------------------------------------------------------------------------------------
 
@@ -201,8 +197,8 @@ class Teachers:
         run, seconds = folder / "run", folder / "seconds.json"
         if not complete(run):
             with self.clock.run("teacher swag"):
-                lr = rate * self.chosen("cross_entropy") * self.size.lr
-                kept: dict[str, Any] = {"schedule": {"name": "constant"}, "lr": lr, "keep": "all"}
+                rate *= self.chosen("cross_entropy")
+                kept: dict[str, Any] = {"schedule": {"name": "constant"}, "optimizer": self.sgd(rate), "keep": "all"}
                 teach(base.name, run, more_epochs=self.size.continued, **kept, **self.given)
         if not seconds.is_file():
             with self.clock.run("posterior"):
@@ -269,7 +265,7 @@ class Teachers:
                 pair = {"large": {}, small.name: {"model": {"name": self.size.student}}}
                 recipe = self.recipe(self.size.teacher, seed)
                 teach_together(recipe, pair, folder, weight=weight, **self.given)
-        return Teacher(str(folder / "large"), [folder / "large"])  # whose seconds are those of both
+        return Teacher(str(folder / "large"), [folder / "large"])  # its seconds are those of both
 
     def mutual_both(self, weight: float, seed: int) -> Teacher:
         large = self.mutual(weight, seed)
@@ -312,7 +308,7 @@ class Teachers:
         return {"name": "sgd", "lr": lr, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
     def epochs(self, epochs: int) -> dict[str, Any]:
-        """What of a recipe says how long it takes."""
+        """What of a recipe says how long it trains."""
         schedule = {"name": "one_cycle", "warmup_epochs": epochs / 5}
         return {"schedule": schedule, "training": self.size.training | {"epochs": epochs}}
 
@@ -343,8 +339,7 @@ def worth(teacher: Teacher, recipe: dict[str, Any], data: Data) -> dict[str, Any
     """
     names = [each.model_dump() for each in teacher_references(teacher.name)]
     made = make_recipe(DistillRecipe, recipe | transform_of(teacher), {"teacher": names})
-    device = torch.device("cuda" if made.training.device == "auto" and torch.cuda.is_available() else "cpu")
-    samples = cut(made, data, made.seed)
+    samples, device = cut(made, data, made.seed), make_accelerator(made.training).device
     asked = fitted(made, load_teachers(made, None, False), samples, device)
     heldout = samples.parts["heldout"]
     said = tabulate(asked, samples.train, heldout, device)[heldout].double()
@@ -355,8 +350,8 @@ def worth(teacher: Teacher, recipe: dict[str, Any], data: Data) -> dict[str, Any
     scores = {"accuracy": assess.accuracy, "brier": assess.brier, "nll": assess.nll}
     found = {name: float(score(seen, labels).mean()) for name, score in scores.items()}
     found["brier_recalibrated"] = float(assess.brier(assess.recalibrated(seen, labels), labels).mean())
-    truth = labels_of(samples.test)[samples.test_indices]
-    return {"heldout": found, "test": {"accuracy": float(assess.accuracy(assess.forecast(test), truth).mean())}}
+    right = assess.accuracy(assess.forecast(test), labels_of(samples.test)[samples.test_indices])
+    return {"heldout": found, "test": {"accuracy": float(right.mean())}}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -366,27 +361,19 @@ def parts(size: Size) -> list[list[str]]:
     """What can be done side by side, of one phase after the other."""
     base = ["cross_entropy", "stopped", "alone", "longer"]
     kinds = [family for family in FAMILIES if family not in base]
-    places, seeds = range(size.settings), range(size.seeds)
+    grids, seeds = size.grids, range(size.seeds)
+
+    def each(what: str, families: Sequence[str]) -> list[str]:
+        tried = {family: max(len(grids[kind]) for kind in FAMILIES[family]) for family in families}
+        return [f"{what}/{family}/{n}" for family, count in tried.items() if count > 1 for n in range(count)]
+
     # What others begin with comes before them; `stopped` and `longer` have no grid of their own.
     return [
-        [f"{what}/{n}" for what in ("teach/cross_entropy", "tune/alone") for n in places],
-        [f"tune/cross_entropy/{n}" for n in places],
-        [*(f"score/cross_entropy/{s}" for s in seeds), *(f"tune/{family}/{n}" for family in kinds for n in places)],
-        [f"score/{family}/{s}" for family in [*kinds, *base[1:]] for s in seeds],
+        [*each("teach", ["cross_entropy"]), *each("tune", ["alone"])],
+        each("tune", ["cross_entropy"]),
+        [*(f"score/cross_entropy/{s}" for s in seeds), *each("tune", kinds)],
+        [f"score/{family}/{s}" for family in [*base[1:3], *kinds, "longer"] for s in seeds],
     ]
-
-
-def reduced(data: Data, size: Size) -> Data:
-    """The first training images, and all test images, in fewer pixels."""
-
-    def shrunk(part: Any, count: int | None) -> ArrayDataset:
-        pixels = part.inputs[:count]
-        if size.shrunk > 1:
-            pixels = F.avg_pool2d(pixels.float(), size.shrunk).round().to(pixels.dtype)
-        classes = len(data.class_names) if data.class_names else None
-        return ArrayDataset(pixels, part.labels[:count], num_classes=classes, transform=part.transform)
-
-    return replace(data, train=shrunk(data.train, size.images + size.heldout), test=shrunk(data.test, None))
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -398,7 +385,8 @@ def main(given: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     def make(clock: Clock) -> Callable[[str], None]:
-        return Teachers(size, reduced(size.data(arguments.data_dir, out / "images"), size), out, clock).part
+        data = reduced(size.data(arguments.data_dir, out / "images"), size.images + size.heldout, size.shrunk)
+        return Teachers(size, data, out, clock).part
 
     in_phases(__file__, parts(size), arguments, given, make)
     if not arguments.parts:

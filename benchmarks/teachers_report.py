@@ -1,5 +1,6 @@
 """What the runs of benchmarks/teachers.py say: students of each kind of teacher, and what foretells them."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from preceptor.runs.files import read_json
 from preceptor.study.text import difference, facts, markdown_table, plus_minus
 
 TUNING = 100  # the seed at which settings are chosen
+# Rates are multiples of the size's, that of `swag` of the one that was chosen for cross-entropy.
 GRIDS: dict[str, tuple[float, ...]] = {
     "cross_entropy": (0.5, 1, 2),
     "label_smoothing": (0.05, 0.1, 0.2),
@@ -120,9 +122,11 @@ def place(out: Path, seed: int, kind: str, setting: float) -> Path:
 def best_setting(out: Path, kind: str, grids: Mapping[str, Sequence[float]]) -> float | None:
     """The setting whose student of `TUNING` is the most accurate on held-out images, of equal ones that of lower NLL.
 
-    None if some of the grid's students are not complete.
+    Of a single one there is no choice; None if some of the grid's students are not complete.
     """
     grid = GRID_OF.get(kind, kind)
+    if len(grids[grid]) == 1:
+        return grids[grid][0]
     runs = {setting: place(out, TUNING, grid, setting) for setting in grids[grid]}
     if not all(map(complete, runs.values())):
         return None
@@ -176,8 +180,13 @@ def _judged(student: Path) -> dict[str, float]:
     """The scores of a teacher, and the seconds of all its runs."""
     said = read_json(judgement(student))
     runs = [student.parents[1] / run for run in said["runs"]]
-    seconds = sum(read_json(run) if run.suffix == ".json" else read_result(run)["time_total"] for run in runs)
+    seconds = sum(map(_seconds, runs))
     return said["heldout"] | {"test_accuracy": said["test"]["accuracy"], "seconds": seconds}
+
+
+def _seconds(run: Path) -> float:
+    """How long a run has taken; of what is no training a file says so."""
+    return json.loads(run.read_text()) if run.suffix == ".json" else read_result(run)["time_total"]
 
 
 def _tuned(out: Path, kind: str, settings: Sequence[float]) -> dict[str, float]:
@@ -244,7 +253,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     said = []
     for rival in ("cross_entropy", best_baseline(result)):
         if rival is not None:
-            every = {kind: gap for kind, gap in gains(result, rival).items() if kind not in WITHOUT}
+            every = {kind: gap for kind, gap in gains(result, rival).items() if kind in judged(result)}
             said.append(_compared(f"Against the students of '{NAMES[rival]}'", every))
     alone = {kind: -gap for kind, gap in gains(result, "cross_entropy").items() if kind in WITHOUT}
     if alone:
@@ -258,7 +267,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
 
 def _compared(what: str, every: Mapping[str, np.ndarray]) -> str:
     """Which differences are above 0, which below, and which are not told from it."""
-    found = {kind: mean_interval(gap) for kind, gap in every.items() if gap.any()}
+    found = {kind: mean_interval(gap) for kind, gap in every.items()}
     groups = {
         "better": [kind for kind, gap in found.items() if gap.low > 0],
         "worse": [kind for kind, gap in found.items() if gap.high < 0],
@@ -327,9 +336,7 @@ def _teacher(result: Mapping[str, Any], kind: str) -> list[str]:
 
 
 def _gap(values: np.ndarray | None) -> str:
-    if values is None:
-        return ""
-    return difference(mean_interval(values)) if values.any() else "the same students"
+    return "" if values is None else difference(mean_interval(values))
 
 
 def _detectable(gaps: Sequence[np.ndarray]) -> str:
@@ -338,7 +345,7 @@ def _detectable(gaps: Sequence[np.ndarray]) -> str:
 
 
 def _power(result: Mapping[str, Any]) -> str:
-    gaps = [gap for kind, gap in gains(result, "cross_entropy").items() if kind not in WITHOUT]
+    gaps = [gap for kind, gap in gains(result, "cross_entropy").items() if kind in judged(result)]
     spread, degrees = pooled(gaps)
     if not degrees:
         return ""
@@ -361,13 +368,14 @@ def _foretold(result: Mapping[str, Any]) -> str:
 
 def _ends(correlation: Estimate) -> str:
     low, high = (np.clip(end, -1, 1) for end in (correlation.low, correlation.high))
-    return f"{correlation.value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{correlation.value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else "")
 
 
 def _tuning(result: Mapping[str, Any]) -> str:
     rows = []
     for kind, found in result["tuning"].items():
         of = [f"{MEANING[kind].format(float(setting))}: {100 * score:.1f}" for setting, score in found.items()]
-        rows.append([NAMES[kind], *of, *[""] * (len(next(iter(result["tuning"].values()))) - len(of))])
-    width = max(len(row) for row in rows) - 1
-    return markdown_table(["kind", *(f"setting {n + 1}" for n in range(width))], rows)
+        rows += [[NAMES[kind], *of]] if of else []
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    return markdown_table(["kind", *(f"setting {n}" for n in range(1, width))], rows)
