@@ -86,7 +86,7 @@ def command_line(about: str, sizes: Iterable[str], data: str, parts: str) -> arg
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and tables")
     parser.add_argument("--data-dir", type=Path, help=f"folder with {data}")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no run that would not end in time")
-    parser.add_argument("--parts", nargs="+", metavar="PART", help=f"train these alone, such as {parts}; no tables")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help=f"these alone, such as {parts}; by default all")
     parser.add_argument("--processes", type=int, default=1, help="share the parts and the cores among so many")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
@@ -121,7 +121,7 @@ def in_phases(
     """
     start = time.monotonic()
     for phase in [arguments.parts] if arguments.parts else phases:
-        if arguments.processes > 1 and not arguments.parts:
+        if arguments.processes > 1:
             words = list(sys.argv[1:] if given is None else given)
             left = [] if arguments.budget is None else ["--budget", str(arguments.budget - time.monotonic() + start)]
             side_by_side(script, "--parts", phase, arguments.processes, words + left)
