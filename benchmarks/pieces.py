@@ -120,7 +120,7 @@ def in_phases(
         make: what does a part, made in the process that does it.
     """
     start = time.monotonic()
-    for phase in [arguments.parts] if arguments.parts else phases:
+    for phase in filter(None, [arguments.parts] if arguments.parts else phases):
         if arguments.processes > 1:
             words = list(sys.argv[1:] if given is None else given)
             left = [] if arguments.budget is None else ["--budget", str(arguments.budget - time.monotonic() + start)]

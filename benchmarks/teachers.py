@@ -83,9 +83,8 @@ SIZES = {
         training={"batch_size": 512, "precision": "auto", "compile": "auto"},
     ),
     "quick": Size(
-        data=tiny, teacher="resnet14", assistant="resnet8", student="resnet8", images=180, heldout=60, shrunk=1,
-        seeds=1, lr=0.1, epochs=2, continued=2, longer=2, training={"batch_size": 60},
-        tuned=("cross_entropy", "temperature", "alone"),
+        data=tiny, teacher="resnet14", assistant="resnet8", student="resnet8", images=120, heldout=60, shrunk=1,
+        seeds=1, lr=0.1, epochs=2, continued=2, longer=2, training={"batch_size": 120}, tuned=("temperature", "alone"),
     ),
 }  # fmt: skip
 
