@@ -11,10 +11,9 @@ benchmarks/images.py reads. Every run is a run folder: the same command, stopped
 Nothing is tuned: settings are those of our generations on Fashion-MNIST, with KD at T = 1 and half hard labels.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,16 +27,13 @@ from torch import Tensor, nn
 
 import preceptor
 from arena import CNN, tiny
-from foretold.command import command
 from images import cifar10_data, tinyimagenet_data
-from pieces import Clock, OutOfTime, side_by_side
+from pieces import Clock, command_line, in_phases, main_of, parsed, write_tables
 from preceptor import assess
 from preceptor.assess import mean_interval
 from preceptor.data.dataset import ArrayDataset, Data
-from preceptor.errors import InputError
-from preceptor.interrupts import Interrupted
 from preceptor.outputs import average_probabilities
-from preceptor.runs import circumstances, read_predictions
+from preceptor.runs import read_predictions
 from preceptor.runs.files import read_json, write_text
 from preceptor.study.text import facts, markdown_table, plus_minus
 from preceptor.tasks.looking import Look
@@ -205,7 +201,7 @@ def _score(chain: Path, generation: int) -> dict[str, float]:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Mapping[str, Any]) -> str:
     """A table for each data set."""
     parts = [
         f"**Trained on {source}, probed on {OTHER[source]}** (seeds {', '.join(map(str, found['seeds']))}):\n\n"
@@ -241,62 +237,29 @@ def _table(chains: dict[str, list[dict[str, list[float]]]]) -> str:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Train what is not trained yet and the budget allows; write `generations.json` and `generations.md`."""
-    arguments = parsed(given)
-    size = SIZES["quick" if arguments.quick else arguments.size]
+    files = "the files of benchmarks/images.py"
+    arguments = parsed(command_line(str(__doc__), SIZES, files, "cifar10/0"), given)
+    size, out = SIZES[arguments.size], arguments.out
     size = size._replace(training=size.training | {"device": arguments.device})
-    parts = arguments.parts or [f"{source}/{seed}" for seed in range(size.seeds) for source in OTHER]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.processes > 1:
-        side_by_side(__file__, "--parts", parts, arguments.processes, sys.argv[1:] if given is None else given)
-    else:
-        train(size, parts, arguments)
-    sources = collect(arguments.out, size)
-    result = {
-        "size": "quick" if arguments.quick else arguments.size,
-        "sources": sources,
-        "seeds": sorted({seed for found in sources.values() for seed in found["seeds"]}),
-        "command": command(),
-        "circumstances": circumstances("cuda" if arguments.device == "auto" and torch.cuda.is_available() else "cpu"),
-    }
-    write_text(arguments.out / "generations.json", json.dumps(result, indent=2) + "\n")
-    table = markdown(result)
-    write_text(arguments.out / "generations.md", table)
-    print(table)
+    out.mkdir(parents=True, exist_ok=True)
 
+    def make(clock: Clock) -> Callable[[str], None]:
+        data = data_sets(size, arguments.data_dir, out / "images", arguments.quick)
 
-def train(size: Size, parts: Sequence[str], arguments: argparse.Namespace) -> None:
-    """The chains of some data sets and seeds, as far as the budget goes."""
-    clock = Clock(arguments.budget, arguments.out / f"times-{parts[0].replace('/', '-')}.json")
-    data = data_sets(size, arguments.data_dir, arguments.out / "images", arguments.quick)
-    try:
-        for part in parts:
+        def do(part: str) -> None:
             source, _, seed = part.partition("/")
-            Chains(size, source, int(seed), data[source], data[OTHER[source]], arguments.out, clock).train()
-    except Interrupted as stopped:
-        print(f"{stopped}; the same command goes on", file=sys.stderr)
-    except OutOfTime:
-        print("the budget allows no further run; the same command goes on", file=sys.stderr)
+            Chains(size, source, int(seed), data[source], data[OTHER[source]], out, clock).train()
 
+        return do
 
-def parsed(given: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[name for name in SIZES if name != "quick"], default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and tables")
-    parser.add_argument("--data-dir", type=Path, help="folder with the files of benchmarks/images.py")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no run that would not end in time")
-    parser.add_argument("--parts", nargs="+", metavar="DATA/SEED", help="by default all, such as cifar10/0")
-    parser.add_argument("--processes", type=int, default=1, help="share the parts and the cores among so many")
-    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
-    parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
-    arguments = parser.parse_args(given)
-    if arguments.data_dir is None and not arguments.quick:
-        parser.error("--data-dir must be given, or --quick for data made on the spot")
-    return arguments
+    in_phases(
+        __file__, [[f"{source}/{seed}" for seed in range(size.seeds) for source in OTHER]], arguments, given, make
+    )
+    sources = collect(out, size)
+    seeds = sorted({seed for found in sources.values() for seed in found["seeds"]})
+    result = {"size": arguments.size, "sources": sources, "seeds": seeds}
+    write_tables("generations", result, markdown, out, arguments.device)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    main_of(main)

@@ -5,6 +5,7 @@
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER catalogue  # the catalogue of losses at real size: call it again and again
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER generations
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER tokens
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER teachers
 #
 # At hand must be: one NVIDIA GPU with its driver; a Python ($PYTHON, else .venv/bin/python, else python3) with a CUDA
 # build of torch, this package and its extras "test", "images" and "text"; a C++ compiler for torch.compile; in
@@ -18,8 +19,8 @@
 set -uo pipefail
 
 piece=${3:-first}
-if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations|tokens)$ ]]; then
-    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations|tokens]" >&2
+if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations|tokens|teachers)$ ]]; then
+    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations|tokens|teachers]" >&2
     exit 2
 fi
 mkdir -p "$2" || exit 2
@@ -60,6 +61,7 @@ if [ -n "$tiny" ]; then
     catalogue=(--quick --device cpu --teachers ce mse --losses kd AT SP)
     generations=(--quick --device cpu)
     tokens=(--quick --device cpu)
+    teachers=(--quick --device cpu)
 else
     throughput=(--device cuda --pairs resnet32x4/resnet8x4 --batches 512 --rounds 1 --epochs 1)
     losses=(--device cuda --seconds 0.4 --rounds 5)
@@ -69,6 +71,7 @@ else
     catalogue=(--budget 470 --data-dir "$data")
     generations=(--size gpu --budget 470 --data-dir "$data")
     tokens=(--size gpu --budget 470 --data-dir "$data")
+    teachers=(--size gpu --budget 470 --data-dir "$data")
 fi
 
 names=() results=() times=()
@@ -118,6 +121,9 @@ elif [ "$piece" = generations ]; then
 elif [ "$piece" = tokens ]; then
     script tokens 500 "${tokens[@]}" --out "$out/tokens"
     tables=(tokens/tokens.md)
+elif [ "$piece" = teachers ]; then
+    script teachers 500 "${teachers[@]}" --out "$out/teachers"
+    tables=(teachers/teachers.md)
 else
     script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
     script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"

@@ -10,12 +10,14 @@ is a sheet of 10x10 images in row order). Both are lossy: compare nothing with p
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from preceptor.data.cifar import CIFAR10
 from preceptor.data.dataset import ArrayDataset, Data
@@ -62,6 +64,24 @@ def tinyimagenet_data(folder: Path | str, cache: Path | str | None = None) -> Da
     """100 classes of Tiny-ImageNet to train and test on; the test images are those of "val"."""
     train, test = (tinyimagenet(folder, split, cache) for split in ("train", "val"))
     return Data(train.dataset(TINY), test.dataset(TINY), train.names, TINY.as_json())
+
+
+def reduced(data: Data, count: int, shrunk: int = 1) -> Data:
+    """The first training images and all test images, in fewer pixels.
+
+    Args:
+        count: of training images.
+        shrunk: how many pixels, each way, become one, which is their mean.
+    """
+
+    def smaller(part: Any, count: int | None) -> ArrayDataset:
+        pixels = part.inputs[:count]
+        if shrunk > 1:
+            pixels = F.avg_pool2d(pixels.float(), shrunk).round().to(pixels.dtype)
+        classes = len(data.class_names) if data.class_names else None
+        return ArrayDataset(pixels, part.labels[:count], num_classes=classes, transform=part.transform)
+
+    return replace(data, train=smaller(data.train, count), test=smaller(data.test, None))
 
 
 def _read(path: Path, split: str, cache: Path | str | None) -> Images:

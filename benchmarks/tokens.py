@@ -11,23 +11,16 @@ seed's students (of the teacher's best epoch). Of a student the epoch of the bes
 text, and the last one beside it. Every run is a run folder: the same command, stopped or out of its budget, goes on.
 """
 
-import argparse
 import gzip
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from foretold.command import command
-from pieces import Clock, OutOfTime, side_by_side
-from preceptor.errors import InputError
-from preceptor.interrupts import Interrupted
-from preceptor.runs import circumstances
+from pieces import Clock, OutOfTime, command_line, in_phases, main_of, parsed, write_tables
 from preceptor.runs.files import finite, remove, write_text
 from preceptor.training import distill, record, teach
 from tokens_report import collect, complete, markdown, of_setting, worth
@@ -306,74 +299,16 @@ def write_texts(size: Size, folder: Path | None, out: Path) -> None:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Train what is not trained yet and the budget allows; write `tokens.json` and `tokens.md`."""
-    arguments = parsed(given)
-    size = SIZES["quick" if arguments.quick else arguments.size]
+    arguments = parsed(command_line(str(__doc__), SIZES, "tinyshakespeare.txt.gz", "teachers/0"), given)
+    size, out = SIZES[arguments.size], arguments.out
     size = size._replace(training=size.training | {"device": arguments.device})
-    write_texts(size, None if arguments.quick else arguments.data_dir, arguments.out)
-    if arguments.parts:
-        train(size, arguments.parts, arguments)
-        return
-    start = time.monotonic()
-    for phase in parts(size):
-        if arguments.processes > 1:
-            words = list(sys.argv[1:] if given is None else given)
-            left = [] if arguments.budget is None else ["--budget", str(arguments.budget - time.monotonic() + start)]
-            side_by_side(__file__, "--parts", phase, arguments.processes, words + left)
-        elif not train(size, phase, arguments):
-            break
-    report(size, arguments)
-
-
-def train(size: Size, names: Sequence[str], arguments: argparse.Namespace) -> bool:
-    """Some parts, as far as the budget goes; whether all of them are complete."""
-    clock = Clock(arguments.budget, arguments.out / f"times-{names[0].replace('/', '-')}.json")
-    work = Tokens(size, arguments.out, clock)
-    try:
-        for name in names:
-            work.part(name)
-    except Interrupted as stopped:
-        print(f"{stopped}; the same command goes on", file=sys.stderr)
-        return False
-    except OutOfTime:
-        print("the budget allows no further run; the same command goes on", file=sys.stderr)
-        return False
-    return True
-
-
-def report(size: Size, arguments: argparse.Namespace) -> None:
-    """Write what all runs in the folder say, and print it."""
-    result = collect(arguments.out, size.teachers, size.losses, range(size.seeds), size.grids) | {
-        "size": "quick" if arguments.quick else arguments.size,
-        "recipe": size._asdict(),
-        "grids": size.grids,
-        "command": command(),
-        "circumstances": circumstances("cuda" if arguments.device == "auto" and torch.cuda.is_available() else "cpu"),
-    }
-    write_text(arguments.out / "tokens.json", json.dumps(finite(result), indent=2) + "\n")
-    table = markdown(result)
-    write_text(arguments.out / "tokens.md", table)
-    print(table)
-
-
-def parsed(given: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[name for name in SIZES if name != "quick"], default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and tables")
-    parser.add_argument("--data-dir", type=Path, help="folder with tinyshakespeare.txt.gz")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no run that would not end in time")
-    parser.add_argument("--parts", nargs="+", metavar="PART", help="train these alone, such as teachers/0; no tables")
-    parser.add_argument("--processes", type=int, default=1, help="share the parts and the cores among so many")
-    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
-    parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
-    arguments = parser.parse_args(given)
-    if arguments.data_dir is None and not arguments.quick:
-        parser.error("--data-dir must be given, or --quick for data made on the spot")
-    return arguments
+    write_texts(size, None if arguments.quick else arguments.data_dir, out)
+    in_phases(__file__, parts(size), arguments, given, lambda clock: Tokens(size, out, clock).part)
+    if not arguments.parts:
+        found = collect(out, size.teachers, size.losses, range(size.seeds), size.grids)
+        made = {"size": arguments.size, "recipe": size._asdict(), "grids": size.grids}
+        write_tables("tokens", found | made, markdown, out, arguments.device)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    main_of(main)

@@ -84,6 +84,20 @@ def test_gradients_reach_every_parameter(name):
     assert [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
+def test_dropout_of_a_resnet_is_of_what_its_classifier_reads():
+    torch.manual_seed(0)
+    model, plain = models.resnet8(num_classes=7, dropout=0.25), models.resnet8(num_classes=7)
+    plain.load_state_dict(model.state_dict())
+    images, read = torch.randn(500, 3, 4, 4), []
+    for network in (plain, model):
+        network.fc.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        network.train()(images)
+    kept = read[1] != 0
+    torch.testing.assert_close(read[1][kept], read[0][kept] / 0.75)
+    assert 0.74 < kept[read[0] != 0].double().mean() < 0.76
+    assert torch.equal(model.eval()(images), plain.eval()(images))
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_seed_decides_the_weights(name):
     first, second = build(name), build(name)
