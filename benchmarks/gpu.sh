@@ -6,6 +6,7 @@
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER generations
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER tokens
 #     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER teachers
+#     benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER rates      # of the 30-epoch recipes, chosen on held-out images
 #
 # At hand must be: one NVIDIA GPU with its driver; a Python ($PYTHON, else .venv/bin/python, else python3) with a CUDA
 # build of torch, this package and its extras "test", "images" and "text"; a C++ compiler for torch.compile; in
@@ -19,8 +20,8 @@
 set -uo pipefail
 
 piece=${3:-first}
-if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations|tokens|teachers)$ ]]; then
-    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations|tokens|teachers]" >&2
+if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $piece =~ ^(first|catalogue|generations|tokens|teachers|rates)$ ]]; then
+    echo "usage: benchmarks/gpu.sh DATA_FOLDER OUT_FOLDER [first|catalogue|generations|tokens|teachers|rates]" >&2
     exit 2
 fi
 mkdir -p "$2" || exit 2
@@ -62,6 +63,7 @@ if [ -n "$tiny" ]; then
     generations=(--quick --device cpu)
     tokens=(--quick --device cpu)
     teachers=(--quick --device cpu)
+    rates=(--quick --device cpu)
 else
     throughput=(--device cuda --pairs resnet32x4/resnet8x4 --batches 512 --rounds 1 --epochs 1)
     losses=(--device cuda --seconds 0.4 --rounds 5)
@@ -72,6 +74,7 @@ else
     generations=(--size gpu --budget 470 --data-dir "$data")
     tokens=(--size gpu --budget 470 --data-dir "$data")
     teachers=(--size gpu --budget 470 --data-dir "$data")
+    rates=(--size gpu --budget 470 --data-dir "$data")
 fi
 
 names=() results=() times=()
@@ -124,6 +127,9 @@ elif [ "$piece" = tokens ]; then
 elif [ "$piece" = teachers ]; then
     script teachers 500 "${teachers[@]}" --out "$out/teachers"
     tables=(teachers/teachers.md)
+elif [ "$piece" = rates ]; then
+    script rates 500 "${rates[@]}" --out "$out/rates"
+    tables=(rates/rates.md)
 else
     script throughput 130 "${throughput[@]}" --json "$out/throughput.json" --markdown "$out/throughput.md"
     script losses 45 "${losses[@]}" --json "$out/losses.json" --markdown "$out/losses.md"

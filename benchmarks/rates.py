@@ -10,24 +10,20 @@ where training diverges or stalls, and which way the rate should go. Stopped, or
 goes on. DATA holds what benchmarks/images.py reads.
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from foretold.command import command
 from images import TINY, tinyimagenet_data
 from pairs import LIGHT, RATES, settings
-from pieces import Clock, OutOfTime, side_by_side
+from pieces import Clock, command_line, in_phases, main_of, parsed, write_tables
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
-from preceptor.interrupts import Interrupted
 from preceptor.recipe import TeachRecipe, find_recipe, load
-from preceptor.runs import circumstances, read_result
+from preceptor.runs import read_result
 from preceptor.runs.files import write_text
 from preceptor.study.text import facts, markdown_table
 from preceptor.training import teach
@@ -49,7 +45,7 @@ SIZES = {
     # Depthwise convolutions train faster in fp32 on a CPU, even where it computes in bf16; ShuffleNets take hours.
     "cpu": Size(
         {"resnet8": HIGH, "mobilenet_v2": LOW, "resnet20": HIGH},
-        ("training.epochs=4", "schedule.warmup_epochs=0.8", "training.compile=false"),
+        ("training.epochs=3", "schedule.warmup_epochs=0.6", "training.compile=false"),
     ),
     "gpu": Size(
         {**dict.fromkeys(WIDE, HIGH), **dict.fromkeys(LIGHT, LOW)},
@@ -62,36 +58,32 @@ SIZES = {
 }
 
 
-def train(size: Size, networks: Sequence[str], arguments: argparse.Namespace) -> None:
-    """The runs of some networks, as far as the budget goes."""
-    clock = Clock(arguments.budget, arguments.out / f"times-{networks[0]}.json")
-    data = tiny() if arguments.quick else tinyimagenet_data(arguments.data_dir, arguments.out / "images")
-    try:
-        for network in networks:
-            for rate in size.networks[network]:
-                place = folder(arguments.out, network, rate)
-                if outcome(place) is None:
-                    with clock.run(network):
-                        run(network, rate, size, data, place, arguments.device)
-    except Interrupted as stopped:
-        print(f"{stopped}; the same command goes on", file=sys.stderr)
-    except OutOfTime:
-        print("the budget allows no further run; the same command goes on", file=sys.stderr)
+class Rates:
+    """The runs of one size in a folder: ``NETWORK/rate-RATE``."""
 
+    def __init__(self, size: Size, data: Data, out: Path, clock: Clock, device: str) -> None:
+        self.size, self.data, self.out, self.clock, self.device = size, data, out, clock, device
 
-def run(network: str, rate: float, size: Size, data: Data, place: Path, device: str) -> None:
-    """Train one network at one rate; one that diverges leaves its sentence in place of a result."""
-    precision = "fp32" if network in LIGHT and size is SIZES["cpu"] else "auto"
-    own = [f"optimizer.lr={rate}", f"training.device={device}", f"training.precision={precision}"]
-    try:
-        recipe = load(
-            TeachRecipe, find_recipe("teach-cifar100-fast"), [*settings(network, "fast", SEED), *size.overrides, *own]
-        )
-        teach(recipe, place, data=data, progress=sys.stderr.isatty())
-    except InputError as error:
-        if "not finite" not in str(error):
-            raise
-        write_text(place / DIVERGED, f"{error}\n")
+    def part(self, network: str) -> None:
+        """All runs of a network that are not complete yet."""
+        for rate in self.size.networks[network]:
+            place = folder(self.out, network, rate)
+            if outcome(place) is None:
+                with self.clock.run(network):
+                    self.run(network, rate, place)
+
+    def run(self, network: str, rate: float, place: Path) -> None:
+        """Train one network at one rate; one that diverges leaves its sentence in place of a result."""
+        precision = "fp32" if network in LIGHT and self.size is SIZES["cpu"] else "auto"
+        own = [f"optimizer.lr={rate}", f"training.device={self.device}", f"training.precision={precision}"]
+        said = [*settings(network, "fast", SEED), *self.size.overrides, *own]
+        try:
+            recipe = load(TeachRecipe, find_recipe("teach-cifar100-fast"), said)
+            teach(recipe, place, data=self.data, progress=sys.stderr.isatty())
+        except InputError as error:
+            if "not finite" not in str(error):
+                raise
+            write_text(place / DIVERGED, f"{error}\n")
 
 
 def folder(out: Path, network: str, rate: float) -> Path:
@@ -130,7 +122,7 @@ def collect(out: Path, size: Size) -> dict[str, dict[str, float]]:
     return complete
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Mapping[str, Any]) -> str:
     """The accuracies in per cent, the best of each network in bold, beside the recipe's own rate."""
     rates = sorted({rate for scores in result["networks"].values() for rate in scores}, key=float)
     rows = []
@@ -154,48 +146,20 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Train what is not trained yet and the budget allows; write `rates.json` and `rates.md`."""
-    arguments = parsed(given)
-    size = SIZES["quick" if arguments.quick else arguments.size]
-    networks = arguments.networks or list(size.networks)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.processes > 1:
-        words = sys.argv[1:] if given is None else given
-        side_by_side(__file__, "--networks", networks, arguments.processes, words)
-    else:
-        train(size, networks, arguments)
-    result = {
-        "size": "quick" if arguments.quick else arguments.size,
-        "networks": collect(arguments.out, size),
-        "overrides": size.overrides,
-        "seeds": [SEED],
-        "command": command(),
-        "circumstances": circumstances("cuda" if arguments.device == "auto" and torch.cuda.is_available() else "cpu"),
-    }
-    write_text(arguments.out / "rates.json", json.dumps(result, indent=2) + "\n")
-    table = markdown(result)
-    write_text(arguments.out / "rates.md", table)
-    print(table)
+    files = "tinyimagenet100_32px.npz, of benchmarks/images.py"
+    arguments = parsed(command_line(str(__doc__), SIZES, files, "resnet8"), given)
+    size, out = SIZES[arguments.size], arguments.out
+    out.mkdir(parents=True, exist_ok=True)
 
+    def make(clock: Clock) -> Callable[[str], None]:
+        data = tiny() if arguments.quick else tinyimagenet_data(arguments.data_dir, out / "images")
+        return Rates(size, data, out, clock, arguments.device).part
 
-def parsed(given: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[name for name in SIZES if name != "quick"], default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and tables")
-    parser.add_argument("--data-dir", type=Path, help="folder with the files of benchmarks/images.py")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no run that would not end in time")
-    parser.add_argument("--networks", nargs="+", help="by default those of the size")
-    parser.add_argument("--processes", type=int, default=1, help="share the networks and the cores among so many")
-    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: a GPU where there is one")
-    parser.add_argument("--quick", action="store_true", help="seconds, on data made on the spot; measures nothing")
-    arguments = parser.parse_args(given)
-    if arguments.data_dir is None and not arguments.quick:
-        parser.error("--data-dir must be given, or --quick for data made on the spot")
-    return arguments
+    in_phases(__file__, [list(size.networks)], arguments, given, make)
+    if not arguments.parts:
+        result = {"networks": collect(out, size), "size": arguments.size, "overrides": size.overrides, "seeds": [SEED]}
+        write_tables("rates", result, markdown, out, arguments.device)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    main_of(main)

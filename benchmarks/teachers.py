@@ -29,10 +29,10 @@ from preceptor.recipe.keywords import make_recipe
 from preceptor.runs.files import write_text
 from preceptor.runs.references import teacher_references
 from preceptor.training import distill, teach, teach_together
-from preceptor.training.device import make_accelerator
-from preceptor.training.evaluate import tabulate
-from preceptor.training.given import fitted, load_teachers
-from preceptor.training.samples import cut
+from preceptor.training.data.samples import cut
+from preceptor.training.engine.device import make_accelerator
+from preceptor.training.scoring.evaluate import tabulate
+from preceptor.training.teachers.given import fitted, load_teachers
 from teachers_report import FAMILIES, GRIDS, TUNING, best_setting, collect, complete, judgement, markdown, place
 
 KD = {"loss": {"name": "kd", "temperature": 4.0}, "ce_weight": 0.1, "distill_weight": 0.9}
