@@ -19,6 +19,7 @@ from preceptor.tasks.fused import FusedDistillTask
 from preceptor.tasks.teacher import Teacher
 from preceptor.teaching import cross_entropy
 from preceptor.training import fusing
+from preceptor.training.compiling import compile_task
 from preceptor.training.models import new_model
 from training.test_tokens import V, data
 
@@ -135,6 +136,31 @@ def test_auto_is_for_large_vocabularies(monkeypatch: pytest.MonkeyPatch, teacher
     assert kinds == ["fused"]
     said = preceptor.teach(**(given | {"objective": {"name": "label_smoothing", "smoothing": 0.1}}))["notes"]
     assert any("all 13 logits of each token are made, as the objective is another" in note for note in said)
+
+
+def test_what_is_compiled_where_it_can_be_is_fused_here(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A language model is left as it is, its teacher, too, so that both tell their hidden states."""
+    given = GIVEN | {"data": data(), "model": MODEL, "fused": True, "compile": "auto"}
+    assert preceptor.distill(teacher=str(teacher), loss="kd", **given)["heldout"]["last"]["nll"] > 0
+    model, other = (causal_lm(num_classes=V, input_shape=(), width=8, depth=1, heads=2) for _ in range(2))
+    task = FusedDistillTask(
+        model, Teacher(other), [(of_loss(kd), 1.0)], label_loss=of_objective(cross_entropy), fused=[]
+    )
+    compile_task(task, 4, required=False)
+    assert task.model is model
+    assert isinstance(task.teacher, Teacher)
+    assert task.teacher.model is other
+    assert "nothing is compiled, as the inputs of a language model go by name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"data": {"name": "tokens", "path": "nowhere.txt"}}, {"model": MODEL}, {}], ids=str)
+def test_a_compiled_language_model_is_refused_before_training(given: dict[str, Any]) -> None:
+    """By its recipe alone where that says enough: there is no such file."""
+    if not given:
+        given = {"model": lambda num_classes: causal_lm(num_classes=num_classes, input_shape=(), width=8, heads=2)}
+    sentence = r"training.compile is true.*cannot be compiled for inputs that go by name; set training.compile to false"
+    with pytest.raises(InputError, match=sentence):
+        preceptor.teach(**({"data": data(), "model": MODEL, "objective": "cross_entropy", "compile": True} | given))
 
 
 def test_what_cannot_be_is_refused(teacher: Path) -> None:

@@ -78,8 +78,9 @@ def read_tokens(reference: TeacherRef) -> TokenScores:
 
 
 def refuse_losses(losses: Sequence[LossLike]) -> None:
-    """Refuse what students of teachers of tokens minimise, unless it is ``kd``: its optimum is the teacher itself, which
-    is all that scores tell of.
+    """Refuse what students of teachers of tokens minimise, unless it is ``kd``, whose optimum is the teacher itself.
+
+    That is all that scores tell of.
 
     Raises:
         InputError: another loss, or an option of one.
