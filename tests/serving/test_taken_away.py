@@ -1,13 +1,17 @@
 """A language model is taken away from its run with its tokenizer: transformers reads both, and generates text."""
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import preceptor
+from preceptor.cli import app
 from preceptor.data import tokens
 from preceptor.data.tokenizers import tokenizer_of
 from preceptor.errors import InputError
@@ -124,6 +128,21 @@ def test_a_tokenizer_of_transformers_goes_with_all_its_files(tmp_path: Path) -> 
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "pretrained").config.eos_token_id == 3
     done = preceptor.export(f"{tmp_path / 'run'}:best", to="pretrained", path=tmp_path / "exported")
     assert transformers.AutoTokenizer.from_pretrained(done.path)("ab say")["input_ids"] == [1, 0]
+
+
+def test_predict_says_what_a_language_model_is_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one sentence, whose two commands work as they stand."""
+    monkeypatch.chdir(shutil.copytree(run.parent, tmp_path / "there"))
+    Path("lines.txt").write_text("say ab 0\n")
+    for given in ("lines.txt", "nowhere.npz"):
+        refused = CliRunner().invoke(app, ["predict", "run", given])
+        assert refused.exit_code == 2
+        [said] = refused.stderr.strip().splitlines()
+        assert "'run' is a language model, which says what comes next" in said
+    for command in re.findall(r"preceptor ((?:assess|export) run[^,]*)", said):
+        done = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert Path("run-pretrained/tokenizer.json").is_file()
 
 
 def test_graphs_of_language_models_are_refused_in_one_sentence(run: Path, tmp_path: Path) -> None:
