@@ -8,15 +8,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import preceptor
+from preceptor.data.dataset import Data
 from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
 from preceptor.losses import kd, linear
 from preceptor.models.causal_lm import causal_lm
 from preceptor.recipe import TeachRecipe
+from preceptor.records import Hidden, TokenRecordTeacher
 from preceptor.runs.weights import read_weights
 from preceptor.tasks.criterion import of_loss, of_objective
 from preceptor.tasks.fused import FusedDistillTask
-from preceptor.tasks.teacher import Teacher
+from preceptor.tasks.teacher import Function, Teacher
 from preceptor.teaching import cross_entropy
 from preceptor.training import fusing
 from preceptor.training.compiling import compile_task
@@ -75,14 +77,34 @@ def test_students_are_those_of_all_logits(loss: Any, teacher: Path, tmp_path: Pa
     assert one.norm() > 1e-3
 
 
-@pytest.mark.parametrize("whose", ["{}:calibrated", "record"])
-def test_students_of_other_teachers_too(whose: str, teacher: Path, tmp_path: Path) -> None:
-    if whose == "record":
-        preceptor.record(str(teacher), tmp_path / "record", data=data(), form="sampled", k=6)
-    given = {"verb": preceptor.distill, "loss": "kd", "accumulate": 2}
-    given["teacher"] = str(tmp_path / "record") if whose == "record" else whose.format(teacher)
+FORMS: dict[str, dict[str, Any]] = {"sampled": {"k": 6}, "hidden": {}}
+
+
+@pytest.mark.parametrize(
+    ("whose", "loss"),
+    [
+        ("{}:calibrated", "kd"),
+        ("{}:calibrated", {"name": "wttm", "temperature": 1.5}),
+        ("sampled", "kd"),
+        ("hidden", "kd"),
+        ("hidden", {"name": "wttm", "temperature": 1.5}),
+        ("hidden", ["jsd", {"name": "reverse_kl", "weight": 0.5}]),
+    ],
+    ids=str,
+)
+def test_students_of_other_teachers_too(
+    whose: str, loss: Any, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if whose in FORMS:
+        preceptor.record(str(teacher), tmp_path / "record", data=data(), form=whose, **FORMS[whose])
+    given = {"verb": preceptor.distill, "loss": loss, "accumulate": 2}
+    given["teacher"] = str(tmp_path / "record") if whose in FORMS else whose.format(teacher)
+    asked: list[int] = []
+    states_of = TokenRecordTeacher.states_and_head
+    monkeypatch.setattr(TokenRecordTeacher, "states_and_head", lambda *given: asked.append(1) or states_of(*given))
     one, other = (moved(tmp_path, fused, **given) for fused in (False, True))
     assert (one - other).norm() <= 1e-5 * one.norm()
+    assert bool(asked) == (whose in FORMS)  # which says that it has none, if it has none
 
 
 def test_teachers_are_those_of_all_logits(tmp_path: Path) -> None:
@@ -91,7 +113,8 @@ def test_teachers_are_those_of_all_logits(tmp_path: Path) -> None:
     assert (one - other).norm() <= 1e-5 * one.norm()
 
 
-def test_the_logits_of_a_step_never_all_exist(teacher: Path) -> None:
+@pytest.mark.parametrize("whose", ["live", "record"])
+def test_the_logits_of_a_step_never_all_exist(whose: str, tmp_path: Path) -> None:
     """No tensor of all tokens by all classes is made of student or teacher."""
     made: list[tuple[int, ...]] = []
 
@@ -104,19 +127,30 @@ def test_the_logits_of_a_step_never_all_exist(teacher: Path) -> None:
 
     torch.manual_seed(0)
     student, other = (causal_lm(num_classes=600, input_shape=(), width=8, depth=1, heads=2) for _ in range(2))
+    ids, places = torch.randint(600, (4, 256)), torch.arange(256).repeat(4, 1)
+    inputs = {"input_ids": ids, "position_ids": places}
+    asked = Teacher(other) if whose == "live" else Function(_record(tmp_path, other.eval(), ids, places))
     task = FusedDistillTask(
         student,
-        Teacher(other),
+        asked,
         [(of_loss(kd), 1.0)],
         label_loss=of_objective(cross_entropy),
         fused=[(linear.kd, 1.0)],
     )
-    ids = torch.randint(600, (4, 256))
-    inputs = {"input_ids": ids, "position_ids": torch.arange(256).expand(4, 256)}
     with Watched():
         task({"input": inputs, "label": ids, "mask": torch.ones_like(ids, dtype=torch.bool)})["loss"].backward()
     tokens = max((shape[-2] for shape in made if len(shape) > 1 and shape[-1] == 600), default=0)
     assert 4 < tokens <= 512  # of 1024
+
+
+def _record(folder: Path, model: torch.nn.Module, ids: torch.Tensor, places: torch.Tensor) -> TokenRecordTeacher:
+    """What a model of 600 tokens says to rows whose labels are themselves, as hidden states."""
+    ids, places = torch.cat([ids, ids[:1].flip(1)]), torch.cat([places, places[:1]])  # the last is held out
+    sizes = torch.ones_like(ids)
+    rows = TokenDataset(ids=ids, positions=places, labels=ids, documents=sizes.cumsum(0), byte_counts=sizes)
+    whole = Data(rows, None, tuple(map(str, range(600))), pools={"heldout": torch.tensor([4])})
+    preceptor.record(model, folder, data=whole, form=Hidden("float32"), device="cpu")
+    return TokenRecordTeacher(folder)
 
 
 def test_auto_is_for_large_vocabularies(monkeypatch: pytest.MonkeyPatch, teacher: Path) -> None:
