@@ -87,8 +87,8 @@ def predict(
         model, trust: as of `preceptor.load`.
 
     Raises:
-        InputError: as `preceptor.load`; a language model; a file that cannot be read, is of another kind, size or shape,
-            or not finite.
+        InputError: as `preceptor.load`; a language model; a file that cannot be read, is of another kind, size or
+            shape, or not finite.
 
     >>> import tempfile, preceptor
     >>> folder = tempfile.mkdtemp()
