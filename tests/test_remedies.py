@@ -180,6 +180,7 @@ ELSEWHERE = {
     ("study/executors.py", "cannot be handed to another process"): "a function of Python: study/test_executors.py",
     ("runs/references.py", "has not kept epoch"): "a run that has kept some epochs: study/test_candidates.py",
     ("runs/splits.py", "of which scores are stored"): "a run of tokens: study/test_token_teachers.py",
+    ("serving/predicting.py", "is a language model"): "a run of tokens: serving/test_taken_away.py",
     ("study/teachers/tokens.py", "is an ensemble"): "runs of tokens: study/test_token_teachers.py",
     ("study/teachers/tokens.py", "has no held-out documents"): "a record of tokens: study/test_token_teachers.py",
     ("study/teachers/tokens.py", "last, best and averaged weights alone"): "study/test_token_teachers.py",

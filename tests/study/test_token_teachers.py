@@ -1,6 +1,7 @@
 """`preceptor assess` for language models: runs by their stored scores, records by their scalars, what is refused."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,11 @@ def test_on_the_command_line(house: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("good --data x.npz", "(on the command line: --data)"),
         ("good --transfer", "leave transfer out"),
         ("good --criterion brier_recalibrated", "leave criterion out"),
+        ("good --loss wttm", "error: the loss is 'wttm', and the scores of teachers of tokens tell of kd alone"),
+        ("good --loss '{name: kd, temperature: 2}'", "the loss is 'kd', and the scores of teachers of tokens"),
+        ("good --loss dkd", "the loss is 'dkd', and the scores of teachers of tokens"),
         ("good --loss wttm --temperature 2", "leave the loss out (on the command line: --loss)"),
-        ("good --temperature 2", "leave temperature out"),
+        ("good --temperature 2", "temperature is given, and teachers of tokens are scored"),
         ("good --page page.html", "leave page out"),
         ("good:average", "no scores of its weights 'average'; known: best, last."),
         ("bad:calibrated", "preceptor record 'bad:calibrated' --out FOLDER"),
@@ -167,7 +171,7 @@ def test_on_the_command_line(house: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_makes_no_sense_is_refused(
     house: Path, arguments: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = run(house, *arguments.split(), monkeypatch=monkeypatch)
+    refused = run(house, *shlex.split(arguments), monkeypatch=monkeypatch)
     assert refused.exit_code != 0
     assert sentence in " ".join(refused.output.split())
 

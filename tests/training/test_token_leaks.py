@@ -45,25 +45,62 @@ def taught(folder: Path, data: Any) -> Path:
     return folder
 
 
-def distilled(teacher: Path, data: Any) -> list[str]:
-    found = preceptor.distill(teacher=str(teacher), data=data, loss="kd", teacher_model=Net, **GIVEN)
+def started(first: Path, data: Any, folder: Path | None = None) -> list[str]:
+    found = preceptor.teach(data=data, objective="cross_entropy", start=str(first), folder=folder, **GIVEN)
     return [each for each in found["notes"] if "nothing is known" in each]
+
+
+def distilled(teacher: Path, data: Any, **more: Any) -> list[str]:
+    found = preceptor.distill(teacher=str(teacher), data=data, loss="kd", teacher_model=Net, **GIVEN, **more)
+    return [each for each in found["notes"] if "nothing is known" in each]
+
+
+def pair(place: Path, how: str, packed: bool) -> tuple[Path, Any]:
+    """A run that has learned what another's data hold out, and these data."""
+    documents = sentences(0)
+    ours = written(place / "text.txt", documents) | {"packed": packed}
+    shuffled = random.Random(1).sample(documents, len(documents))
+    theirs = {
+        "split": ours | {"heldout": 0.05, "test": 0.05},
+        "order": written(place / "order.txt", shuffled),
+        "cut": ours | {"separator": None, "document_bytes": 100, "heldout": 0.12, "test": 0.12},
+        "file": written(place / "file.txt", documents) | {"heldout": 0.05, "test": 0.05},
+    }[how]
+    return taught(place / "first", theirs | {"packed": packed}), ours
 
 
 @pytest.mark.parametrize(("how", "packed"), [("split", True), ("order", False), ("cut", True), ("file", False)])
 def test_a_teacher_of_held_out_documents_is_refused(tmp_path: Path, how: str, packed: bool) -> None:
-    documents = sentences(0)
-    ours = written(tmp_path / "text.txt", documents) | {"packed": packed}
-    shuffled = random.Random(1).sample(documents, len(documents))
-    theirs = {
-        "split": ours | {"heldout": 0.05, "test": 0.05},
-        "order": written(tmp_path / "order.txt", shuffled),
-        "cut": ours | {"separator": None, "document_bytes": 100, "heldout": 0.12, "test": 0.12},
-        "file": written(tmp_path / "file.txt", documents) | {"heldout": 0.05, "test": 0.05},
-    }[how]
-    teacher = taught(tmp_path / "teacher", theirs | {"packed": packed})
+    teacher, ours = pair(tmp_path, how, packed)
     with pytest.raises(InputError, match=r"was trained on \d+ of the student's \d+ heldout documents \(the first: "):
         distilled(teacher, ours)
+
+
+@pytest.mark.parametrize(("how", "packed"), [("split", True), ("order", False), ("cut", True), ("file", False)])
+def test_a_start_from_held_out_documents_is_refused(tmp_path: Path, how: str, packed: bool) -> None:
+    first, ours = pair(tmp_path, how, packed)
+    sentence = (
+        r"start is '.*first', which was trained on \d+ of the \d+ heldout documents \(the first: document \d+\); "
+    )
+    for place in (None, tmp_path / "next"):
+        with pytest.raises(InputError, match=sentence + "give the data options of that run"):
+            started(first, ours, place)
+    assert not (tmp_path / "next").exists()
+    with pytest.raises(InputError, match=sentence):
+        distilled(taught(tmp_path / "teacher", ours), ours, start=str(first))
+
+
+def test_a_start_from_the_same_split_or_other_text_passes(tmp_path: Path) -> None:
+    ours = written(tmp_path / "text.txt", sentences(0))
+    again = written(tmp_path / "again.txt", sentences(0))
+    other = written(tmp_path / "other.txt", sentences(3))
+    for name, data in {"same": ours, "again": again, "other": other}.items():
+        assert started(taught(tmp_path / name, data), ours) == []
+    (tmp_path / "other.txt").unlink()
+    [said] = started(tmp_path / "other", ours)
+    assert "the data of the start" in said
+    assert "other.txt cannot be read" in said
+    assert said.endswith("it may be what this run is scored on")
 
 
 def test_documents_of_the_test_set_count_too(tmp_path: Path) -> None:

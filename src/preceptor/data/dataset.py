@@ -15,6 +15,7 @@ from preceptor.data.indexed import Batch, Indexed, input_and_label, shortened
 from preceptor.data.labelled import labels_of
 from preceptor.data.labels import check_labels, dense_tensor, expanded
 from preceptor.data.streams import Gathered, check_answers, require_map_style
+from preceptor.data.tokenizers import Tokenizer
 from preceptor.errors import InputError
 
 __all__ = [
@@ -50,7 +51,8 @@ class Data:
     is drawn from: all of them, unless the recipe gives it a size. Parts may share a pool; those without one are drawn
     from the samples that are in none (`with_heldout` adds a validation set so). `origin` is the entry of the recipe
     that these data were loaded by; None for data that somebody made by hand. `collate_fn` makes a batch of a list of
-    samples, where they cannot just be stacked (`Indexed`).
+    samples, where they cannot just be stacked (`Indexed`). `tokenizer` is what made tokens of texts, if it is known
+    (`preceptor.data.tokens`): a run writes it down.
     """
 
     train: Dataset[Any]
@@ -60,6 +62,7 @@ class Data:
     pools: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
     origin: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     collate_fn: Callable[[list[Any]], Any] | None = field(default=None, compare=False, repr=False)
+    tokenizer: Tokenizer | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", as_names(self.class_names))

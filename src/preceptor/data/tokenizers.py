@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preceptor.data.tokenizer_files import Save, name_in, saving_bytes, saving_file, saving_trained, saving_transformers
 from preceptor.errors import InputError
 from preceptor.hub import loaded
 from preceptor.notices import note
@@ -16,6 +17,7 @@ from preceptor.notices import note
 EOS = "<eos>"
 """The last token of our own vocabularies, which ends a document."""
 
+_BPE = "bpe "  # what our own are called, before their size
 _USUAL = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "[EOS]")  # in a file that does not say which
 _MOST = 2**24  # tokens; the largest vocabularies have some 2**18
 _AT_ONCE = 256  # documents that are encoded in one call
@@ -42,6 +44,7 @@ class Tokenizer:
         eos: the token that ends a document.
         digest: of the map from token to id (and of our own merges), SHA-256.
         encode: of UTF-8 documents.
+        save: writes it into a folder, as AutoTokenizer of transformers reads it; there a text has the same tokens.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Tokenizer:
     eos: int
     digest: str
     encode: Callable[[Sequence[bytes]], Encoded]
+    save: Save
 
 
 def tokenizer_of(given: str | Path | Mapping[str, Any], documents: Sequence[bytes]) -> Tokenizer:
@@ -75,7 +79,8 @@ def tokenizer_of(given: str | Path | Mapping[str, Any], documents: Sequence[byte
         raise InputError(f"the tokenizer is {given!r}; give bytes, {{bpe: 1024}}, or one of transformers")
     if str(given) == "bytes":
         names = (*(f"<0x{byte:02X}>" for byte in range(256)), EOS)
-        return Tokenizer("bytes", names, 256, _digest({name: number for number, name in enumerate(names)}), _bytes)
+        digest = _digest({name: number for number, name in enumerate(names)})
+        return Tokenizer("bytes", names, 256, digest, _bytes, saving_bytes(names))
     return _found(str(given))
 
 
@@ -119,14 +124,20 @@ def _trained(size: Any, documents: Sequence[bytes]) -> Tokenizer:
     if len(vocabulary) < size - 1:
         note(f"the training documents have but {len(vocabulary) + 1} of the {size} tokens of the vocabulary asked for")
     eos = len(vocabulary)
-    merges = json.loads(inner.to_str())["model"]["merges"]
-    names, digest = names_of(vocabulary | {EOS: eos}), _digest(vocabulary | {EOS: eos}, merges)
-    return Tokenizer(f"bpe {size}", names, eos, digest, _encoder(inner, eos))
+    whole, name = vocabulary | {EOS: eos}, f"{_BPE}{size}"
+    digest = _digest(whole, _merges(inner))
+    return Tokenizer(name, names_of(whole), eos, digest, _encoder(inner, eos), saving_trained(inner, EOS, name))
+
+
+def _merges(inner: Any) -> list[Any]:
+    return json.loads(inner.to_str())["model"].get("merges", [])
 
 
 def _found(given: str) -> Tokenizer:
-    """A tokenizer that somebody has made."""
+    """A tokenizer that somebody has made, or that a run of ours has written."""
     library, path = _library(), Path(given).expanduser()
+    name = path.resolve().name if path.exists() else given  # where a folder lies makes no other tokenizer of it
+    found: Any = None
     if path.is_file():
         try:
             inner = library.Tokenizer.from_file(str(path))
@@ -135,18 +146,20 @@ def _found(given: str) -> Tokenizer:
         eos = next((number for token in _USUAL if (number := inner.token_to_id(token)) is not None), None)
         remedy = "give its folder, whose tokenizer_config.json says which it is"
     else:
-        inner, eos = _of_transformers(given)
+        found = _of_transformers(given)
+        inner, eos, name = found.backend_tokenizer, found.eos_token_id, name_in(found) or name
         remedy = "set its eos_token and save it again"
     if eos is None:
         raise InputError(f"the tokenizer '{given}' has no token that ends a document (eos); {remedy}")
     vocabulary: dict[str, int] = inner.get_vocab(with_added_tokens=True)
     inner.no_padding()
     inner.no_truncation()
-    name = path.resolve().name if path.exists() else given  # where a folder lies makes no other tokenizer of it
-    return Tokenizer(name, names_of(vocabulary), eos, _digest(vocabulary), _encoder(inner, eos))
+    digest = _digest(vocabulary, _merges(inner)) if name.startswith(_BPE) else _digest(vocabulary)
+    save = saving_file(inner, eos, name) if found is None else saving_transformers(found, name)
+    return Tokenizer(name, names_of(vocabulary), eos, digest, _encoder(inner, eos), save)
 
 
-def _of_transformers(given: str) -> tuple[Any, int | None]:
+def _of_transformers(given: str) -> Any:
     def read(place: str, **safe: Any) -> Any:
         from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
 
@@ -158,7 +171,7 @@ def _of_transformers(given: str) -> tuple[Any, int | None]:
             f"the tokenizer '{given}' is a slow one, which does not tell where in the text its tokens are; give one "
             "with a tokenizer.json"
         )
-    return found.backend_tokenizer, found.eos_token_id
+    return found
 
 
 def names_of(vocabulary: Mapping[str, int]) -> tuple[str, ...]:

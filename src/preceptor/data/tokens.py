@@ -154,6 +154,7 @@ def tokens(
         made.names,
         {"context": {**context, "length": length, "packed": packed}},
         {"heldout": torch.arange(kept, len(train))},
+        tokenizer=made,
     )
 
 

@@ -5,7 +5,7 @@ comes with a model is run.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,41 @@ def is_pretrained(model: nn.Module) -> bool:
     return callable(getattr(model, "save_pretrained", None))
 
 
-def save_pretrained(model: Any, folder: Path, class_names: Sequence[str]) -> None:
+def save_pretrained(
+    model: Any,
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    save_tokenizer: Callable[[Path], object] | None = None,
+    end: int | None = None,
+) -> None:
     """Write a model as transformers loads it, with the names of its classes in its configuration.
 
     Those of a language model are its tokens, which a tokenizer knows.
+
+    Args:
+        save_tokenizer: writes that of the data into the folder, in place of one that the model has.
+        end: the token that ends a document, at which the model ends what it writes, unless it knows another.
     """
     config = getattr(model, "config", None)
     if hasattr(config, "id2label") and not has_tokens(model):
         config.id2label = dict(enumerate(class_names))  # type: ignore[union-attr]
         config.label2id = {name: number for number, name in enumerate(class_names)}  # type: ignore[union-attr]
+    if end is not None and has_tokens(model):
+        _end_at(model, end)
     with quiet():
         model.save_pretrained(folder)
+        if save_tokenizer is not None and has_tokens(model):
+            save_tokenizer(folder)
+
+
+def _end_at(model: Any, end: int) -> None:
+    """Tell a language model, or the one that it holds, which token ends a text, if nobody has."""
+    inner = model if hasattr(model, "generation_config") else getattr(model, "model", None)
+    configs: list[Any] = [getattr(inner, name, None) for name in ("config", "generation_config")]
+    for config in configs:
+        if getattr(config, "eos_token_id", end) is None:
+            config.eos_token_id = end
 
 
 def has_tokens(model: Any) -> bool:

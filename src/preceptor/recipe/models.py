@@ -173,6 +173,18 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _compiled_for_one_tensor(self) -> "Recipe":
+        named = {"data": self.data, "model": self.model}
+        for key, name in (("data", "tokens"), ("model", "causal_lm")):
+            found = named[key]
+            if self.training.compile is True and found is not None and found.name == name:
+                raise ValueError(
+                    f"training.compile is true with {key} '{name}', but models cannot be compiled for inputs that go "
+                    "by name; set training.compile to false"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _moments_of_the_schedule(self) -> "Recipe":
         if not isinstance(self.schedule, Schedule):
             return self

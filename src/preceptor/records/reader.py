@@ -131,6 +131,15 @@ class Record:
         """
         return self._rows(self._form_of_hidden().arrays, ids, view)["hidden"]
 
+    def hidden_and_head(self, ids: Tensor, view: int = 0, *, device: torch.device | str = "cpu") -> tuple[Tensor, Head]:
+        """Hidden states (B, H) and the head that makes logits of them, both float32 and on `device`.
+
+        Raises:
+            InputError: as `read`, or a record of another form.
+        """
+        head = self._head_on(device)
+        return self.hidden(ids, view).to(device, torch.float32), head
+
     def _form_of_hidden(self) -> Hidden:
         form = self.manifest.form
         if not isinstance(form, Hidden):

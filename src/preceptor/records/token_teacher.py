@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from preceptor.errors import InputError
+from preceptor.losses.linear import Head
+from preceptor.records.hidden import Hidden
 from preceptor.records.reader import Record
 from preceptor.records.targets import Targets
 from preceptor.records.teacher import RecordTeacher
@@ -43,6 +45,32 @@ class TokenRecordTeacher(RecordTeacher):
         Raises:
             InputError: a row that is not on record.
         """
+        record, ids, view = self._found(batch)
+        return self._tempered(record.read(ids, view, device=batch["mask"].device))
+
+    def states_and_head(self, batch: Mapping[str, Any]) -> tuple[Tensor, Head] | None:
+        """What makes the same answer without n times V numbers: hidden states (n, H) of the positions that count, and
+        their head, float32.
+
+        Args:
+            batch: as of a call.
+
+        Returns:
+            None of a record of another form, or where no head has the temperature.
+
+        Raises:
+            InputError: a row that is not on record.
+        """
+        if not isinstance(self.record.manifest.form, Hidden):
+            return None
+        if self.temperature != 1 and self.record.head.softcap is not None:
+            return None
+        record, ids, view = self._found(batch)
+        states, head = record.hidden_and_head(ids, view, device=batch["mask"].device)
+        return states, Head(head.weight, head.bias, head.scale / self.temperature, head.softcap)
+
+    def _found(self, batch: Mapping[str, Any]) -> tuple[Record, Tensor, int]:
+        """The record, the ids (n,) and the view of the positions of a batch that count."""
         mask: Tensor = batch["mask"]
         counting = mask.any(-1)
         inputs = {name: each[counting] for name, each in batch["input"].items()}
@@ -52,8 +80,7 @@ class TokenRecordTeacher(RecordTeacher):
             index = batch["index"][counting] if "index" in batch else counting.nonzero()[:, 0]
             raise self.lacking(int(index.cpu()[rows < 0][0]))
         view = int(torch.as_tensor(batch["view"]).reshape(-1)[0]) if "view" in batch else 0
-        ids = token_ids(rows, mask[counting].cpu())
-        return self._tempered(record.read(ids, view, device=mask.device))
+        return record, token_ids(rows, mask[counting].cpu()), view
 
     def _looked_up(self, digests: Tensor, shown: bool) -> tuple[Record, Tensor]:
         """The record that the rows are in, and which of its rows they are: held-out ones are not shown in training."""

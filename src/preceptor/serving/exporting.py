@@ -11,7 +11,7 @@ from torch import Tensor
 from preceptor.errors import InputError, did_you_mean
 from preceptor.inputs import Inputs, each
 from preceptor.names import Trust
-from preceptor.runs import Factory, files, read_recipe
+from preceptor.runs import Factory, files, has_token_scores, read_recipe
 from preceptor.serving import formats
 from preceptor.serving.heldout import HeldOut, held_out
 from preceptor.serving.served import Served, raw_inputs, served
@@ -114,7 +114,7 @@ def export(
     with files.atomic_path(place) as temporary:
         read = _write(found, to, temporary, each(inputs, lambda rows: rows[:2].contiguous()), raw, model)
         if known is not None:
-            difference = _difference(read, inputs, known.expected)
+            difference = _difference(read, inputs, known)
             if not difference <= tolerance:
                 raise InputError(
                     f"'{place}' was not written: a probability differs by {difference:.2g} from the run's own, and "
@@ -126,8 +126,8 @@ def export(
         to,
         _said(inputs, raw),
         difference,
-        tolerance if known else None,
-        len(known.expected) if known else 0,
+        None if known is None else tolerance,
+        0 if known is None else len(known),
         "" if known is None else "stored" if known.stored else "torch",
     )
 
@@ -154,7 +154,10 @@ def _known(found: Served, data: Any, data_dir: Path | str | None, trust: Trust) 
         ) from None
 
 
-def _example(found: Served) -> Tensor:
+def _example(found: Served) -> Inputs:
+    if has_token_scores(found.reference.run):
+        ids = torch.zeros(2, 2, dtype=torch.int64)
+        return {"input_ids": ids, "position_ids": torch.arange(2).expand(2, 2)}
     shape = (2, *found.weights.input_shape)
     return torch.zeros(shape, dtype=torch.uint8 if found.is_text else torch.float32)
 
@@ -171,11 +174,11 @@ def _write(
 
 
 @torch.no_grad()
-def _difference(read: Callable[[Any], Tensor], inputs: Inputs, expected: Tensor) -> float:
+def _difference(read: Callable[[Any], Tensor], inputs: Inputs, known: HeldOut) -> float:
     """The largest of all, in batches of unlike sizes: of one, of three, of the rest."""
-    parts = torch.arange(len(expected)).split([1, min(3, len(expected) - 1), max(0, len(expected) - 4)])
+    parts = torch.arange(len(known)).split([1, min(3, len(known) - 1), max(0, len(known) - 4)])
     answers = torch.cat([read(each(inputs, lambda t, rows=rows: t[rows])) for rows in parts if len(rows)])
-    return float((answers.double() - expected).abs().max())
+    return float((known.seen(answers).double() - known.expected).abs().max())
 
 
 def _said(inputs: Inputs, raw: bool) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ from preceptor.models.causal_lm import CausalLM, causal_lm_of
 from preceptor.models.classifiers import Classifier, classifier_of
 from preceptor.models.hub import save_pretrained
 from preceptor.runs import Factory, files
+from preceptor.runs.tokenizer import copy_tokenizer, end_of
 from preceptor.runs.weights import load_model, save_weights
 from preceptor.serving.served import Served, Whole
 
@@ -91,7 +93,9 @@ def write_pretrained(served: Served, path: Path, model: Factory | str | None) ->
 
 def _of_transformers(served: Served, path: Path) -> nn.Module:
     with _quiet():
-        save_pretrained(served.model, path, served.weights.class_names)
+        names, run = served.weights.class_names, served.reference.run
+        end = end_of(served.weights.preprocessing, names)
+        save_pretrained(served.model, path, names, save_tokenizer=functools.partial(copy_tokenizer, run), end=end)
         if isinstance(served.model, Classifier):
             return classifier_of(path).eval()
         if isinstance(served.model, CausalLM):

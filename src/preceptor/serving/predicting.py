@@ -11,7 +11,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.names import Trust
-from preceptor.runs import Factory, read_recipe
+from preceptor.runs import Factory, has_token_scores, read_recipe
 from preceptor.serving.inputs import Part, batches, parts_of
 from preceptor.serving.served import Served, Whole, served
 
@@ -87,7 +87,8 @@ def predict(
         model, trust: as of `preceptor.load`.
 
     Raises:
-        InputError: as `preceptor.load`; a file that cannot be read, is of another kind, size or shape, or not finite.
+        InputError: as `preceptor.load`; a language model; a file that cannot be read, is of another kind, size or
+            shape, or not finite.
 
     >>> import tempfile, preceptor
     >>> folder = tempfile.mkdtemp()
@@ -96,6 +97,12 @@ def predict(
     (2, 10)
     """
     found = served(run, member=member, model=model, trust=trust)
+    if has_token_scores(found.reference.run):
+        raise InputError(
+            f"'{run}' is a language model, which says what comes next at each place of a text and not which class it "
+            f"is of; see what it is worth, preceptor assess {found.reference.run}, or let transformers write text with "
+            f"it, preceptor export {run} --to pretrained"
+        )
     sources: list[str] = []
     rows: list[int] = []
 

@@ -4,7 +4,7 @@ What they minimise, and its gradient, is that of `TeachTask` and `DistillTask` t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from preceptor.inputs import taken
 from preceptor.losses.linear import Head, cross_entropy
 from preceptor.tasks.task import DistillTask, Output, TeachTask
-from preceptor.tasks.teacher import Teacher, TeacherFn, in_eval_mode
+from preceptor.tasks.teacher import Function, Teacher, TeacherFn, in_eval_mode
 from preceptor.tasks.tokens import of_tokens
 
 LinearLoss = Callable[..., Tensor]
@@ -24,6 +24,13 @@ class HasStates(Protocol):
 
     @property
     def head(self) -> Head: ...
+
+
+@runtime_checkable
+class StoresStates(Protocol):
+    """A teacher that looks hidden states up (`preceptor.records.TokenRecordTeacher`)."""
+
+    def states_and_head(self, batch: Mapping[str, Any]) -> tuple[Tensor, Head] | None: ...
 
 
 def gives_states(model: nn.Module) -> bool:
@@ -48,7 +55,8 @@ class FusedTeachTask(TeachTask):
 class FusedDistillTask(DistillTask):
     """`DistillTask` for cross-entropy to the labels, and to the teacher losses of `preceptor.losses.linear`.
 
-    A teacher that is one such language model is asked for its hidden states, too; any other for its answer.
+    A teacher that is one such language model is asked for its hidden states, too, and so is a record that holds some;
+    any other for its answer.
 
     Args:
         As of `DistillTask`; a student that `gives_states`.
@@ -103,7 +111,10 @@ def asked(teacher: TeacherFn, batch: Mapping[str, Any]) -> Any:
     """A teacher's hidden states (n, H) of the tokens that count and its head, or its answer for these."""
     mask: Tensor = batch["mask"]
     with torch.no_grad():
-        if not isinstance(teacher, Teacher) or not lends_head(teacher):
+        if not isinstance(teacher, Teacher):
+            found = _looked_up(teacher, batch)
+            return of_tokens(teacher(batch), mask, "the teacher") if found is None else found
+        if not lends_head(teacher):
             return of_tokens(teacher(batch), mask, "the teacher")
         model: Any = teacher.model
         with in_eval_mode(model):
@@ -113,6 +124,12 @@ def asked(teacher: TeacherFn, batch: Mapping[str, Any]) -> Any:
     if teacher.temperature != 1:
         head = Head(head.weight, head.bias, head.scale / teacher.temperature)
     return states[mask], head
+
+
+def _looked_up(teacher: TeacherFn, batch: Mapping[str, Any]) -> tuple[Tensor, Head] | None:
+    """Hidden states (n, H) and the head of a teacher that stores them; None of any other."""
+    plain = teacher.function if isinstance(teacher, Function) and teacher.distribution == "softmax" else teacher
+    return plain.states_and_head(batch) if isinstance(plain, StoresStates) else None
 
 
 def lends_head(teacher: Teacher) -> bool:

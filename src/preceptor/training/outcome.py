@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from preceptor import runs
+from preceptor.data.dataset import Data
 from preceptor.models.hub import is_pretrained, save_pretrained
 from preceptor.outputs import fit_temperature
 from preceptor.runs.files import atomic_path, remove, save_tensors
 from preceptor.runs.token_scores import TokenScores
+from preceptor.runs.tokenizer import end_of, write_tokenizer
 from preceptor.training.evaluators import evaluator_of
 from preceptor.training.job import Job
 from preceptor.training.loop.loop import Loop
@@ -31,7 +33,7 @@ def finish(job: Job, loop: Loop) -> Result:
         if is_pretrained(loop.raw_model):
             remove(job.folder / "pretrained")  # of a process that was killed here
             with atomic_path(job.folder / "pretrained") as temporary:
-                save_pretrained(loop.raw_model, temporary, job.cohort.data.class_names)
+                _save_pretrained(loop.raw_model, temporary, job.cohort.data)
     stopped = {"epochs": loop.progress.epoch, "by": loop.progress.stopped} if loop.progress.stopped else None
     return {
         "schema_version": runs.SCHEMA,
@@ -92,6 +94,12 @@ def _temperatures(job: Job, found: _Outputs, kind: str) -> float | list[float]:
     return job.cohort.plain([fit_temperature(rows, y) for rows, y in pairs])
 
 
+def _save_pretrained(model: nn.Module, folder: Path, data: Data) -> None:
+    save_tokenizer = None if data.tokenizer is None else data.tokenizer.save
+    end = end_of(data.preprocessing, data.class_names)
+    save_pretrained(model, folder, data.class_names, save_tokenizer=save_tokenizer, end=end)
+
+
 def _save(job: Job, folder: Path, states: dict[str, dict[str, Tensor]], outputs: _Outputs) -> None:
     data, objects = job.cohort.data, job.identity.objects
     own = {"factory": objects["model"].partition(" ")[0]} if "model" in objects else None
@@ -107,6 +115,8 @@ def _save(job: Job, folder: Path, states: dict[str, dict[str, Tensor]], outputs:
     for kind, state in states.items():
         temperature = outputs.temperatures.get(kind, 1.0)
         runs.save_weights(folder / f"{kind}.safetensors", state, metadata | {"temperature": temperature})
+    if data.tokenizer is not None:
+        write_tokenizer(folder, data.tokenizer)
     if outputs.tokens:
         runs.write_token_scores(folder, outputs.tokens)
         return

@@ -20,6 +20,7 @@ from preceptor.recipe.text import find_recipe, read_yaml
 from preceptor.records import Dense, Hidden, Manifest, Record, RecordWriter, Sampled, TopK
 from preceptor.records import Identity as RecordIdentity
 from preceptor.records.forms import Form
+from preceptor.records.ids import Ids
 from preceptor.records.reader import HELDOUT
 from preceptor.records.samples import write_samples
 from preceptor.runs import Factory
@@ -313,9 +314,9 @@ class _Work:
         row = 4 * self.manifest.num_classes + DTYPES[self.features.dtype].itemsize * self.features.numbers
         return _BATCH * max(1, min(64, _SHARD_BYTES // (row * _BATCH)))
 
-    def _left(self, indices: Tensor, done: set[int]) -> list[Tensor]:
+    def _left(self, indices: Tensor, done: Ids) -> list[Tensor]:
         """The batches that are not wholly on disk: those of an uninterrupted recording, so that all is the same."""
-        return [chunk for chunk in indices.split(self.size) if not done.issuperset(self._ids(chunk).tolist())]
+        return [chunk for chunk in indices.split(self.size) if not done.has(self._ids(chunk).numpy()).all()]
 
     def _ids(self, indices: Tensor) -> Tensor:
         """The rows of the record that samples become."""

@@ -23,7 +23,7 @@ from preceptor.study.teachers.known import known_of
 from preceptor.study.teachers.notes import notes_on
 from preceptor.study.teachers.reading import read_candidates
 from preceptor.study.teachers.seen import seen_scores
-from preceptor.study.teachers.tokens import assess_tokens, token_teachers
+from preceptor.study.teachers.tokens import assess_tokens, refuse_losses, token_teachers
 
 __all__ = ["assess_candidates", "assess_teachers"]
 
@@ -91,9 +91,10 @@ def assess_teachers(
         InputError: as `read_candidates` and `preceptor.assess.compare`; no labels, a teacher that was trained on the
             samples it is compared on, or an option that none of the losses takes.
     """
-    question = _question(losses, temperature, _coefficients(coefficients), criterion, level)  # before anything is read
     names = [names] if isinstance(names, str | Path) else names
+    losses = [losses] if isinstance(losses, str | Mapping | Component) else losses
     if of_tokens := token_teachers(names):
+        refuse_losses(losses)
         useless = {
             "temperature": temperature,
             "coefficients": coefficients,
@@ -110,7 +111,8 @@ def assess_teachers(
             "transfer": transfer or None,
             "criterion": None if criterion == "brier" else criterion,
         }
-        return assess_tokens(of_tokens, losses=question.losses, level=level, given=useless)
+        return assess_tokens(of_tokens, level=level, given=useless)
+    question = _question(losses, temperature, _coefficients(coefficients), criterion, level)  # before outputs are read
     table = tables.Table() if samples is None else _table(Path(samples))
     given = {
         "labels": table.labels if labels is None else _array(labels),

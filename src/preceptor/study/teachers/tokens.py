@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from preceptor.assess.optimum import LossLike
 from preceptor.assess.token_scores import TokenScores
 from preceptor.assess.tokens import compare_tokens
 from preceptor.errors import InputError
@@ -20,7 +21,7 @@ from preceptor.schema import Component
 from preceptor.study.teachers.assessment import Assessment
 from preceptor.study.teachers.notes import on_selected
 
-__all__ = ["assess_tokens", "read_tokens", "token_teachers"]
+__all__ = ["assess_tokens", "read_tokens", "refuse_losses", "token_teachers"]
 
 
 def token_teachers(names: Sequence[str | Path]) -> list[TeacherRef]:
@@ -76,27 +77,36 @@ def read_tokens(reference: TeacherRef) -> TokenScores:
     return read_token_scores(reference.run, "heldout", reference.weights)
 
 
-def assess_tokens(
-    references: Sequence[TeacherRef], *, losses: Sequence[Component], level: float, given: Mapping[str, Any]
-) -> Assessment:
+def refuse_losses(losses: Sequence[LossLike]) -> None:
+    """Refuse what students of teachers of tokens minimise, unless it is ``kd``, whose optimum is the teacher itself.
+
+    That is all that scores tell of.
+
+    Raises:
+        InputError: another loss, or an option of one.
+    """
+    other = [loss for loss in losses if loss not in ("kd", {"name": "kd"}, Component(name="kd"))]
+    if other:
+        first: Any = other[0]
+        name = first.get("name") if isinstance(first, Mapping) else getattr(first, "name", first)
+        raise InputError(
+            f"the loss is '{name}', and the scores of teachers of tokens tell of kd alone, whose optimum is the "
+            "teacher itself; leave the loss out",
+            argument="loss",
+        )
+
+
+def assess_tokens(references: Sequence[TeacherRef], *, level: float, given: Mapping[str, Any]) -> Assessment:
     """Rank teachers of tokens by their NLL on held-out documents.
 
     Args:
         references: that `token_teachers` gives.
-        losses: what students minimise: ``kd``, whose optimum is the teacher itself, is all that scores tell of.
         level: of the intervals.
         given: options of `assess_teachers` by name, None where they are left out: tokens have no use for them.
 
     Raises:
-        InputError: an option that is given, another loss, or as `read_tokens` and `compare_tokens`.
+        InputError: an option that is given, or as `read_tokens` and `compare_tokens`.
     """
-    other = [loss.name for loss in losses if loss.name != "kd" or loss.options]
-    if other:
-        raise InputError(
-            f"the loss is '{other[0]}', and the scores of teachers of tokens tell of kd alone, whose optimum is the "
-            "teacher itself; leave the loss out",
-            argument="loss",
-        )
     for name, value in given.items():
         if value is not None:
             raise InputError(

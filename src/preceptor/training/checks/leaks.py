@@ -45,12 +45,12 @@ def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, 
             return nothing
         if not alike:
             refuse_learned(reference.run, runs.parts_of(reference.run, reference.member)["train"], samples)
-    if not alike and not _same_samples(reference, samples):
+    if not alike and not same_samples(reference, samples):
         return nothing  # the indices are those of another data set
     return runs.parts_of(reference.run, reference.member)["train"]
 
 
-def _same_samples(reference: TeacherRef, samples: Samples) -> bool:
+def same_samples(reference: TeacherRef, samples: Samples) -> bool:
     """Whether a run's data are the student's in another spelling: the labels it recorded are found in their places.
 
     Labels in the order of the classes say nothing, as many a data set lists them so.

@@ -2,6 +2,7 @@
 or file of the same text numbers and packs its rows otherwise.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,48 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Documents that a run was trained on and another is scored on."""
+
+    part: str
+    """``heldout`` or ``test``."""
+    count: int
+    total: int
+    """Of the part."""
+    first: int
+    """The number of one of them."""
+
+
 def refuse_learned(teacher: Path, trained: Tensor, samples: Samples) -> None:
-    """Refuse a run whose training documents are some that its student is scored on, and does not learn itself.
-
-    A held-out document was learned if most of its passages of 32 tokens are in the teacher's training text; of a
-    shorter one, if it is there as a whole. Where the teacher's text cannot be read as it was, that is noted.
-
-    Args:
-        teacher: the run.
-        trained: the rows of its own data that it was trained on, int64 (n,).
+    """Refuse a run whose training documents are some that its student is scored on, as `learned_of` finds them.
 
     Raises:
         InputError: so it is.
     """
-    theirs = _data_of(teacher)
+    found = learned_of(teacher, trained, samples)
+    if found is not None:
+        raise InputError(
+            f"the teacher '{teacher}' was trained on {found.count} of the student's {found.total} {found.part} "
+            f"documents (the first: document {found.first}); give the student the data options of the teacher"
+        )
+
+
+def learned_of(run: Path, trained: Tensor, samples: Samples, *, role: str = "teacher") -> Learned | None:
+    """The training documents of a run that a model which learns from it is scored on, and does not learn itself.
+
+    A held-out document was learned if most of its passages of 32 tokens are in the run's training text; of a shorter
+    one, if it is there as a whole. Where the run's text cannot be read as it was, that is noted.
+
+    Args:
+        run: its folder.
+        trained: the rows of its own data that it was trained on, int64 (n,).
+        samples: of the model that learns from it.
+        role: what the run is to that model, ``teacher`` or ``start``.
+    """
+    theirs = _data_of(run, role)
     if theirs is None or not isinstance(theirs.train, TokenDataset):
-        return
+        return None
     learned, _ = passages(theirs.train, trained)
     ours: Any = samples.data.train
     learned = np.setdiff1d(learned, passages(ours, samples.for_students)[0])
@@ -49,10 +76,8 @@ def refuse_learned(teacher: Path, trained: Tensor, samples: Samples) -> None:
         known, which = np.unique(documents, return_inverse=True)
         seen = known[2 * np.bincount(which, np.isin(found, learned)) > np.bincount(which)]
         if len(seen):
-            raise InputError(
-                f"the teacher '{teacher}' was trained on {len(seen)} of the student's {len(known)} {part} documents "
-                f"(the first: document {seen[0]}); give the student the data options of the teacher"
-            )
+            return Learned(part, len(seen), len(known), int(seen[0]))
+    return None
 
 
 def passages(dataset: TokenDataset, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -84,30 +109,30 @@ def _mixed(ids: np.ndarray) -> np.ndarray:
     return (found ^ (found >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
 
 
-def _data_of(teacher: Path) -> Data | None:
+def _data_of(run: Path, role: str) -> Data | None:
     """The data that a run was trained on; None where its recipe names none, or they are not there as they were."""
-    recipe = runs.read_recipe(teacher)
+    recipe = runs.read_recipe(run)
     if recipe.data is None:
         return None
     try:
-        found = load_data(recipe, source=f"the recipe of the run '{teacher}'")
+        found = load_data(recipe, source=f"the recipe of the run '{run}'")
     except InputError as error:
-        _note_unknown(teacher, f"cannot be read ({error})")
+        _note_unknown(run, role, f"cannot be read ({error})")
         return None
-    return None if changed(teacher, found) else found
+    return None if changed(run, found, role=role) else found
 
 
-def changed(teacher: Path, found: Data) -> bool:
+def changed(run: Path, found: Data, *, role: str = "teacher") -> bool:
     """Whether the data that a run's recipe names have changed since it was trained, which is noted."""
-    then = (read_contents(teacher) or {}).get("data", {})
+    then = (read_contents(run) or {}).get("data", {})
     if then in ({}, contents_of(found).get("data", {})):
         return False
-    _note_unknown(teacher, "have changed since")
+    _note_unknown(run, role, "have changed since")
     return True
 
 
-def _note_unknown(teacher: Path, what: str) -> None:
+def _note_unknown(run: Path, role: str, what: str) -> None:
+    scored = "what its student is scored on" if role == "teacher" else "what this run is scored on"
     note(
-        f"the data of the teacher '{teacher}' {what}, so that nothing is known of what it was trained on: it may be "
-        "what its student is scored on"
+        f"the data of the {role} '{run}' {what}, so that nothing is known of what it was trained on: it may be {scored}"
     )

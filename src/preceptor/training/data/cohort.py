@@ -103,9 +103,16 @@ class Cohort:
             replay: the recording that is shown again, of a single model.
 
         Raises:
-            InputError: every batch would have parts of one sample, on which the model cannot be trained.
+            InputError: every batch would have parts of one sample, on which the model cannot be trained; inputs by
+                name, for which nothing is changed or compiled.
         """
-        if (recipe.augmentation or recipe.mixing) and isinstance(self.samples[0].train[[0]]["input"], Mapping):
+        by_name = isinstance(self.samples[0].train[[0]]["input"], Mapping)
+        if recipe.training.compile is True and by_name:
+            raise InputError(
+                "training.compile is true, but models cannot be compiled for inputs that go by name; set "
+                "training.compile to false"
+            )
+        if (recipe.augmentation or recipe.mixing) and by_name:
             key = "augmentation" if recipe.augmentation else "mixing"
             raise InputError(
                 f"{key} changes inputs of one tensor, and those of the data go by name; set {key} to null and let the "

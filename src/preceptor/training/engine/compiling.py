@@ -10,6 +10,7 @@ from torch._functorch import config as functorch_config
 
 from preceptor.data.generators import next_draws
 from preceptor.errors import InputError
+from preceptor.models.hub import has_tokens
 from preceptor.notices import note
 from preceptor.tasks.stack import Stack
 from preceptor.tasks.task import DistillTask, Task, TeachTask
@@ -119,6 +120,8 @@ def _why_not_compiled(task: Task) -> str | None:
         return "the models of a stack are computed as one already"
     if task.model is not task.bare:
         return "there are several processes"
+    if has_tokens(task.bare):
+        return "the inputs of a language model go by name"
     return _looking(task)
 
 

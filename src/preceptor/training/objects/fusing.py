@@ -28,7 +28,7 @@ _LINEAR = [name for name in linear.__all__ if name not in ("Head", "cross_entrop
 def teach_task(recipe: TeachRecipe, cohort: Cohort, criterion: Criterion, given: object = None) -> TeachTask:
     """What a teacher minimises; `given` is an objective that was handed over."""
     plain = given is None and recipe.objective.name == "cross_entropy" and not recipe.objective.options
-    reason = _why_not(recipe, cohort) or ("" if plain else "the objective is another than cross_entropy")
+    reason = _why_not(cohort) or ("" if plain else "the objective is another than cross_entropy")
     kind = FusedTeachTask if _is_fused(recipe, cohort, reason) else TeachTask
     return kind(cohort.module, criterion, plan=plan_of(recipe, cohort))
 
@@ -51,7 +51,7 @@ def distill_task(
     }
     named = [] if recipe.loss is None else [component for component, _ in parts_of(recipe.loss)]
     others = [each.name for each in named if each.name not in _LINEAR]
-    reason = _why_not(recipe, cohort)
+    reason = _why_not(cohort)
     if given is not None or recipe.label_loss.name != "cross_entropy" or recipe.label_loss.options:
         reason = reason or "a loss, or the loss to the labels, is one of your own or another than cross_entropy"
     elif others:
@@ -71,13 +71,13 @@ def _linear(name: str, options: dict[str, Any]) -> LinearLoss:
     return functools.partial(loss, **{**given, **options})
 
 
-def _why_not(recipe: Recipe, cohort: Cohort) -> str:
+def _why_not(cohort: Cohort) -> str:
     """Why the logits of a step must be made; empty if they need not."""
     if not cohort.samples[0].are_tokens:
         return "the data are no tokens"
     if cohort.size is not None or not gives_states(cohort.module):
         return "the model does not tell its hidden states and head, as causal_lm does"
-    return "training.compile is on" if recipe.training.compile else ""
+    return ""
 
 
 def _is_fused(recipe: Recipe, cohort: Cohort, reason: str) -> bool:

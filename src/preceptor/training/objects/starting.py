@@ -1,7 +1,7 @@
 """The weights of a finished run that a new run begins with."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from preceptor import runs
 from preceptor.data.dataset import Data
@@ -11,6 +11,8 @@ from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.references import kind_of, name_of, teacher_references
 from preceptor.tasks.stack import member_state
+from preceptor.training.checks.leaks import same_samples
+from preceptor.training.checks.token_leaks import changed, learned_of
 from preceptor.training.data.samples import Samples
 
 
@@ -56,16 +58,20 @@ def started_(model: nn.Module, recipe: Recipe, data: Data) -> None:
 
 
 def refuse_started_on(recipe: Recipe, samples: Samples) -> None:
-    """Refuse weights that were trained on samples which the new run is scored on, where both have the same data.
+    """Refuse weights that were trained on samples which the new run is scored on, where both have the same data; of
+    language models, on documents, whatever the data are called.
 
     Raises:
-        InputError: naming the first such sample.
+        InputError: naming the first such sample or document.
     """
     reference = start_of(recipe)
-    if reference is None or runs.read_recipe(reference.run).data != recipe.data:
+    if reference is None:
         return
     trained = runs.parts_of(reference.run, reference.member)["train"]
-    for part in ("heldout", "test"):
+    alike = runs.read_recipe(reference.run).data == recipe.data
+    if samples.are_tokens:
+        alike = _same_rows(reference, trained, samples, alike=alike and samples.data.origin is not None)
+    for part in ("heldout", "test") if alike else ():
         scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
         seen = scored[torch.isin(scored, trained)]
         if len(seen):
@@ -73,3 +79,23 @@ def refuse_started_on(recipe: Recipe, samples: Samples) -> None:
                 f"start is '{recipe.start}', which was trained on {len(seen)} of the {part} samples (the first: "
                 f"{int(seen[0])}); give the split and the seed of that run"
             )
+
+
+def _same_rows(reference: TeacherRef, trained: Tensor, samples: Samples, *, alike: bool) -> bool:
+    """Whether the rows of tokens that weights were trained on are those of the same numbers here.
+
+    Args:
+        alike: both recipes name the same data.
+
+    Raises:
+        InputError: they are others, of documents that this run is scored on.
+    """
+    if alike:
+        return not changed(reference.run, samples.data, role="start")
+    found = learned_of(reference.run, trained, samples, role="start")
+    if found is not None:
+        raise InputError(
+            f"start is '{name_of(reference)}', which was trained on {found.count} of the {found.total} {found.part} "
+            f"documents (the first: document {found.first}); give the data options of that run"
+        )
+    return same_samples(reference, samples)
