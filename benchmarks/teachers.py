@@ -14,7 +14,6 @@ at the end of each run. Every run is a run folder: the same command, stopped or 
 
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,18 +192,16 @@ class Teachers:
     def swag(self, rate: float, seed: int) -> Teacher:
         """The base at a constant rate, and draws from the normal distribution of its epochs."""
         base, folder = self.base(seed), self.folder(seed, "swag", rate)
-        run, seconds = folder / "run", folder / "seconds.json"
+        run, samples = folder / "run", folder / "samples"
         if not complete(run):
             with self.clock.run("teacher swag"):
                 rate *= self.chosen("cross_entropy")
                 kept: dict[str, Any] = {"schedule": {"name": "constant"}, "optimizer": self.sgd(rate), "keep": "all"}
                 teach(base.name, run, more_epochs=self.size.continued, **kept, **self.given)
-        if not seconds.is_file():
+        if not complete(samples):
             with self.clock.run("posterior"):
-                begin = time.monotonic()
-                posterior(run, folder / "samples", samples=SAMPLES, start_epoch=self.size.epochs, data=self.data)
-                write_text(seconds, json.dumps(time.monotonic() - begin) + "\n")
-        return Teacher(str(folder / "samples"), [*base.runs, run, seconds])
+                posterior(run, samples, samples=SAMPLES, start_epoch=self.size.epochs, data=self.data)
+        return Teacher(str(samples), [run])  # whose epochs are also the base's
 
     def sgld(self, noise: float, seed: int) -> Teacher:
         """The base in Langevin dynamics, at a constant rate: that of sgd with momentum would be a tenth of it."""
@@ -264,11 +261,11 @@ class Teachers:
                 pair = {"large": {}, small.name: {"model": {"name": self.size.student}}}
                 recipe = self.recipe(self.size.teacher, seed)
                 teach_together(recipe, pair, folder, weight=weight, **self.given)
-        return Teacher(str(folder / "large"), [folder / "large"])  # its seconds are those of both
+        return Teacher(str(folder / "large"), [folder / "large", small])
 
     def mutual_both(self, weight: float, seed: int) -> Teacher:
-        large = self.mutual(weight, seed)
-        return large._replace(name=f"{large.name}+{place(self.out, seed, 'mutual_small', weight)}")
+        both = self.mutual(weight, seed)
+        return both._replace(name="+".join(map(str, both.runs)))
 
     def assistant(self, temperature: float, seed: int) -> Teacher:
         base, folder = self.base(seed), self.folder(seed, "assistant", temperature)

@@ -1,6 +1,5 @@
 """What the runs of benchmarks/teachers.py say: students of each kind of teacher, and what foretells them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from scipy.stats import spearmanr
 
 from arena_report import GUESSES, detectable, pooled
 from preceptor.assess import Estimate, mean_interval
-from preceptor.runs import read_result
+from preceptor.runs import epochs_of, read_result
 from preceptor.runs.files import read_json
 from preceptor.study.text import difference, facts, markdown_table, plus_minus
 
@@ -177,16 +176,11 @@ def judgement(student: Path) -> Path:
 
 
 def _judged(student: Path) -> dict[str, float]:
-    """The scores of a teacher, and the seconds of all its runs."""
+    """The scores of a teacher, and the epochs of all its runs."""
     said = read_json(judgement(student))
     runs = [student.parents[1] / run for run in said["runs"]]
-    seconds = sum(map(_seconds, runs))
-    return said["heldout"] | {"test_accuracy": said["test"]["accuracy"], "seconds": seconds}
-
-
-def _seconds(run: Path) -> float:
-    """How long a run has taken; of what is no training a file says so."""
-    return json.loads(run.read_text()) if run.suffix == ".json" else read_result(run)["time_total"]
+    epochs = sum(map(epochs_of, runs))
+    return said["heldout"] | {"test_accuracy": said["test"]["accuracy"], "epochs": epochs}
 
 
 def _tuned(out: Path, kind: str, settings: Sequence[float]) -> dict[str, float]:
@@ -303,11 +297,11 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 NOTE = (
     "Accuracies in per cent, differences in points; teachers: means over seeds of held-out scores before any student, "
-    "and their test accuracy. Cost: seconds of all runs that a teacher is made of, over those of cross-entropy's. ±: "
-    "half the 95 % Student-t interval over paired seeds, bold where it excludes 0; intervals are one at a time: of "
-    "twenty about one excludes 0 by chance. The best baseline of dropout, temperature and label smoothing is the one "
-    "whose students are the most accurate on held-out images. Detectable: the smallest true difference from "
-    "cross-entropy's students that a test at 5 % finds with 80 % power. "
+    "and their test accuracy. Cost: epochs of all networks that were trained for a teacher, whatever their size, over "
+    "those of cross-entropy's. ±: half the 95 % Student-t interval over paired seeds, bold where it excludes 0; "
+    "intervals are one at a time: of twenty about one excludes 0 by chance. The best baseline of dropout, temperature "
+    "and label smoothing is the one whose students are the most accurate on held-out images. Detectable: the smallest "
+    "true difference from cross-entropy's students that a test at 5 % finds with 80 % power. "
 )
 
 
@@ -330,7 +324,7 @@ def _teacher(result: Mapping[str, Any], kind: str) -> list[str]:
     found = result["teachers"].get(kind)
     if found is None:
         return [""] * 6
-    cost = np.mean(found["seconds"]) / np.mean(result["teachers"]["cross_entropy"]["seconds"])
+    cost = np.mean(found["epochs"]) / np.mean(result["teachers"]["cross_entropy"]["epochs"])
     accuracy = [f"{100 * np.mean(found[key]):.1f}" for key in ("accuracy", "test_accuracy")]
     return [f"{cost:.1f}", *accuracy, *(f"{np.mean(found[key]):.3f}" for key in ("brier", "brier_recalibrated", "nll"))]
 

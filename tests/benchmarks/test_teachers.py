@@ -141,20 +141,14 @@ def test_what_is_said_of_a_teacher_is_of_its_outputs(made: Path) -> None:
     )
 
 
-def test_a_teacher_costs_the_seconds_of_all_its_runs(made: Path) -> None:
-    found, folder = result_of(made)["teachers"], made / "seed-0" / "teachers"
-    base = found["cross_entropy"]["seconds"][0]
-
-    def seconds(run: Path) -> float:
-        return read_result(run)["time_total"]
-
-    assert found["temperature"]["seconds"][0] == base
-    student = student_of(made, "cross_entropy")
-    assert found["aid"]["seconds"][0] == pytest.approx(base + seconds(student) + seconds(folder / "aid-0.25"))
-    swag = folder / "swag-0.05"
-    drawn = json.loads((swag / "seconds.json").read_text())
-    assert found["swag"]["seconds"][0] == pytest.approx(base + seconds(swag / "run") + drawn)
-    assert found["mutual_both"]["seconds"] == found["mutual"]["seconds"]
+def test_a_teacher_costs_the_epochs_of_all_networks_that_it_needs(made: Path) -> None:
+    """Of 2 epochs each, and 2 more where a network goes on."""
+    found = {kind: of["epochs"][0] for kind, of in result_of(made)["teachers"].items()}
+    assert [found[kind] for kind in ("cross_entropy", "stopped", "temperature", "dropout", "sftn", "snapshots")] == [
+        2
+    ] * 6
+    assert [found[kind] for kind in ("swag", "sgld", "ensemble", "born_again", "mutual_both", "assistant")] == [4] * 6
+    assert found["aid"] == 6  # its student's, too
 
 
 def test_the_same_command_trains_nothing_more(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
