@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from preceptor.errors import InputError
 from preceptor.losses import ptloss
-from preceptor.outputs.perturbation import curvature_margin
+from preceptor.outputs.perturbation import curvature_margin, is_mild
 from preceptor.outputs.proxy import proxy_teacher
 
 FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
@@ -311,3 +311,16 @@ def test_the_edge_of_the_permitted_set_is_permitted():
 def test_bad_logits_are_refused(logits, message):
     with pytest.raises(InputError, match=message):
         proxy_teacher(logits, [1.0])
+
+
+@pytest.mark.parametrize("degree", [1, 2, 5, 9])
+def test_mild_coefficients_keep_the_support_and_the_convexity(degree: int) -> None:
+    rng, powers = np.random.default_rng(degree), np.arange(1, degree + 1)
+    q = np.linspace(0, 1, 2001)
+    for _ in range(50):
+        eps = rng.choice([-1.0, rng.uniform(-1, 10)], degree) / powers  # many of them at the bound
+        s = np.polynomial.Polynomial(powers * eps)  # in 1 - q
+        assert is_mild(torch.from_numpy(eps)[None])
+        assert (1 + q * s(1 - q)).min() > -1e-12
+        assert (1 + q**2 * s.deriv()(1 - q)).min() > -1e-12
+    assert not is_mild(torch.full((1, degree), -1.001 / degree, dtype=torch.float64))

@@ -30,6 +30,15 @@ def gradient_at(p: Tensor, q: Tensor, eps: Tensor) -> Tensor:
     return a.sum(-1, keepdim=True) * q - a
 
 
+def is_mild(eps: Tensor) -> bool:
+    """Whether no m eps_m is below -1, those of the logarithm itself.
+
+    Then 1 + q s(q) >= (1 - q)^M and 1 - q^2 s'(q) >= 0 on [0, 1]: a proxy keeps the teacher's support, and PTLoss is
+    convex in each q_c, without a search for the minimum.
+    """
+    return bool((weights(eps) >= -1).all())
+
+
 def curvature_margin(eps: Tensor) -> Tensor:
     """Minimum of 1 - q^2 s'(q), per class: not negative where PTLoss is convex in q_c."""
     return minimum_on_unit_interval(lambda q: 1 - q.square() * series(q, eps)[1], eps)[0]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from preceptor.errors import InputError
 from preceptor.losses.ptloss import Coefficients, coefficient_tensor
-from preceptor.outputs.perturbation import minimum_on_unit_interval, series, weights
+from preceptor.outputs.perturbation import is_mild, minimum_on_unit_interval, series, weights
 from preceptor.outputs.solver import solve
 
 
@@ -156,6 +156,8 @@ def _coefficient_table(coefficients: Coefficients, teacher_logits: Tensor) -> Te
     values = table.detach()
     if not values.isfinite().all():
         _refuse(eps, values, (~values.isfinite()).nonzero()[0].tolist(), "give finite numbers")
+    if is_mild(values):
+        return table
     margin, at = minimum_on_unit_interval(lambda q: 1 + q * series(q, values)[0], values)
     if margin.amin() < -1e-12:
         worst = int(margin.argmin())

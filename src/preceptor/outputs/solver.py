@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from preceptor.losses.ptloss import ptloss
-from preceptor.outputs.perturbation import curvature_margin, gradient_at, series, weights
+from preceptor.outputs.perturbation import curvature_margin, gradient_at, is_mild, series, weights
 
 # Rows are solved in blocks whose temporaries stay in cache.
 _BLOCK_ENTRIES = 1 << 15
@@ -20,7 +20,7 @@ _SMALLEST = 1e-300
 
 def solve(log_p: Tensor, eps: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
     """log q and the residual of each row of log_p (rows, C); eps is (C, M) or (1, M)."""
-    single, convex = eps.shape[-1] == 1, bool((curvature_margin(eps) >= 0).all())
+    single, convex = eps.shape[-1] == 1, is_mild(eps) or bool((curvature_margin(eps) >= 0).all())
     log_q, residual = [], []
     for block in log_p.split(max(1, _BLOCK_ENTRIES // log_p.shape[-1])):
         p = block.exp().clamp(min=_SMALLEST)
