@@ -1,6 +1,6 @@
 """Decoupled knowledge distillation: the target class and the others, weighed apart."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -8,14 +8,8 @@ from torch import Tensor
 
 from preceptor.losses import sparse
 from preceptor.losses._common import check_labels, check_temperature, prepare, target_of, zero_where_masked
-from preceptor.losses._softened import (
-    LARGE_TEMPERATURE,
-    accurate_kl,
-    kl_relative_to,
-    log_mean_exp,
-    softened_kl,
-    uniform,
-)
+from preceptor.losses._softened import LARGE_TEMPERATURE, accurate_kl, kl_relative_to, log_mean_exp
+from preceptor.losses.kd import kd
 from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
@@ -68,57 +62,62 @@ def dkd(
     student, teacher = prepare(student_logits, whole_teacher, mask)
     check_labels(labels, student.shape[:-1])
     target = target_of(labels, mask, student.shape[-1])
-    is_target = target.unsqueeze(-1) == torch.arange(student.shape[-1], device=student.device)
-    student, teacher = student / temperature, teacher / temperature
-    target_kl = _target_kl(student, teacher, is_target, temperature)
-    of_others = others_kl(student, teacher, is_target, temperature)
-    return zero_where_masked(temperature**2 * (alpha * target_kl + beta * of_others), mask)
+    student, teacher = (apart(x, target) for x in (student, teacher))
+    target_kl = _target_kl(student, teacher, temperature)
+    of_others = others_kl(student, teacher, temperature)
+    return zero_where_masked(temperature**2 * alpha * target_kl + beta * of_others, mask)
 
 
-def _target_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
+class Apart(NamedTuple):
+    """Logits of the target class and of the others, apart."""
+
+    target: Tensor
+    """Shape (..., 1)."""
+    others: Tensor
+    """Shape (..., C - 1): the last class stands in the target's place. Where all are -inf, the first is 0."""
+    none: Tensor
+    """Whether all others are -inf, shape (..., 1)."""
+
+
+def apart(logits: Tensor, target: Tensor) -> Apart:
+    """The logits (..., C) of the target class, int64 (...), and of all others."""
+    target, last = target.unsqueeze(-1), logits.shape[-1] - 1
+    place = target.clamp(max=last - 1)
+    kept = torch.where(target == last, logits.gather(-1, place), logits[..., last:])
+    others = logits[..., :last].scatter(-1, place, kept)
+    none = others.detach().amax(-1, keepdim=True).isneginf()
+    others[..., :1].masked_fill_(none, 0.0)  # or NaN would be on the way of a gradient
+    return Apart(logits.gather(-1, target), others, none)
+
+
+def _target_kl(student: Apart, teacher: Apart, temperature: float) -> Tensor:
     """TCKD: the KL of (p_y, 1 - p_y)."""
     if temperature <= LARGE_TEMPERATURE:
-        return accurate_kl(_target_and_rest(teacher, is_target), _target_and_rest(student, is_target))
-    others = uniform((~is_target).to(student))
-    of_target = 1 / torch.full_like(student[..., :1], student.shape[-1])
-    base = torch.cat([of_target, 1 - of_target], -1)
-    student, teacher = (
-        torch.cat([_at_target(x, is_target), _of_others(lambda x: log_mean_exp(x, others), x, is_target)], -1)
+        return accurate_kl(*(_target_and_rest(x, temperature) for x in (teacher, student)))
+    count = student.others.shape[-1]
+    of_target = 1 / torch.full_like(student.target, count + 1)
+    base, others = torch.cat([of_target, 1 - of_target], -1), torch.full_like(student.others, 1 / count)
+    student_logits, teacher_logits = (
+        torch.cat([x.target / temperature, _sum(x, log_mean_exp(x.others / temperature, others))], -1)
         for x in (student, teacher)
     )
-    return kl_relative_to(base, student, teacher)
+    return kl_relative_to(base, student_logits, teacher_logits)
 
 
-def others_kl(student: Tensor, teacher: Tensor, is_target: Tensor, temperature: float) -> Tensor:
-    """NCKD: the KL among the other classes, of logits divided by the temperature; 0 where the teacher gives them no
-    probability.
-    """
-    student, teacher = _others(student, is_target), _others(teacher, is_target)
-    alone = teacher.isneginf().all(-1)
-    # No distribution is left to match. Uniform ones stand in, so that no NaN is on the way of a gradient.
-    student, teacher = (x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0) for x in (student, teacher))
-    return torch.where(alone, 0.0, softened_kl(student, teacher, temperature, ~is_target))
+def others_kl(student: Apart, teacher: Apart, temperature: float) -> Tensor:
+    """T² NCKD, of the KL among the other classes; 0 where the teacher gives them none, or there is but one."""
+    if student.others.shape[-1] == 1:
+        return 0 * student.others.squeeze(-1)
+    return torch.where(teacher.none.squeeze(-1), 0.0, kd(student.others, teacher.others, temperature=temperature))
 
 
-def _target_and_rest(logits: Tensor, is_target: Tensor) -> Tensor:
+def _target_and_rest(logits: Apart, temperature: float) -> Tensor:
     """log (p_y, 1 - p_y), shape (..., 2)."""
-    log_probs = logits.log_softmax(-1)
     # log(1 - p_y) as a logsumexp over the others: log1p(-p_y) would be log 0 for a saturated student.
-    log_rest = _of_others(lambda others: others.logsumexp(-1, keepdim=True), log_probs, is_target)
-    return torch.cat([_at_target(log_probs, is_target), log_rest], -1)
+    rest = _sum(logits, (logits.others / temperature).logsumexp(-1, keepdim=True))
+    return torch.cat([logits.target / temperature, rest], -1).log_softmax(-1)
 
 
-def _at_target(values: Tensor, is_target: Tensor) -> Tensor:
-    return values.gather(-1, is_target.int().argmax(-1, keepdim=True))
-
-
-def _others(values: Tensor, is_target: Tensor) -> Tensor:
-    """The values of the other classes, -inf at the target."""
-    return values.masked_fill(is_target, -torch.inf)
-
-
-def _of_others(log_sum: Callable[[Tensor], Tensor], values: Tensor, is_target: Tensor) -> Tensor:
-    """A logsumexp of the other classes; where all are -inf, -inf without the gradient of NaN that it would have."""
-    others = _others(values, is_target)
-    none = others.isneginf().all(-1, keepdim=True)
-    return torch.where(none, -torch.inf, log_sum(others.masked_fill(none, 0.0)))
+def _sum(logits: Apart, log_sum: Tensor) -> Tensor:
+    """A logsumexp of the others, -inf where all of them are."""
+    return torch.where(logits.none, -torch.inf, log_sum)

@@ -7,7 +7,7 @@ from torch import Tensor
 from preceptor.losses import sparse
 from preceptor.losses._common import check_labels, check_temperature, prepare, target_of, zero_where_masked
 from preceptor.losses._softened import entropy
-from preceptor.losses.dkd import others_kl
+from preceptor.losses.dkd import apart, others_kl
 from preceptor.losses.targets import SparseTargets, Targets, whole
 
 
@@ -57,11 +57,10 @@ def nkd(
     check_temperature(temperature)
     student, teacher = prepare(student_logits, whole_teacher, mask)
     check_labels(labels, student.shape[:-1])
-    target = target_of(labels, mask, student.shape[-1]).unsqueeze(-1)
-    is_target = target == torch.arange(student.shape[-1], device=student.device)
-    p, log_q = (x.log_softmax(-1).gather(-1, target).squeeze(-1) for x in (teacher, student))
+    target = target_of(labels, mask, student.shape[-1])
+    p, log_q = (x.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1) for x in (teacher, student))
     of_target = torch.where(p.isneginf(), 0.0, -p.exp() * log_q)
-    softened = teacher / temperature
-    others = others_kl(student / temperature, softened, is_target, temperature)
-    others = others + entropy(softened.masked_fill(is_target, -torch.inf))
-    return zero_where_masked(of_target + gamma * temperature**2 * others, mask)
+    student, teacher = (apart(x, target) for x in (student, teacher))
+    of_others = others_kl(student, teacher, temperature)
+    spread = torch.where(teacher.none.squeeze(-1), 0.0, entropy(teacher.others / temperature))
+    return zero_where_masked(of_target + gamma * (of_others + temperature**2 * spread), mask)
