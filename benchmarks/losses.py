@@ -65,11 +65,28 @@ def plain_ptloss(z: Tensor, v: Tensor) -> Tensor:
     return (p * (log_p - log_q) + p * (first * rest + second * rest * rest)).sum(-1)
 
 
+def plain_dkd(z: Tensor, v: Tensor) -> Tensor:
+    """T² (KL of target and rest + 8 KL of the others), row i's target being class i."""
+    target = _targets(z).unsqueeze(-1)
+    z, v = z.float() / TEMPERATURE, v.float() / TEMPERATURE
+    log_p, log_q = v.log_softmax(-1), z.log_softmax(-1)
+    p, q = (x.exp().gather(-1, target).squeeze(-1) for x in (log_p, log_q))
+    of_target = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    hidden = torch.zeros_like(v).scatter(-1, target, 1000.0)
+    log_p, log_q = (v - hidden).log_softmax(-1), (z - hidden).log_softmax(-1)
+    return TEMPERATURE**2 * (of_target + 8 * (log_p.exp() * (log_p - log_q)).sum(-1))
+
+
+def _targets(z: Tensor) -> Tensor:
+    return torch.arange(len(z), device=z.device) % z.shape[-1]
+
+
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "kd": (lambda z, v: losses.kd(z, v, temperature=TEMPERATURE), plain_kd),
     "ttm": (lambda z, v: losses.ttm(z, v, temperature=TEMPERATURE), plain_ttm),
     "wttm": (lambda z, v: losses.wttm(z, v, temperature=TEMPERATURE), plain_wttm),
     "ptloss": (lambda z, v: losses.ptloss(z, v, coefficients=COEFFICIENTS), plain_ptloss),
+    "dkd": (lambda z, v: losses.dkd(z, v, _targets(z), temperature=TEMPERATURE), plain_dkd),
 }
 
 
@@ -135,8 +152,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             noise, v = (3 * torch.randn(shape, device=args.device, dtype=dtype) for _ in range(2))
             z = (v + 0.1 * noise / 3 if args.near else noise).requires_grad_()
             floor = 3 * z.numel() * z.element_size() / rate
-            for name, pair in LOSSES.items():
-                runs = [lambda loss=loss: step(loss, z, v) for loss in pair]  # noqa: B023
+            for name in args.losses:
+                runs = [lambda loss=loss: step(loss, z, v) for loss in LOSSES[name]]  # noqa: B023
                 ours, plain = in_turn(runs, args.device, args.rounds, args.seconds)
                 memory = [peak(run, z) for run in runs]
                 found.append(
@@ -164,6 +181,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="LOSS")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it runs")
     parser.add_argument("--near", action="store_true", help="a student near its teacher")
