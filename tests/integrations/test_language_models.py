@@ -234,6 +234,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 8, "ffn_dim": 16, "max_position_embeddings": 16},
     "phi": {"partial_rotary_factor": 0.5},  # its head has a bias
     "gemma2": {"final_logit_softcapping": 2.0, "tie_word_embeddings": True},
+    "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 16, "logits_soft_cap": 0.25},
     "cohere": {"logit_scale": 0.3},
     "granite": {"logits_scaling": 5.0},
     "bloom": {"n_head": 2, "n_layer": 1},
@@ -258,6 +259,76 @@ class Loud(type(language_model())):
         output = super().forward(input_ids, logits_to_keep=logits_to_keep, **more)
         output.logits = output.logits * 3
         return output
+
+
+class Bounded(type(language_model())):
+    """It bounds its logits, which its configuration does not tell."""
+
+    def forward(self, input_ids: Tensor, logits_to_keep: int = 0, **more: Any) -> Any:
+        output = super().forward(input_ids, logits_to_keep=logits_to_keep, **more)
+        output.logits = 30 * (output.logits / 30).tanh()
+        return output
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_bound_that_logits_are_too_small_to_show_is_found(dtype: torch.dtype) -> None:
+    ids, config = torch.tensor([[3, 4], [5, 6]]), language_model(initializer_range=0.02).config
+    torch.manual_seed(0)
+    model = Bounded(config).to(dtype).train()
+    assert 0 < model(ids).logits.abs().max() < 1
+    with pytest.raises(InputError, match="Bounded makes other logits of its last hidden states than its head does"):
+        hidden_and_head(model, input_ids=ids)
+    assert all(module.training for module in model.modules())
+    torch.manual_seed(0)
+    hidden, head = hidden_and_head(model := type(language_model())(config).to(dtype), input_ids=ids)
+    torch.testing.assert_close(head.logits(hidden), model(ids).logits)
+
+
+def test_a_soft_cap_holds_where_logits_have_grown() -> None:
+    model = language_model("recurrent_gemma", num_hidden_layers=3, lru_width=16).eval()
+    ids = torch.tensor([[3, 4, 5]])
+    hidden_and_head(model, input_ids=ids)
+    with torch.no_grad():
+        model.model.final_norm.weight.fill_(300.0)  # its weights are tied: what the head is given grows
+        hidden, head = hidden_and_head(model, input_ids=ids)
+        own = model(ids).logits
+    assert own.abs().max() > 20
+    torch.testing.assert_close(head.logits(hidden), own)
+
+
+def test_a_soft_cap_of_an_unknown_name_is_refused() -> None:
+    model = language_model()
+    for key, refused in [("router_logit_softcap", False), ("output_logit_soft_cap", True)]:
+        setattr(model.config, key, 30.0)
+        if not refused:
+            hidden_and_head(model, input_ids=torch.tensor([[3]]))
+    with pytest.raises(InputError, match=r"LlamaForCausalLM has output_logit_soft_cap 30\.0.*fused=False"):
+        hidden_and_head(model, input_ids=torch.tensor([[3]]))
+    model.config.output_logit_soft_cap = None
+    hidden_and_head(model, input_ids=torch.tensor([[3]]))
+
+
+def test_a_model_whose_decoder_is_its_output_matrix_is_refused(tmp_path: Path) -> None:
+    student = lambda seed: language_model("modernbert-decoder", seed, cls_token_id=1, sep_token_id=2)  # noqa: E731
+    said = r"ModernBertDecoderForCausalLM does not say which of its modules .*\(of Distilled: fused=False\)$"
+    with pytest.raises(InputError, match=said):
+        hidden_and_head(student(0), input_ids=torch.tensor([[3, 4]]))
+    with pytest.raises(InputError, match=said):
+        Distilled(Trainer)(model=student(0), args=arguments(tmp_path), teacher=student(1), fused=True)
+    distilled(tmp_path, student=student(0), teacher=student(1), fused=False)
+    distilled(tmp_path, teacher=student(1), fused=True)  # a teacher's logits are taken whole
+
+
+class Bare(type(language_model())):
+    """What it calls its decoder gives a tensor."""
+
+    def get_decoder(self) -> Any:
+        return self.model.norm
+
+
+def test_a_decoder_that_gives_no_hidden_states_by_name_is_refused() -> None:
+    with pytest.raises(InputError, match="Bare does not say which of its modules makes the last hidden states; take"):
+        hidden_and_head(Bare(language_model().config), input_ids=torch.tensor([[3, 4]]))
 
 
 @peft_warns

@@ -9,6 +9,7 @@ import lightning
 import pytest
 import pytorch_lightning
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -140,6 +141,24 @@ def test_a_checkpoint_is_a_teacher(package: Any, tmp_path: Path) -> None:
         assert not teacher.training
         assert torch.equal(teacher(images), taught.eval()(images))
     assert torch.equal(load_teacher(path, net(0), prefix="model.")(images), taught(images))
+
+
+@pytest.mark.parametrize("begins", [0, 100])
+def test_an_average_that_has_not_begun_is_no_teacher(
+    begins: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = student_of(lightning, net(1))
+    untrained = module.model[0].weight.detach().clone()
+    average = EMAWeightAveraging(decay=0.9, update_starting_at_step=begins)
+    saved = ModelCheckpoint(tmp_path)
+    fitted(lightning, module, tmp_path, max_epochs=2, callbacks=[average, saved])
+    held = torch.load(saved.best_model_path, weights_only=True)
+    assert torch.equal(held["state_dict"]["model.0.weight"], untrained) == (begins == 100)
+    found = load_teacher(saved.best_model_path, lambda: nn.Sequential(nn.Linear(6, 3)))
+    kept = held["current_model_state" if begins else "state_dict"]
+    assert torch.equal(found[0].weight, kept["model.0.weight"])  # type: ignore[index]
+    assert not torch.equal(found[0].weight, untrained)  # type: ignore[index]
+    assert ("had not begun" in capsys.readouterr().err) == (begins == 100)
 
 
 def test_the_prefix_is_found_where_only_one_fits(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from preceptor.errors import InputError
 from preceptor.integrations.distillation import Distillation
+from preceptor.notices import note
 from preceptor.runs.weights import load_weights
 
 __all__ = ["Distillation", "load_teacher"]
@@ -23,7 +24,8 @@ def load_teacher(
     """The model whose weights are in the checkpoint of a `LightningModule`, in eval mode, on the CPU.
 
     Weights alone are read, and nothing is unpickled but tensors and plain values; neither `lightning` nor
-    `pytorch_lightning` is needed.
+    `pytorch_lightning` is needed. With a callback that averages weights (`EMAWeightAveraging`) they are the average,
+    and where it had not begun those that were trained: Lightning writes the untrained model in its place then.
 
     Args:
         path: a ``.ckpt``, or any file of `torch.save` that has weights under ``state_dict``.
@@ -65,7 +67,18 @@ def _weights_in(path: Path) -> Mapping[str, Tensor]:
     tensors = held.get("state_dict") if isinstance(held, Mapping) else None
     if not isinstance(tensors, Mapping) or not tensors:
         raise InputError(f"'{path}' has no weights under 'state_dict'; give the .ckpt of a LightningModule")
-    return tensors
+    return _trained_instead(path, held) or tensors
+
+
+def _trained_instead(path: Path, held: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    """The weights of training where an average of them had not begun, which is the model before training then."""
+    averaging, current = held.get("averaging_state"), held.get("current_model_state")
+    if not isinstance(averaging, Mapping) or not isinstance(current, Mapping) or averaging.get("n_averaged") != 0:
+        return None
+    note(
+        f"the average in '{path}' had not begun, and is the untrained model; the weights of training are taken instead"
+    )
+    return current
 
 
 def _prefix(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> str:

@@ -49,7 +49,7 @@ def Distilled(trainer: type[Any]) -> type[Any]:
     need ``ce_weight=0``, and all their rows count.
 
     The log has ``ce`` and ``distill`` beside ``loss``, means over the steps since the last log; with
-    `label_smoothing_factor` ``ce`` is smoothed. `evaluate` and `predict` are the student's own, checkpoints too.
+    `label_smoothing_factor` ``ce`` is smoothed. `evaluate` and `predict` are those of the class, asking no teacher.
 
     Raises:
         InputError: no Trainer; as of `Distillation`; `compute_loss_func` beside it; several GPUs in one process; no

@@ -86,11 +86,17 @@ def _documents(model: nn.Module, num_classes: int, length: int) -> tuple[Tensor,
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """In eval mode, without gradient, and in the model's own precision whatever is round it."""
+    with in_eval_mode(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and afterwards those of its modules that were in training mode back in that."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         for module in training:
             module.training = True
