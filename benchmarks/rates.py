@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from images import TINY, tinyimagenet_data
-from pairs import LIGHT, RATES, settings
+from pairs import LIGHT, rate_of, settings
 from pieces import Clock, command_line, in_phases, main_of, parsed, write_tables
 from preceptor.data.dataset import ArrayDataset, Data
 from preceptor.errors import InputError
@@ -131,7 +131,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         shown = {
             rate: f"**{100 * score:.1f}**" if score == best else f"{100 * score:.1f}" for rate, score in scores.items()
         }
-        rows.append([network, *(shown.get(rate, "") for rate in rates), f"{RATES['fast'][network in LIGHT]:g}"])
+        rows.append([network, *(shown.get(rate, "") for rate in rates), f"{rate_of(network, 'fast'):g}"])
     table = markdown_table(["network", *rates, "the recipe's"], rows)
     made = "; ".join(f"{name} {value}" for name, value in facts({**result, "time_total": None}).items())
     note = (

@@ -33,5 +33,5 @@ def test_the_recipes_rate_is_on_the_grid() -> None:
     networks = rates.SIZES["gpu"].networks
     assert set(rates.LIGHT) < set(networks)
     for network, grid in networks.items():
-        assert rates.RATES["fast"][network in rates.LIGHT] in grid
+        assert rates.rate_of(network, "fast") in grid
         assert len(grid) == 4

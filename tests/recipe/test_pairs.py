@@ -54,7 +54,9 @@ def test_the_long_form_is_the_published_one() -> None:
 def test_the_fast_form_is_an_eighth_as_long_with_the_rate_of_its_batch() -> None:
     for long, fast in zip(recipes("long"), recipes("fast"), strict=True):
         assert (fast.training.epochs, fast.training.batch_size) == (30, 512)
-        assert fast.optimizer.lr / long.optimizer.lr == pytest.approx(512 / 64)
+        assert fast.model is not None
+        higher = 4 if fast.model.name == "mobilenet_v2" else 1  # benchmarks/rates.py
+        assert fast.optimizer.lr / long.optimizer.lr == pytest.approx(higher * 512 / 64)
         assert fast.schedule.name == "one_cycle"
 
 
