@@ -4,11 +4,13 @@ import copy
 import functools
 import inspect
 import json
+import logging
 import re
+from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -434,3 +436,71 @@ class Labels(nn.Module):
 def test_fingerprints_of_criteria_tell_apart(one: nn.Module, other: nn.Module) -> None:
     assert criterion_fingerprint(one) != criterion_fingerprint(other)
     assert criterion_fingerprint(one) == criterion_fingerprint(copy.deepcopy(one).eval())
+
+
+class Unregistered(nn.Module):
+    """What it multiplies by is in no state dict."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+
+class Holder(nn.Module):
+    def __init__(self, option: Any) -> None:
+        super().__init__()
+        self.option = option
+
+
+class Settings:
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+
+@dataclass
+class Options:
+    power: float
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: [np.float32(number)],
+        lambda number: {"dtype": [torch.float16, torch.float32, torch.float64][number]},
+        lambda number: {"a", number},
+        lambda number: deque([number]),
+        lambda number: Path(str(number)),
+        lambda number: range(number),
+        lambda number: complex(0, number),
+        lambda number: Options(number),
+        lambda number: SimpleNamespace(inner=[Options(number)]),
+        lambda number: Settings(number),
+        lambda number: [nn.HuberLoss(delta=number)],
+        lambda number: Options(number).__eq__,
+        lambda number: Unregistered(number),
+    ],
+)
+def test_options_of_a_criterion_are_seen_wherever_they_lie(make: Callable[[int], Any]) -> None:
+    one, again, other = (criterion_fingerprint(Holder(make(number))) for number in (1, 1, 2))
+    assert one == again != other
+
+
+def test_what_differs_in_each_process_is_no_option() -> None:
+    loss = Holder([])
+    loss.option.append(loss.option)  # and a circle comes to an end
+    loss.log, loss.call = logging.getLogger("one"), lambda: None
+    known = criterion_fingerprint(loss)
+    loss.log = logging.getLogger("other")
+    loss.compile()
+    assert criterion_fingerprint(loss) == known
+
+
+def test_a_run_of_an_earlier_version_knows_a_loss_by_its_class(tmp_path: Path) -> None:
+    by_class = lambda thing: type(thing) if isinstance(thing, nn.Module) else thing  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("preceptor.training.resolve.known_by", by_class)
+        found = learned(loss=Gap())(tmp_path / "run")
+    assert "sha256" not in (read_objects(tmp_path / "run") or {})["loss"]
+    assert learned(loss=Gap())(tmp_path / "run") == found
+    with pytest.raises(InputError, match="made with another loss"):
+        learned(loss=nn.HuberLoss())(tmp_path / "run")

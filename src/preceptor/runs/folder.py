@@ -17,6 +17,7 @@ from preceptor.errors import InputError
 from preceptor.notices import note
 from preceptor.recipe import DistillRecipe, Recipe, TeachRecipe, dump, parse, read_yaml
 from preceptor.runs import files, integrity
+from preceptor.runs.identity import is_same
 from preceptor.runs.integrity import SCHEMA, checked
 
 # What may differ when a run is continued: where and how it is computed, not what.
@@ -169,7 +170,7 @@ def _refuse_other_objects(folder: Path, ours: Mapping[str, str], free: Collectio
         return
     for role in sorted((theirs.keys() | ours.keys()) - set(free)):
         there, here = (given.get(role, "the recipe's own") for given in (theirs, ours))
-        if there != here:
+        if not is_same(there, here):
             raise InputError(
                 f"the run folder '{folder}' was made with another {role}: {there} there and {here} here; give the same "
                 f"{role}, or another folder",

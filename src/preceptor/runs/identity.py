@@ -1,10 +1,14 @@
 """Which Python objects a run was given: what tells them from others, as far as that is cheap to see."""
 
+import argparse
+import collections
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sized
 from enum import Enum
-from types import FunctionType, MethodType
+from pathlib import PurePath
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +19,16 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import ConcatDataset, Subset
 
 from preceptor.data.dataset import Data, Gathered
-from preceptor.tasks.reaching import reached
+from preceptor.tasks.reaching import held, reached
 from preceptor.tasks.stored import Stored
 from preceptor.tasks.teacher import Function, Lookup, Mixture, Teacher, Transformed
 
 _MOST_BYTES = 2**30  # of one array: reading all of a data set larger than memory would cost more than it tells
 _KEPT = Tensor | np.ndarray | nn.Module | FunctionType
-_BY_WORDS = (np.generic, torch.dtype, torch.device, Enum)
-_OF_MODULES = vars(nn.Module()).keys()  # hooks, tensors, parts, and the mode
+_BY_WORDS = (np.generic, torch.dtype, torch.device, Enum, complex, bytes, range, slice, PurePath)
+_NAMESPACES = (SimpleNamespace, argparse.Namespace)
+_OF_MODULES = {*vars(nn.Module()), "_compiled_call_impl"}  # hooks, tensors, parts, the mode, and how it is called
+_OPTIONS = " options sha256:"
 _ARRAYS = ("inputs", "labels", "data", "targets")  # where data sets commonly keep what they hold in memory
 
 
@@ -51,20 +57,59 @@ def fingerprint(thing: Any) -> str:
 
 
 def criterion_fingerprint(module: nn.Module) -> str:
-    """The same of a module that is a loss or an objective: also of the attributes of it and of its parts, whose plain
-    values are options such as a temperature; whether it is in training mode is none.
+    """The same of a module that is a loss or an objective: also of the attributes of it and of its parts, which are
+    options such as a temperature; whether it is in training mode is none.
+
+    Followed are lists, sets, mappings, data classes, namespaces and what else is made by the package of the module that
+    has it; of any other object the class is known, and the arrays that it can reach.
 
     >>> one, other = (criterion_fingerprint(nn.HuberLoss(delta=delta)) for delta in (1.0, 2.0))
     >>> one.partition(" ")[0], one == other, one == criterion_fingerprint(nn.HuberLoss())
     ('torch.nn.modules.loss:HuberLoss', False, True)
     """
-    sha = hashlib.sha256()
-    for name, part in module.named_modules():
-        own = {key: value for key, value in vars(part).items() if key not in _OF_MODULES}
-        words = {key: repr(value) if isinstance(value, _BY_WORDS) else value for key, value in own.items()}
-        _feed(sha, [name, qualified_name(part), words])
-    _feed(sha, {name: value for name, value in module.state_dict().items() if not is_lazy(value)})
-    return f"{qualified_name(module)} sha256:{sha.hexdigest()}"
+    return f"{qualified_name(module)}{_OPTIONS}{_digest(_options(module, type(module), ()))}"
+
+
+def is_same(there: str, here: str) -> bool:
+    """Whether a run's fingerprint of an object and ours are of one: an earlier version wrote a loss's class alone."""
+    return there in (here, here.partition(_OPTIONS)[0])
+
+
+def _options(value: Any, owner: type, above: tuple[Any, ...]) -> Any:
+    """What `_feed` takes of a value among the attributes of a module of class `owner`, or of what lies in one."""
+    if any(value is each for each in above):
+        return "what holds it"
+    inner = functools.partial(_options, owner=owner, above=(*above, value))
+    match value:
+        case nn.Module():
+            return [_module_options(name, part, (*above, value)) for name, part in value.named_modules()]
+        case _ if isinstance(value, _BY_WORDS):
+            return repr(value)
+        case set() | frozenset():
+            return [qualified_name(value), *sorted(_digest(inner(each)) for each in value)]
+        case list() | tuple() | collections.deque():
+            return [qualified_name(value), *map(inner, value)]
+        case Mapping():
+            return {key: inner(each) for key, each in value.items()}
+        case _ if _has_options(value, owner):
+            return [qualified_name(value), {name: inner(each) for name, each in held(value).items()}]
+        case MethodType():
+            return [value.__func__, inner(value.__self__)]
+    return value
+
+
+def _module_options(name: str, part: nn.Module, above: tuple[Any, ...]) -> list[Any]:
+    own = {key: _options(value, type(part), above) for key, value in vars(part).items() if key not in _OF_MODULES}
+    tensors = {**dict(part.named_parameters(recurse=False)), **dict(part.named_buffers(recurse=False))}
+    return [name, qualified_name(part), own, {key: each for key, each in tensors.items() if not is_lazy(each)}]
+
+
+def _has_options(value: Any, owner: type) -> bool:
+    """Not of what others have made, such as a logger, which is another in each process."""
+    if isinstance(value, type | FunctionType | BaseModel):
+        return False
+    ours = type(value).__module__.partition(".")[0] == owner.__module__.partition(".")[0]
+    return ours or dataclasses.is_dataclass(value) or isinstance(value, _NAMESPACES)
 
 
 def qualified_name(thing: Any) -> str:
@@ -73,6 +118,12 @@ def qualified_name(thing: Any) -> str:
         return qualified_name(thing.func)
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}:{named.__qualname__}"
+
+
+def _digest(thing: Any) -> str:
+    sha = hashlib.sha256()
+    _feed(sha, thing)
+    return sha.hexdigest()
 
 
 def _feed(sha: Any, thing: Any) -> None:

@@ -60,9 +60,14 @@ def _parts(thing: Any) -> Iterator[Any]:
         case list() | tuple() | set():
             yield from thing
         case _:
-            yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
-            yield from (getattr(thing, name) for name in _slots(type(thing)) if hasattr(thing, name))
+            yield from held(thing).values()
             yield vars(type(thing)).get("__call__")
+
+
+def held(thing: Any) -> dict[str, Any]:
+    """An object's attributes, those in `__slots__` too."""
+    slots = {name: getattr(thing, name) for name in _slots(type(thing)) if hasattr(thing, name)}
+    return {**(vars(thing) if hasattr(thing, "__dict__") else {}), **slots}
 
 
 def _slots(kind: type) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from preceptor import names
 from preceptor.data.dataset import Data, Indexed, as_data, labels_of, require_map_style
 from preceptor.data.shared import say_what_is_shared
 from preceptor.data.split import checked_pools, pooled_split
+from preceptor.data.tokenizer_files import FILES
 from preceptor.data.tokens import TokenDataset
 from preceptor.errors import InputError
 from preceptor.names import Trust
 from preceptor.recipe import Recipe, Split
+from preceptor.runs.integrity import checked
 from preceptor.training.data.streams import Streams
 
 _HELDOUT = 0.1  # where neither the recipe nor a pool says how many
@@ -89,6 +92,7 @@ def load_data(recipe: Recipe, data: Any = None, *, trust: Trust = False, source:
         found = as_data(data, recipe.num_classes)
         say_what_is_shared(data)
     elif recipe.data is not None:
+        _refuse_damaged(recipe.data.options.get("tokenizer"))
         given = names.call("data", recipe.data, trust=trust, source=source)
         loaded = as_data(given, recipe.num_classes)
         say_what_is_shared(given)
@@ -104,6 +108,13 @@ def load_data(recipe: Recipe, data: Any = None, *, trust: Trust = False, source:
     if found.num_classes < 2:
         raise InputError(f"the data set '{recipe.data_name}' has {found.num_classes} class; at least two are needed")
     return found
+
+
+def _refuse_damaged(tokenizer: Any) -> None:
+    """Refuse a run's tokenizer whose files are not those that the run has written: they would cut other tokens."""
+    if isinstance(tokenizer, str) and (Path(tokenizer) / "recipe.yaml").is_file():
+        for name in FILES:
+            checked(Path(tokenizer), name)
 
 
 def cut(recipe: Recipe, data: Data, seed: int) -> Samples:
