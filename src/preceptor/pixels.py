@@ -103,15 +103,26 @@ def pixels_of(
         if preprocessing.get("divide_by") != LARGEST:
             return None
         mean, std = preprocessing["mean"], preprocessing["std"]
-    means, stds = numbers(mean), numbers(std)
+    means, stds = numbers(mean, f"{whose} has mean"), numbers(std, f"{whose} has std")
     if not all(value > 0 for value in stds):  # NaN too
         raise InputError(f"{whose} has std {list(stds)}; give positive numbers")
     return Pixels(means, stds, whose)
 
 
-def numbers(value: Any) -> tuple[float, ...]:
-    """One number, or several, as several."""
-    return tuple(float(each) for each in (value if isinstance(value, Sequence) else [value]))
+def numbers(value: Any, what: str) -> tuple[float, ...]:
+    """One number, or several, as several.
+
+    Args:
+        what: the beginning of a sentence that refuses it.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    found = [value] if isinstance(value, int | float) else value
+    listed = isinstance(found, Sequence) and not isinstance(found, str) and len(found) > 0
+    if not listed or not all(isinstance(each, int | float) for each in found):
+        raise InputError(f"{what} {value!r}; give a number, or a list of one for each channel")
+    return tuple(map(float, found))
 
 
 def rand_augment(
@@ -136,7 +147,8 @@ def rand_augment(
     except ImportError:
         raise InputError("rand_augment needs torchvision; run pip install 'preceptor[torchvision]'") from None
     # A list of one number fills all channels, as a number does; torchvision would take it for one of three.
-    filled: Any = fill if fill is None else list(numbers(fill)) if len(numbers(fill)) > 1 else numbers(fill)[0]
+    several = () if fill is None else numbers(fill, "rand_augment has fill")
+    filled: Any = None if fill is None else list(several) if len(several) > 1 else several[0]
     modes = transforms.InterpolationMode
     made = transforms.RandAugment(
         num_ops, magnitude, num_magnitude_bins, interpolation=modes(interpolation), fill=filled

@@ -219,3 +219,13 @@ def test_data_that_are_no_pixels_are_refused_and_the_remedy_helps() -> None:
     assert "they are -" in refused(TensorDataset(CIFAR(pictures()), labels), mean=0.0, std=1.0)
     recipe = {**RECIPE, "augmentation": {"name": "rand_augment", "mean": 0.0, "std": 1.0}}
     preceptor.teach(recipe, data=floats)
+
+
+@pytest.mark.parametrize("wrong", ["red", [], {"red": 1}, [1, "x"]])
+@pytest.mark.parametrize("option", ["fill", "mean"])
+def test_what_is_no_number_is_refused(option: str, wrong: Any) -> None:
+    other: Any = {"std": 0.5} if option == "mean" else {}
+    with pytest.raises(
+        InputError, match=rf"rand_augment'?( has|.*) {option} .*; give a number, or a list of one for each"
+    ):
+        rand_augment(**{option: wrong}, **other)
