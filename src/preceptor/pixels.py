@@ -147,8 +147,9 @@ def rand_augment(
     except ImportError:
         raise InputError("rand_augment needs torchvision; run pip install 'preceptor[torchvision]'") from None
     # A list of one number fills all channels, as a number does; torchvision would take it for one of three.
-    several = () if fill is None else numbers(fill, "rand_augment has fill")
-    filled: Any = None if fill is None else list(several) if len(several) > 1 else several[0]
+    filled: Any = None if fill is None else list(numbers(fill, "rand_augment has fill"))
+    if filled is not None and len(filled) == 1:
+        filled = filled[0]
     modes = transforms.InterpolationMode
     made = transforms.RandAugment(
         num_ops, magnitude, num_magnitude_bins, interpolation=modes(interpolation), fill=filled
