@@ -195,7 +195,7 @@ def test_the_gpu_script_knows_the_piece() -> None:
     script = Path(teachers.__file__).with_name("gpu.sh")
     said = subprocess.run(["bash", script, "data", "out", "nothing"], capture_output=True, text=True, check=False)
     assert said.returncode == 2
-    assert "|teachers]" in said.stderr
+    assert "|teachers|" in said.stderr
 
 
 def test_reduced_images_are_means_of_their_pixels() -> None:

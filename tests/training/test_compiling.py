@@ -16,7 +16,7 @@ from preceptor.runs.metrics import MetricsLog
 from preceptor.tasks import TeachTask
 from preceptor.teaching import soteacher
 from preceptor.training.engine.compiling import CannotCapture, Captured, Compiled, why_not_captured
-from preceptor.training.loop.loop import step as stepping
+from preceptor.training.loop import step as stepping
 from preceptor.training.loop.step import Stepper
 from training.toys import assert_close, distill_recipe, snapshot, stopped_at, teach_recipe, weights
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import preceptor
 from preceptor.errors import InputError
 from preceptor.training.engine.watch import Watch
-from preceptor.training.loop.loop import step as stepping
+from preceptor.training.loop import step as stepping
 from training.toys import teach_recipe, weights
 
 QUICK: dict[str, Any] = {

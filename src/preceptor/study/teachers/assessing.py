@@ -91,6 +91,7 @@ def assess_teachers(
         InputError: as `read_candidates` and `preceptor.assess.compare`; no labels, a teacher that was trained on the
             samples it is compared on, or an option that none of the losses takes.
     """
+    Question.of(["kd"], criterion=criterion, level=level)  # what holds for all teachers, before any is looked for
     names = [names] if isinstance(names, str | Path) else names
     losses = [losses] if isinstance(losses, str | Mapping | Component) else losses
     if of_tokens := token_teachers(names):
