@@ -9,7 +9,7 @@ from preceptor.assess.optimum import OPTIMA, LossLike, check_temperature, known,
 from preceptor.errors import InputError, did_you_mean
 from preceptor.schema import Component
 
-__all__ = ["CRITERIA", "Question"]
+__all__ = ["CRITERIA", "Question", "check_criterion"]
 
 CRITERIA = ("brier", "brier_recalibrated")
 
@@ -56,10 +56,7 @@ class Question:
         check_resamples(resamples)
         check_seed(seed)
         check_temperature(temperature)
-        if criterion not in CRITERIA:
-            raise InputError(
-                f"There is no criterion {criterion!r}; {did_you_mean(criterion, CRITERIA)}", argument="criterion"
-            )
+        check_criterion(criterion)
         given = {"temperature": temperature, "coefficients": coefficients}
         given = {name: value for name, value in given.items() if value is not None}
         wanted = [known(loss) for loss in losses]
@@ -81,3 +78,15 @@ class Question:
     def temperature_of(self, loss: Component) -> float | None:
         """The temperature at which a loss has a Rényi entropy and a power sum, if it has one."""
         return loss.options.get("temperature", self.temperature if takes(loss.name, "temperature") else None)
+
+
+def check_criterion(criterion: str) -> None:
+    """Refuse a criterion that there is not.
+
+    Raises:
+        InputError: naming the nearest.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(
+            f"There is no criterion {criterion!r}; {did_you_mean(criterion, CRITERIA)}", argument="criterion"
+        )

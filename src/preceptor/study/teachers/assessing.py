@@ -10,7 +10,9 @@ import numpy as np
 from preceptor.assess import Comparison, Question, SeenScore, TeacherScores
 from preceptor.assess.evidence import common_shape
 from preceptor.assess.forecasts import Array
+from preceptor.assess.intervals import check_level
 from preceptor.assess.optimum import LossLike
+from preceptor.assess.question import check_criterion
 from preceptor.assess.ranking import compared
 from preceptor.data import tables
 from preceptor.errors import InputError
@@ -91,7 +93,8 @@ def assess_teachers(
         InputError: as `read_candidates` and `preceptor.assess.compare`; no labels, a teacher that was trained on the
             samples it is compared on, or an option that none of the losses takes.
     """
-    Question.of(["kd"], criterion=criterion, level=level)  # what holds for all teachers, before any is looked for
+    check_criterion(criterion)  # what holds for all teachers, before any is looked for
+    check_level(level)
     names = [names] if isinstance(names, str | Path) else names
     losses = [losses] if isinstance(losses, str | Mapping | Component) else losses
     if of_tokens := token_teachers(names):

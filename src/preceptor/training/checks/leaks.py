@@ -1,6 +1,6 @@
 """What a student must not be given: teachers that were trained on what it is scored on, or for other classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,14 +24,20 @@ def refuse_leak(recipe: DistillRecipe, samples: Samples, *, named: bool) -> None
 
 def refuse_seen(teacher: Path, trained: Tensor, samples: Samples) -> None:
     """Refuse a teacher that was trained on some of the samples (n,) that its student is scored on."""
+    for part, seen in scored_and_seen(trained, samples):
+        raise InputError(
+            f"the teacher '{teacher}' was trained on {len(seen)} of the student's {part} samples "
+            f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
+        )
+
+
+def scored_and_seen(trained: Tensor, samples: Samples) -> Iterator[tuple[str, Tensor]]:
+    """The parts that a run is scored on which have any of these samples (n,), and which of them."""
     for part in ("heldout", "test"):
         scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
         seen = scored[torch.isin(scored, trained)]
         if len(seen):
-            raise InputError(
-                f"the teacher '{teacher}' was trained on {len(seen)} of the student's {part} samples "
-                f"(the first: {int(seen[0])}); give the student the teacher's split and seed"
-            )
+            yield part, seen
 
 
 def _trained_on(reference: TeacherRef, recipe: DistillRecipe, samples: Samples, *, named: bool) -> Tensor:

@@ -1,6 +1,5 @@
 """The weights of a finished run that a new run begins with."""
 
-import torch
 from torch import Tensor, nn
 
 from preceptor import runs
@@ -11,7 +10,7 @@ from preceptor.recipe import Recipe, TeacherRef
 from preceptor.runs.contents import weights_digest
 from preceptor.runs.references import kind_of, name_of, teacher_references
 from preceptor.tasks.stack import member_state
-from preceptor.training.checks.leaks import same_samples
+from preceptor.training.checks.leaks import same_samples, scored_and_seen
 from preceptor.training.checks.token_leaks import changed, learned_of
 from preceptor.training.data.samples import Samples
 
@@ -71,14 +70,11 @@ def refuse_started_on(recipe: Recipe, samples: Samples) -> None:
     alike = runs.read_recipe(reference.run).data == recipe.data
     if samples.are_tokens:
         alike = _same_rows(reference, trained, samples, alike=alike and samples.data.origin is not None)
-    for part in ("heldout", "test") if alike else ():
-        scored = samples.parts.get(part, torch.empty(0, dtype=torch.int64))
-        seen = scored[torch.isin(scored, trained)]
-        if len(seen):
-            raise InputError(
-                f"start is '{recipe.start}', which was trained on {len(seen)} of the {part} samples (the first: "
-                f"{int(seen[0])}); give the split and the seed of that run"
-            )
+    for part, seen in scored_and_seen(trained, samples) if alike else ():
+        raise InputError(
+            f"start is '{recipe.start}', which was trained on {len(seen)} of the {part} samples (the first: "
+            f"{int(seen[0])}); give the split and the seed of that run"
+        )
 
 
 def _same_rows(reference: TeacherRef, trained: Tensor, samples: Samples, *, alike: bool) -> bool:
