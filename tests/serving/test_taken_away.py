@@ -127,7 +127,9 @@ def test_a_tokenizer_of_transformers_goes_with_all_its_files(tmp_path: Path) -> 
     assert found("say ab what")["input_ids"] == [0, 1, 2]
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "pretrained").config.eos_token_id == 3
     done = preceptor.export(f"{tmp_path / 'run'}:best", to="pretrained", path=tmp_path / "exported")
-    assert transformers.AutoTokenizer.from_pretrained(done.path)("ab say")["input_ids"] == [1, 0]
+    exported, of_run = (transformers.AutoTokenizer.from_pretrained(each) for each in (done.path, tmp_path / "run"))
+    assert exported("ab say")["input_ids"] == [1, 0]
+    assert exported.chat_template == of_run.chat_template == made.chat_template
 
 
 def test_predict_says_what_a_language_model_is_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,12 +36,12 @@ def saving_file(inner: Any, end: int, name: str) -> Save:
 
 
 def saving_transformers(tokenizer: Any, name: str) -> Save:
-    """Of one of transformers, all that it writes, such as a template for chats."""
+    """Of one of transformers, with its template for chats in the configuration, so that these files are all."""
 
     def save(folder: Path) -> None:
         tokenizer.init_kwargs.pop("local_files_only", None)  # how it was found is no part of it
         tokenizer.init_kwargs[_NAME] = name
-        tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
 
     return save
 
